@@ -1,0 +1,56 @@
+"""SimCLR+: SimCLR as its authors ran it, as a plugin for Lightly. Importing this package imports no torch."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simclr_plus.augmentations.transform import SimCLRTransform
+    from simclr_plus.checkpoints import load_encoder, save_encoder
+    from simclr_plus.encoders import ResNet
+    from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
+    from simclr_plus.heads import SimCLRProjectionHead
+    from simclr_plus.lars import LARS
+    from simclr_plus.losses import NTXentLoss
+    from simclr_plus.recipe import Recipe, load_recipe
+
+__all__ = [
+    "LARS",
+    "GlobalBatchNorm1d",
+    "GlobalBatchNorm2d",
+    "NTXentLoss",
+    "Recipe",
+    "ResNet",
+    "SimCLRProjectionHead",
+    "SimCLRTransform",
+    "convert_global_batch_norm",
+    "load_encoder",
+    "load_recipe",
+    "save_encoder",
+]
+
+_HOME = {
+    "LARS": "lars",
+    "GlobalBatchNorm1d": "global_batch_norm",
+    "GlobalBatchNorm2d": "global_batch_norm",
+    "NTXentLoss": "losses",
+    "Recipe": "recipe",
+    "ResNet": "encoders",
+    "SimCLRProjectionHead": "heads",
+    "SimCLRTransform": "augmentations.transform",
+    "convert_global_batch_norm": "global_batch_norm",
+    "load_encoder": "checkpoints",
+    "load_recipe": "recipe",
+    "save_encoder": "checkpoints",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,83 @@
+"""The law of a view: what is drawn, from which range, with which probability. Plain numbers, no torch.
+
+Every value is the authors' (tf2/data_util.py); the paper's Appendix A describes the same law.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+RESIZE_METHODS = ("bicubic", "bicubic_legacy")
+BRIGHTNESS_LAWS = ("multiplicative", "additive")
+MAX_STRENGTH = 1.25  # beyond it 1 - 0.8 strength, the smallest contrast and saturation factor, would be negative
+
+
+@dataclass(frozen=True)
+class ViewLaw:
+    """How the views of an image are made. Probabilities of 0 switch an operation off.
+
+    size: side of the square view in pixels. brightness, contrast, saturation: largest change at the given strength,
+    as a factor (or an offset in [0, 1] units with the additive brightness law); hue: in turns.
+    min_scale: smallest crop as a share of the image's area. blur_sigma_group: 0 draws sigma for each image (the
+    paper's words), n > 0 for groups of n images of the global batch (the authors' code: the batch of one device).
+    """
+
+    size: int = 224
+    min_scale: float = 0.08
+    resize: str = "bicubic"
+    flip_prob: float = 0.5
+    jitter_prob: float = 0.8
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    brightness_law: str = "multiplicative"
+    random_order: bool = True
+    gray_prob: float = 0.2
+    blur_prob: float = 0.5
+    sigmas: tuple[float, float] = (0.1, 2.0)
+    blur_sigma_group: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 8:
+            raise ValueError(f"size = {self.size} pixels is too small for a view; use 8 or more")
+        if self.resize not in RESIZE_METHODS:
+            raise ValueError(f"resize = {self.resize!r} is unknown; use one of {RESIZE_METHODS}")
+        if self.brightness_law not in BRIGHTNESS_LAWS:
+            raise ValueError(f"brightness_law = {self.brightness_law!r} is unknown; use one of {BRIGHTNESS_LAWS}")
+        if max(self.contrast, self.saturation) > 1 or min(self.brightness, self.contrast, self.saturation) < 0:
+            raise ValueError(
+                "colour jitter: contrast and saturation change by 0 to 1 (0.8 times a strength of at most "
+                f"{MAX_STRENGTH}), got brightness {self.brightness}, contrast {self.contrast}, saturation "
+                f"{self.saturation}"
+            )
+        if not 0 < self.min_scale <= 1:
+            raise ValueError(f"min_scale = {self.min_scale} is no share of an image's area; use a value in (0, 1]")
+        if not 0 < self.sigmas[0] <= self.sigmas[1]:
+            raise ValueError(f"sigmas = {self.sigmas}: a blur needs 0 < smallest <= largest, in pixels")
+        for name in ("flip_prob", "jitter_prob", "gray_prob", "blur_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} is no probability; use a value from 0 to 1")
+
+    @property
+    def blur_kernel_size(self) -> int:
+        """A tenth of the side (paper, Appendix A)."""
+        return self.size // 10
+
+    @property
+    def blur_radius(self) -> int:
+        """Taps on each side of the middle one."""
+        return self.blur_kernel_size // 2
+
+    def crop_and_flip_only(self) -> ViewLaw:
+        """What linear evaluation and fine-tuning train on (paper, B.5 and B.6)."""
+        return replace(self, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+
+
+def simclr_law(size: int, strength: float = 1.0, **changes: object) -> ViewLaw:
+    """The paper's law for a colour distortion strength: 0.8, 0.8, 0.8 and 0.2 times it (paper, A and 3.2)."""
+    if not 0 <= strength <= MAX_STRENGTH:
+        raise ValueError(f"strength = {strength} of the colour distortion must lie in 0 to {MAX_STRENGTH}")
+    change = 0.8 * strength
+    colours = ViewLaw(size, brightness=change, contrast=change, saturation=change, hue=0.2 * strength)
+    return replace(colours, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+"""The processes of a run: who am I, gather, sum. The one place that imports Lightly."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 without torchrun."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def start(device: str) -> torch.device:
+    """Join the processes that torchrun started, if any, and give this process its device ("auto", "cpu", "cuda")."""
+    wants_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if wants_cuda and not torch.cuda.is_available():
+        raise EnvironmentNotAbleError('training.device = "cuda", but PyTorch finds no CUDA device; use "cpu" or "auto"')
+    if wants_cuda:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        if local_rank >= torch.cuda.device_count():
+            raise EnvironmentNotAbleError(
+                f"process {local_rank} has no GPU: {torch.cuda.device_count()} GPUs are visible; lower --nproc"
+            )
+        torch.cuda.set_device(local_rank)
+    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if wants_cuda else "gloo", timeout=timedelta(minutes=30))
+    return torch.device("cuda", torch.cuda.current_device()) if wants_cuda else torch.device("cpu")
+
+
+def stop() -> None:
+    """Leave the group of processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def gather(x: Tensor) -> Tensor:
+    """[n, ...] of this process -> [processes, n, ...]; the backward pass sums over processes.
+
+    Raises SimclrPlusError when the processes hold different numbers of rows.
+    """
+    from lightly.utils.dist import gather as lightly_gather
+
+    sizes = all_gather(torch.tensor([x.shape[0]], device=x.device)).flatten().tolist()
+    if len(set(sizes)) > 1:
+        raise SimclrPlusError(
+            f"uneven batches: the processes hold {sizes} rows, but a loss over the global batch needs equal numbers; "
+            "drop the last batch (drop_last=True) or pad it"
+        )
+    return torch.stack(lightly_gather(x.contiguous()))
+
+
+def all_gather(x: Tensor) -> Tensor:
+    """[...] -> [processes, ...], equal shapes, no gradient."""
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.stack(parts)
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """The sum of x over all processes, no gradient; x itself in a single process."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.all_reduce(x)
+    return x
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """True on all processes when it is true on one."""
+    if world_size() == 1:
+        return flag
+    return bool(sum_over_processes(torch.tensor([float(flag)], device=device)).item())
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
