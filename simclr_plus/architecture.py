@@ -1,10 +1,10 @@
-"""What an encoder is, in numbers: depth, width, stem, flavor; its layers, parameters and memory in closed form. No torch."""
+"""What an encoder is, in numbers: depth, width, stem, flavor; layers, parameters, activations. No torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # depth: blocks a group, bottleneck or basic
 BLOCKS = {
@@ -17,6 +17,17 @@ BLOCKS = {
 }
 STEMS = ("imagenet", "cifar")
 FLAVORS = ("torchvision", "reference")
+
+
+class Convolution(NamedTuple):
+    """Kernel side, channels in and out, sides of the square maps in and out, number of the block (0: the stem)."""
+
+    kernel: int
+    width_in: int
+    width_out: int
+    side_in: int
+    side_out: int
+    block: int
 
 
 @dataclass(frozen=True)
@@ -47,40 +58,50 @@ class Architecture:
         """Dimensions of h: 512 or 2048 times the width."""
         return self.channels(512) * (4 if BLOCKS[self.depth][1] else 1)
 
-    def convolutions(self, image_size: int) -> Iterator[tuple[int, int, int, int]]:
-        """(kernel side, channels in, channels out, side of the output) of each convolution; a batch norm follows each."""
+    def convolutions(self, image_size: int) -> Iterator[Convolution]:
+        """Every convolution in order, for square images of that side; a batch norm follows each."""
         blocks, bottleneck = BLOCKS[self.depth]
-        channels, side = self.channels(64), image_size
+        channels, side, number = self.channels(64), image_size, 0
         if self.stem == "imagenet":
-            side = (side + 1) // 2
-            yield 7, 3, channels, side
-            side = (side + 1) // 2
+            yield Convolution(7, 3, channels, side, (side + 1) // 2, 0)
+            side = (side + 3) // 4
         else:
-            yield 3, 3, channels, side
+            yield Convolution(3, 3, channels, side, side, 0)
         for group, count in enumerate(blocks):
             inner = self.channels(64 * 2**group)
             outer = inner * 4 if bottleneck else inner
             for i in range(count):
+                number += 1
                 strides = group > 0 and i == 0
-                side_in, side = side, (side + 1) // 2 if strides else side
+                before, side = side, (side + 1) // 2 if strides else side
                 if i == 0 and (strides or channels != outer or self.flavor == "reference"):
-                    yield 1, channels, outer, side
+                    yield Convolution(1, channels, outer, before, side, number)
                 if bottleneck:
-                    yield 1, channels, inner, side_in
-                    yield 3, inner, inner, side
-                    yield 1, inner, outer, side
+                    yield Convolution(1, channels, inner, before, before, number)
+                    yield Convolution(3, inner, inner, before, side, number)
+                    yield Convolution(1, inner, outer, side, side, number)
                 else:
-                    yield 3, channels, inner, side
-                    yield 3, inner, inner, side
+                    yield Convolution(3, channels, inner, before, side, number)
+                    yield Convolution(3, inner, inner, side, side, number)
                 channels = outer
 
     def parameter_count(self) -> int:
         """Trained numbers of the encoder: kernels, and scale and offset of each batch norm."""
-        return sum(k * k * a * b + 2 * b for k, a, b, _ in self.convolutions(32))
+        return sum(c.kernel**2 * c.width_in * c.width_out + 2 * c.width_out for c in self.convolutions(32))
 
-    def activation_count(self, image_size: int) -> int:
-        """Numbers an image leaves for the backward pass: the output of each convolution and of its batch norm."""
-        return sum(2 * b * side * side for _, _, b, side in self.convolutions(image_size))
+    def activation_count(self, image_size: int, recompute_blocks: bool = False) -> int:
+        """Numbers an image leaves for the backward pass: the output of each convolution and of its batch norm.
+
+        With `recompute_blocks` (activation checkpointing) each block leaves its input, one block at a time the rest.
+        """
+        of_block: dict[int, int] = {}
+        inputs: dict[int, int] = {}
+        for c in self.convolutions(image_size):
+            of_block[c.block] = of_block.get(c.block, 0) + 2 * c.width_out * c.side_out**2
+            inputs.setdefault(c.block, c.width_in * c.side_in**2)
+        if not recompute_blocks:
+            return sum(of_block.values())
+        return of_block.pop(0) + sum(inputs.values()) + max(of_block.values())
 
     def as_dict(self) -> dict[str, Any]:
         """The four values, for a file's header."""

@@ -62,7 +62,8 @@ class ResNet(nn.Module):
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in layer:  # type: ignore[union-attr]
                 x = _recomputed(block, x) if self.checkpoint_activations and self.training else block(x)
-        return x.mean(dim=(2, 3))
+        h: Tensor = x.mean(dim=(2, 3))
+        return h
 
     def _initialise(self) -> None:
         """Truncated normal of variance 1/fan_in; the last batch norm of every residual branch starts at 0."""

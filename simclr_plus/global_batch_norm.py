@@ -17,15 +17,21 @@ from simclr_plus.distributed import all_gather, sum_over_processes, world_size
 class _GlobalBatchNorm(_BatchNorm):
     """Statistics of a training batch over all processes; `center=False` leaves out the offset (beta)."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, center: bool = True) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
+        self.over_processes = True  # False: statistics of this process alone
         if not center:
             del self.bias
             self.register_buffer("bias", torch.zeros(num_features), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, C, ...] -> the same shape, normalised a channel."""
-        self._check_input_dim(x)
+        self._check_input_dim(x)  # type: ignore[no-untyped-call]
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         y, mean, variance = self._normalise(x)
@@ -37,7 +43,7 @@ class _GlobalBatchNorm(_BatchNorm):
 
     def _normalise(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """y, and mean and biased variance [C] over all rows of all processes."""
-        processes = world_size()
+        processes = world_size() if self.over_processes else 1
         if processes > 1 and not x.is_cuda:
             y, mean, variance = _NormaliseGlobally.apply(x, self.weight, self.bias, self.eps)
             return y, mean, variance
@@ -79,9 +85,8 @@ class _NormaliseGlobally(torch.autograd.Function):
         wide = x.float()
         variance, mean = torch.var_mean(wide, dim=rows, correction=0)
         count = mean.new_full((1,), x.numel() // x.shape[1])
-        means, variances, counts = all_gather(torch.cat([mean, variance, count])).split(
-            [len(mean), len(mean), 1], dim=1
-        )
+        of_processes = all_gather(torch.cat([mean, variance, count]))
+        means, variances, counts = torch.tensor_split(of_processes, [len(mean), 2 * len(mean)], dim=1)
         share = counts / counts.sum()
         mean = (share * means).sum(0)
         variance = (share * (variances + (means - mean) ** 2)).sum(0)

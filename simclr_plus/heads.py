@@ -10,7 +10,7 @@ from simclr_plus.global_batch_norm import GlobalBatchNorm1d
 class SimCLRProjectionHead(nn.Module):
     """Linear layers without bias, each with a batch norm; ReLU after all but the last, whose norm has no offset.
 
-    num_layers = 0 is no head at all (z = h), 1 is the linear head, 2 is the paper's nonlinear head, 3 that of SimCLR v2.
+    num_layers = 0 is no head at all (z = h), 1 the linear head, 2 the paper's nonlinear head, 3 that of SimCLR v2.
     Weights start from N(0, 0.01). `layers` is one flat Sequential, as in Lightly.
     """
 

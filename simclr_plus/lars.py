@@ -121,7 +121,8 @@ def _times_rate(updates: list[Tensor], weights: list[Tensor], group: dict[str, A
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: matrices and kernels; then batch norms and biases, without decay or adaptation (paper, B.2)."""
-    adapted, exempt = [], []
+    adapted: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (exempt if parameter.ndim <= 1 or name.endswith("bias") else adapted).append(parameter)

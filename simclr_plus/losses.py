@@ -90,11 +90,11 @@ class _RowsAgainstColumns(torch.autograd.Function):
         own = torch.arange(first, first + n, device=rows.device)
         itself, positive = torch.cat([own, own + m]), torch.cat([own + m, own])
         needs_gradient = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-        grad_rows = torch.empty_like(rows) if needs_gradient else None
-        grad_columns = torch.zeros_like(columns) if needs_gradient else None
+        grad_rows = torch.empty_like(rows if needs_gradient else rows[:0])
+        grad_columns = torch.zeros_like(columns if needs_gradient else columns[:0])
         total = rows.new_zeros(())
         with torch.autocast(rows.device.type, enabled=False):
-            for chunk in torch.arange(2 * n, device=rows.device).split(max(1, CHUNK_ELEMENTS // (2 * m))):
+            for chunk in torch.arange(2 * n, device=rows.device).split(max(1, CHUNK_ELEMENTS // (2 * m))):  # type: ignore[no-untyped-call]
                 here = torch.arange(len(chunk), device=rows.device)
                 logits = (rows[chunk] @ columns.T).div_(temperature)
                 logits[here, itself[chunk]] = -torch.inf

@@ -1,17 +1,26 @@
-"""SimCLR's augmentations: the law (law.py), what is drawn (draws.py), tensors (operations.py), CPU loops (views.py)."""
+"""SimCLR's augmentations: the law (law.py), what is drawn (draws.py), tensors (operations.py), CPU loops (views.py).
 
-from simclr_plus.augmentations.draws import draw_views, epoch_order
-from simclr_plus.augmentations.law import ViewLaw, simclr_law
-from simclr_plus.augmentations.operations import (
-    add_brightness,
-    adjust_brightness,
-    adjust_contrast,
-    adjust_hue,
-    adjust_saturation,
-    crop_and_resize,
-    gaussian_blur,
-    to_grayscale,
-)
+Names load on first use: the law needs neither torch nor numba.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simclr_plus.augmentations.draws import draw_views, epoch_order
+    from simclr_plus.augmentations.law import ViewLaw, simclr_law
+    from simclr_plus.augmentations.operations import (
+        add_brightness,
+        adjust_brightness,
+        adjust_contrast,
+        adjust_hue,
+        adjust_saturation,
+        crop_and_resize,
+        gaussian_blur,
+        to_grayscale,
+    )
 
 __all__ = [
     "ViewLaw",
@@ -27,3 +36,16 @@ __all__ = [
     "simclr_law",
     "to_grayscale",
 ]
+
+_HOME = dict.fromkeys(__all__, "operations") | {
+    "ViewLaw": "law",
+    "simclr_law": "law",
+    "draw_views": "draws",
+    "epoch_order": "draws",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

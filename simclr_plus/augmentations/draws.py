@@ -53,11 +53,8 @@ def draw_views(
     `epoch`, `heights`, `widths` and `positions` are numbers or arrays [B]; `positions`, the places in the global batch
     of `step`, matter only when sigma is shared by groups.
     """
-    index = np.atleast_1d(np.asarray(indices, dtype=np.int64))
-    columns = [
-        np.ascontiguousarray(np.broadcast_to(np.asarray(c, dtype=np.int64), index.shape))
-        for c in (epoch, heights, widths, positions)
-    ]
+    index = np.array(indices, dtype=np.int64, ndmin=1)
+    columns = [np.full_like(index, c) for c in (epoch, heights, widths, positions)]  # writable: one compiled form
     out = np.empty((len(index), views, COLUMNS), dtype=np.float32)
     orders = _PERMUTATIONS if law.random_order else _FIXED_ORDER
     brightness_low = -law.brightness if law.brightness_law == "additive" else max(1 - law.brightness, 0.0)
@@ -73,14 +70,14 @@ def draw_views(
         dtype=np.float32,
     )
     gates = np.array([law.flip_prob, law.jitter_prob, law.gray_prob, law.blur_prob], dtype=np.float32)
-    key = np.uint64(seed % 2**64)
+    key = np.uint64(int(seed) % 2**64)
     _draw(key, *columns, index, np.float32(law.min_scale), orders, ranges, gates, step, law.blur_sigma_group, out)
     return out
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     """The order in which an epoch visits the images: a permutation of 0 .. images - 1."""
-    return np.argsort(_order_keys(np.uint64(seed % 2**64), epoch, images), kind="stable")
+    return np.argsort(_order_keys(np.uint64(int(seed) % 2**64), epoch, images), kind="stable")
 
 
 @njit(inline="always", cache=True)

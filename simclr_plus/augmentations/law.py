@@ -45,12 +45,16 @@ class ViewLaw:
             raise ValueError(f"resize = {self.resize!r} is unknown; use one of {RESIZE_METHODS}")
         if self.brightness_law not in BRIGHTNESS_LAWS:
             raise ValueError(f"brightness_law = {self.brightness_law!r} is unknown; use one of {BRIGHTNESS_LAWS}")
-        if max(self.contrast, self.saturation) > 1 or min(self.brightness, self.contrast, self.saturation) < 0:
+        if not all(0 <= change <= 1 for change in (self.contrast, self.saturation)) or not self.brightness >= 0:
             raise ValueError(
                 "colour jitter: contrast and saturation change by 0 to 1 (0.8 times a strength of at most "
                 f"{MAX_STRENGTH}), got brightness {self.brightness}, contrast {self.contrast}, saturation "
                 f"{self.saturation}"
             )
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue = {self.hue} turns; the largest change of hue lies in 0 to 0.5")
+        if self.blur_sigma_group < 0:
+            raise ValueError(f"blur_sigma_group = {self.blur_sigma_group}; use 0 (a sigma for each image) or more")
         if not 0 < self.min_scale <= 1:
             raise ValueError(f"min_scale = {self.min_scale} is no share of an image's area; use a value in (0, 1]")
         if not 0 < self.sigmas[0] <= self.sigmas[1]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from simclr_plus.augmentations.draws import (
     BRIGHTNESS,
+    COLUMNS,
     CONTRAST,
     FLIP,
     GRAY,
@@ -77,6 +78,7 @@ class ViewMaker:
     def fill(self, image: NDArray[np.uint8], parameters: NDArray[np.float32], out: NDArray[np.float32], b: int) -> None:
         """Write the views [V] of image [H, W, 3] by parameters [V, 16] to out[:, b] of [V, B, 3, S, S]."""
         self._check(image, parameters[None], out)
+        assert 0 <= b < out.shape[1]
         _fill_one(image, parameters, self._planes(out), b, *self._settings, self._wide_row(image), *self._buffers)
 
     def fill_batch(
@@ -88,8 +90,13 @@ class ViewMaker:
         first: int,
         last: int,
     ) -> None:
-        """Write the views of images[indices[b]], b from `first` to `last` - 1, by parameters [B, V, 16] to out[:, b]."""
+        """Write the views of images[indices[b]] by parameters [B, V, 16] to out[:, b], b from `first` to `last` - 1."""
         self._check(images[0], parameters, out)
+        assert 0 <= first <= last <= min(len(indices), len(parameters), out.shape[1])
+        if not images.flags.c_contiguous:
+            raise ValueError("images must be one contiguous array [N, H, W, 3]")
+        if last > first and not 0 <= indices[first:last].min() <= indices[first:last].max() < len(images):
+            raise ValueError(f"indices lie outside the {len(images)} images")
         row = self._wide_row(images[0])
         _fill_many(images, indices, parameters, self._planes(out), first, last, *self._settings, row, *self._buffers)
 
@@ -98,6 +105,7 @@ class ViewMaker:
             raise ValueError(f"an image is a contiguous uint8 array [H, W, 3], got {image.dtype} {image.shape}")
         if out.shape[2:] != (3, self.law.size, self.law.size) or out.dtype != np.float32 or not out.flags.c_contiguous:
             raise ValueError(f"views go to a contiguous float32 array [V, B, 3, S, S], got {out.dtype} {out.shape}")
+        assert parameters.shape[1:] == (out.shape[0], COLUMNS) and parameters.dtype == np.float32
         boxes = parameters[..., TOP : WIDTH + 1]
         ends = boxes[..., :2] + boxes[..., 2:]
         if (boxes < 0).any() or (boxes[..., 2:] < 1).any() or (ends > np.array(image.shape[:2])).any():
@@ -189,6 +197,7 @@ def _fill_view(  # type: ignore[no-untyped-def]
         radius = _gaussian_taps(p[SIGMA], taps)
         for c in range(1 if gray else 3):
             _blur(out[c], size, taps, radius, padded, columns)
+            _clip(out[c])
         if gray:
             out[1, :] = out[0]
             out[2, :] = out[0]

@@ -1,0 +1,29 @@
+"""How an image is shown to an evaluated encoder: the middle of it, resized, without anything random."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_plus.augmentations.draws import COLUMNS, HEIGHT, LEFT, TOP, WIDTH
+
+CROP_SHARE = 0.875  # of the shorter side (authors' data_util.CROP_PROPORTION)
+SMALL = 32  # images up to this size are shown whole
+
+
+def central_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """Top, left, height, width of what is shown at `size` pixels: a square of 7/8 of the shorter side.
+
+    At 32 pixels and less an image of that size is shown as it is (spec of the authors' preprocess_for_eval).
+    """
+    if size <= SMALL and height == size and width == size:
+        return 0, 0, height, width
+    side = int(np.rint(np.float32(CROP_SHARE) * np.float32(min(height, width))))
+    return (height - side + 1) // 2, (width - side + 1) // 2, side, side
+
+
+def central_parameters(height: int, width: int, size: int) -> NDArray[np.float32]:
+    """The view parameters [1, 16] of the central crop."""
+    row = np.zeros((1, COLUMNS), dtype=np.float32)
+    row[0, [TOP, LEFT, HEIGHT, WIDTH]] = central_crop_box(height, width, size)
+    return row

@@ -1,0 +1,177 @@
+"""Checkpoints and encoder files: safetensors, written whole, nothing pickled.
+
+A checkpoint holds `encoder.*`, `head.*`, `probe.*` and the optimizer's state as `optimizer.<parameter>.<key>`; its
+header holds the step and the whole recipe. An encoder file holds the encoder's tensors under torchvision's names; its
+header holds what is needed to build it. Header values are strings.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from simclr_plus.architecture import Architecture
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import CheckpointError, NotFoundError
+from simclr_plus.model import SimCLR
+from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.whole_files import write_whole
+
+CHECKPOINT_FORMAT = "simclr-plus checkpoint 1"
+ENCODER_FORMAT = "simclr-plus encoder 1"
+INPUT_RANGE = "RGB in [0, 1], no mean or standard deviation subtracted"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened checkpoint: tensors by name, the number of updates done, the recipe, the class names of the data."""
+
+    path: Path
+    tensors: dict[str, Tensor]
+    step: int
+    recipe: Recipe
+    classes: tuple[str, ...]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names begin with `prefix.`, without it."""
+        return {k[len(prefix) + 1 :]: v for k, v in self.tensors.items() if k.startswith(f"{prefix}.")}
+
+
+def save_checkpoint(
+    path: Path, model: SimCLR, optimizer: Optimizer, *, step: int, recipe: Recipe, classes: tuple[str, ...]
+) -> None:
+    """Write everything that a run needs to go on."""
+    tensors = dict(model.state_dict())
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{name}.{key}"] = value
+    header = {
+        "format": CHECKPOINT_FORMAT,
+        "step": str(step),
+        "recipe": recipe.to_toml(),
+        "classes": json.dumps(classes),
+        "simclr_plus": version("simclr-plus"),
+    }
+    _save(tensors, path, header)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint; raises NotFoundError or CheckpointError naming the file."""
+    header, tensors = _read(path)
+    if header.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} is no checkpoint of SimCLR+ (its header says format = {header.get('format')!r}); "
+            "name a file of a run's checkpoints folder"
+        )
+    recipe = parse_recipe(header["recipe"], origin=f"recipe in {path}")
+    return Checkpoint(path, tensors, int(header["step"]), recipe, tuple(json.loads(header["classes"])))
+
+
+def restore(checkpoint: Checkpoint, model: SimCLR, optimizer: Optimizer) -> None:
+    """Put weights and optimizer state back, in the memory layout they had; raises CheckpointError when they differ."""
+    _load_into(model, {k: v for k, v in checkpoint.tensors.items() if not k.startswith("optimizer.")}, checkpoint.path)
+    parameters = dict(model.named_parameters())
+    for name, value in checkpoint.part("optimizer").items():
+        parameter_name, _, key = name.rpartition(".")
+        parameter = parameters[parameter_name]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][key] = value
+
+
+def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write a SimCLR+ encoder alone, with what `load_encoder` and other projects need in the header.
+
+    `metadata` adds values to the header (strings as they are, others as JSON).
+    """
+    if not isinstance(encoder, ResNet):
+        raise CheckpointError(f"save_encoder takes an encoder of SimCLR+ (ResNet), got {type(encoder).__name__}")
+    header = {
+        "format": ENCODER_FORMAT,
+        "architecture": json.dumps(encoder.architecture.as_dict()),
+        "feature_dim": str(encoder.feature_dim),
+        "input": INPUT_RANGE,
+        "simclr_plus": version("simclr-plus"),
+    }
+    for key, value in (metadata or {}).items():
+        header[key] = value if isinstance(value, str) else json.dumps(value)
+    _save(dict(encoder.state_dict()), Path(path), header)
+
+
+def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
+    """What the header of an encoder file says about its training."""
+    return {
+        "recipe": recipe.to_toml(),
+        "data": recipe.data.name if recipe.data.name != "folder" else f"folder {recipe.data.root}",
+        "image_size": str(recipe.augmentation.image_size),
+        "step": str(step),
+    }
+
+
+def load_encoder(path: str | Path) -> ResNet:
+    """Rebuild an encoder from an encoder file or a checkpoint, in eval mode: images [B, 3, S, S] -> h [B, feature_dim].
+
+    Raises NotFoundError, or CheckpointError for a damaged or foreign file.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    if header.get("format") == ENCODER_FORMAT:
+        architecture = Architecture(**json.loads(header["architecture"]))
+    elif header.get("format") == CHECKPOINT_FORMAT:
+        architecture = parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture
+        tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
+    else:
+        raise CheckpointError(f"{path} was not written by SimCLR+: its header does not say how to build the encoder")
+    encoder = ResNet(architecture.depth, architecture.width, stem=architecture.stem, flavor=architecture.flavor)
+    _load_into(encoder, tensors, path)
+    return encoder.eval()
+
+
+def read_header(path: str | Path) -> dict[str, str]:
+    """The strings in a file's header; the tensors are not read."""
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except FileNotFoundError:
+        raise NotFoundError(f"no file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no safetensors file, or is cut off: {error}") from None
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    header = read_header(path)
+    with safe_open(path, framework="pt") as file:
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
+    on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    write_whole(path, lambda aside: save_file(on_cpu, aside, metadata=header))
+
+
+def _load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    own = module.state_dict()
+    missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    other = [
+        f"{k} is {list(tensors[k].shape)} in the file, {list(own[k].shape)} here"
+        for k in own.keys() & tensors.keys()
+        if own[k].shape != tensors[k].shape
+    ]
+    if missing or foreign or other:
+        found = [*(f"missing {k}" for k in missing[:3]), *(f"unknown {k}" for k in foreign[:3]), *sorted(other)[:3]]
+        raise CheckpointError(
+            f"{path} holds another network than the recipe's: {len(missing)} tensors missing, {len(foreign)} unknown, "
+            f"{len(other)} of another shape ({'; '.join(found)})"
+        )
+    module.load_state_dict(tensors)

@@ -1,0 +1,458 @@
+"""The command line: verbs and printing. Data goes to stdout, talk to stderr; heavy imports are inside the verbs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from simclr_plus.errors import RecipeError, SimclrPlusError
+
+if TYPE_CHECKING:
+    from simclr_plus.plan import Plan
+    from simclr_plus.recipe import Recipe
+    from simclr_plus.runs import Run
+
+app = typer.Typer(
+    help="SimCLR as its authors ran it: pretrain, evaluate, export.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+evaluate_app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
+recipes_app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, as many as you like.")]
+RunName = Annotated[str, typer.Argument(help="A run: name, unique prefix, path, or latest.")]
+Target = Annotated[str, typer.Argument(help="A run, a checkpoint, or an encoder file.")]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it comes to; start nothing.")]
+Nproc = Annotated[str, typer.Option("--nproc", help='Processes on this machine: a number, or "gpu" for one a GPU.')]
+RUNS = Path("runs")
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    nproc: Nproc = "1",
+    name: Annotated[str, typer.Option(help="Name of the run; made from recipe and time if left out.")] = "",
+    runs: RunsFolder = RUNS,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain by a recipe."""
+    from simclr_plus.launch import process_count
+    from simclr_plus.recipe import load_recipe
+    from simclr_plus.runs import create_run, default_name
+
+    loaded = load_recipe(recipe, overrides or [])
+    processes = process_count(nproc)
+    name = name or default_name(recipe)
+    if dry_run:
+        _show_plan(loaded, _plan(loaded, processes), runs / name, as_json)
+        return
+    plan = _plan(loaded, processes)
+    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
+
+    check_trainable(open_images(loaded.data, PRETRAIN), loaded.training.batch_size)
+    new = create_run(loaded, runs, name)
+    if not as_json:
+        _say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
+        for doubt in loaded.doubts():
+            _say(f"note: {doubt}")
+    _train(new, processes, as_json)
+
+
+@app.command()
+def resume(run: RunName, nproc: Nproc = "1", runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
+    """Go on with a run from its newest checkpoint, bit for bit."""
+    from simclr_plus.launch import process_count
+    from simclr_plus.runs import find_run
+
+    found = find_run(run, runs)
+    processes = process_count(nproc)
+    plan = _plan(found.recipe(), processes)
+    done = found.checkpoint_files()
+    at = int(done[-1].stem.removeprefix("step_")) if done else 0
+    if at >= plan.total_steps:
+        _say(f"run {found.path} is finished ({at} steps); to train longer start a new run with more training.epochs")
+        return
+    if not as_json:
+        _say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
+    _train(found, processes, as_json)
+
+
+def _train(run: Run, processes: int, as_json: bool) -> NoReturn:
+    from simclr_plus.launch import launch
+
+    _say("preparing: loading PyTorch and compiling the view-making loops (the first time takes about half a minute)")
+    code = launch(run, processes, quiet=as_json)
+    last = run.metrics()[-1] if run.metrics() else {}
+    reason = run.events()[-1].get("reason")
+    encoder = run.path / "encoder.safetensors"
+    if as_json:
+        _print_json(
+            {"run": str(run.path), "state": reason, "encoder": str(encoder) if encoder.exists() else None, "last": last}
+        )
+    elif reason == "finished":
+        _say(f"finished: {encoder}\nnext: simclr-plus evaluate knn {run.path}")
+    else:
+        _say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
+    raise typer.Exit(code)
+
+
+def _plan(recipe: Recipe, processes: int) -> Plan:
+    from simclr_plus.datasets import PRETRAIN, open_images
+    from simclr_plus.plan import KNOWN_SIZES, make_plan
+
+    images = KNOWN_SIZES.get(recipe.data.name, 0)
+    if recipe.data.name == "folder":
+        expected = recipe.data.expected_images
+        missing = not Path(recipe.data.root).is_dir()
+        images = expected if expected and missing else len(open_images(recipe.data, PRETRAIN))
+    images = min(images, recipe.data.limit or images)
+    return make_plan(recipe, images, processes)
+
+
+def _show_plan(recipe: Recipe, plan: Plan, path: Path, as_json: bool) -> None:
+    from simclr_plus.launch import torchrun_command
+    from simclr_plus.runs import Run
+
+    command = torchrun_command(Run(path), plan.processes) if plan.processes > 1 else ["(in this process)"]
+    if as_json:
+        _print_json(
+            {
+                "schema": 1,
+                **plan.as_dict(),
+                "run": str(path),
+                "command": command,
+                "notes": recipe.doubts(),
+                "recipe": recipe.model_dump(),
+            }
+        )
+        return
+    network = recipe.encoder
+    head = recipe.head
+    _print_table(
+        ["", "value"],
+        [
+            ["encoder", f"ResNet-{network.depth} ({network.width:g}x), {network.stem} stem"],
+            ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
+            ["head parameters", f"{plan.head_parameters:,} ({head.num_layers} layers to {head.output_dim})"],
+            ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
+            ["global batch", f"{plan.global_batch:,}"],
+            ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
+            ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
+            ["warm-up steps", f"{plan.warmup_steps:,}"],
+            ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
+            ["memory per process", f"{plan.memory / 2**30:.1f} GiB (estimate)"],
+            ["run folder", str(path)],
+            ["command", " ".join(command)],
+        ],
+    )
+    for doubt in recipe.doubts():
+        _say(f"note: {doubt}")
+
+
+@evaluate_app.command()
+def knn(
+    target: Target,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 20,
+    data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
+    test: Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")] = "",
+    labels: Annotated[int, typer.Option(min=0, help="Use the first n training images; 0: all.")] = 0,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")] = False,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """k nearest neighbours on frozen features."""
+    from simclr_plus.evaluators.knn import evaluate_knn
+
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, data, test, labels, baselines, runs, as_json)
+
+
+@evaluate_app.command()
+def linear(
+    target: Target,
+    fast: Annotated[bool, typer.Option("--fast", help="Train on cached features, without augmentation.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 90,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step; the paper takes 4096.")] = 256,
+    learning_rate: Annotated[
+        float,
+        typer.Option(min=0, help="Base learning rate, times batch/256; 0 with --fast: chosen on held-out images."),
+    ] = 0.1,
+    data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
+    test: Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")] = "",
+    labels: Annotated[int, typer.Option(min=0, help="Use the first n training images; 0: all.")] = 0,
+    baselines: Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")] = False,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Linear evaluation: the paper's protocol, or --fast on cached features."""
+    from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
+
+    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    evaluator = evaluate_linear_fast if fast else evaluate_linear
+    name = "linear_fast" if fast else "linear"
+    _evaluate(target, name, evaluator, settings, data, test, labels, baselines, runs, as_json)
+
+
+def _evaluate(
+    target: str,
+    name: str,
+    evaluator: Any,
+    settings: dict[str, Any],
+    data: str,
+    test: str,
+    labels: int,
+    baselines: bool,
+    runs: Path,
+    as_json: bool,
+) -> None:
+    from simclr_plus.evaluation import evaluate_target
+
+    result, path = evaluate_target(
+        target, name, evaluator, settings, data=data, test=test, labels=labels, baselines=baselines, runs=runs, say=_say
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        _show_result(name, result)
+        if path:
+            _say(f"written to {path}")
+
+
+def _show_result(name: str, result: dict[str, Any]) -> None:
+    rows = [
+        [who, *(f"{found[m]:.1%}" if m in found else "" for m in ("top1", "top5", "mean_per_class"))]
+        for who, found in result["results"].items()
+    ]
+    title = (
+        f"{name}: {result['train_images']:,} labelled images, {result['test_images']:,} test images of {result['data']}"
+    )
+    _print_table(["", "top-1", "top-5", "mean per class"], rows, title)
+
+
+@app.command()
+def export(
+    target: Target,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File (encoder) or folder (timm) to write.")],
+    format: Annotated[
+        str, typer.Option(help='"encoder": a safetensors file; "timm": a folder timm opens.')
+    ] = "encoder",
+    runs: RunsFolder = RUNS,
+) -> None:
+    """Write an encoder for other projects."""
+    from simclr_plus.evaluation import weights_of
+    from simclr_plus.export import export_encoder, export_timm
+
+    if format not in ("encoder", "timm"):
+        raise RecipeError(f'--format {format!r} is unknown; use "encoder" or "timm"')
+    source, _ = weights_of(target, runs)
+    if format == "timm":
+        export_timm(source, output)
+        _say(f'open it with: timm.create_model("local-dir:{output}", pretrained=True, num_classes=0)')
+    else:
+        encoder = export_encoder(source, output)
+        _say(f"{output}: {encoder.feature_dim} features; open it with: simclr_plus.load_encoder({str(output)!r})")
+    print(output)
+
+
+@app.command()
+def embed(
+    target: Target,
+    folder: Annotated[Path, typer.Argument(help="Images, labelled or not.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")] = Path(
+        "features.safetensors"
+    ),
+    runs: RunsFolder = RUNS,
+) -> None:
+    """Write features and file names of any folder of images."""
+    from simclr_plus.datasets import open_folder
+    from simclr_plus.evaluation import best_device, weights_of
+    from simclr_plus.export import embed as embed_images
+    from simclr_plus.export import recipe_of
+
+    source, _ = weights_of(target, runs)
+    images = open_folder(folder)
+    features = embed_images(source, images, output, law=recipe_of(source).law, device=best_device())
+    _say(f"{len(features):,} images, {features.shape[1]} features each")
+    print(output)
+
+
+@app.command()
+def preview(
+    image: Annotated[Path, typer.Argument(help="Any image file.")],
+    overrides: Overrides = None,
+    recipe: Annotated[str, typer.Option(help="Recipe whose views are shown.")] = "r50_1x",
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG to write.")] = Path("preview.png"),
+    pairs: Annotated[int, typer.Option(min=1, max=64, help="Pairs of views.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
+) -> None:
+    """Draw augmented views of an image: the middle of it, then columns of two views."""
+    from simclr_plus.datasets import Images
+    from simclr_plus.errors import NotFoundError
+    from simclr_plus.pictures import preview_grid, save_png
+    from simclr_plus.recipe import load_recipe
+
+    if not image.is_file():
+        raise NotFoundError(f"no image {image}; give the path of an image file")
+    law = load_recipe(recipe, overrides or []).law
+    pixels = Images(str(image), paths=(image,)).read(0)
+    save_png(preview_grid(pixels, law, pairs=pairs, seed=seed), output)
+    print(output)
+
+
+@app.command()
+def report(
+    run: RunName,
+    output: Annotated[Path, typer.Option("--output", "-o", help="PNG or SVG to write.")] = Path("curves.png"),
+    runs: RunsFolder = RUNS,
+) -> None:
+    """Draw the learning curves of a run."""
+    from simclr_plus.pictures import draw_curves
+    from simclr_plus.runs import find_run
+
+    draw_curves(find_run(run, runs), output)
+    print(output)
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and views.")] = 0,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Watch SimCLR learn from real images on two CPU cores, and what its features are worth."""
+    from simclr_plus.demo import run_demo
+
+    found = run_demo(seed, runs, quiet=as_json, say=_say)
+    if as_json:
+        _print_json(found)
+        return
+    for name in ("knn", "linear_fast"):
+        _show_result(name, found[name])
+    _say(
+        f"the encoder: {found['encoder']}\n"
+        f"its curves:  {found['curves']}\n"
+        "next, on your own images:\n"
+        "  simclr-plus run folder data.root=PHOTOS\n"
+        "in Python:\n"
+        f"  encoder = simclr_plus.load_encoder({found['encoder']!r})"
+    )
+
+
+@app.command()
+def tui(runs: Annotated[Path, typer.Argument(help="Folder of the runs.")] = RUNS) -> None:
+    """Watch runs in the terminal."""
+    from simclr_plus.tui.app import WatchApp
+
+    WatchApp(runs).run()
+
+
+@recipes_app.command("ls")
+def list_recipes(as_json: AsJson = False) -> None:
+    """The shipped recipes."""
+    from simclr_plus.recipe import load_recipe, shipped_recipes
+
+    about = {path.stem: load_recipe(path).about for path in shipped_recipes()}
+    if as_json:
+        _print_json({name: text.model_dump() for name, text in about.items()})
+    else:
+        _print_table(["recipe", "trains", "expected"], [[n, a.summary, a.expected] for n, a in about.items()])
+
+
+@recipes_app.command("show")
+def show_recipe(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """A recipe with every key, overrides applied."""
+    from simclr_plus.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    if as_json:
+        _print_json(loaded.model_dump())
+    else:
+        print(loaded.to_toml(), end="")
+
+
+@recipes_app.command("cp")
+def copy_recipe(
+    recipe: RecipeName, target: Annotated[Path, typer.Argument(help="File to write; must not exist.")]
+) -> None:
+    """Copy a recipe, to make it yours."""
+    from simclr_plus.recipe import find_recipe
+
+    source = find_recipe(recipe)
+    target = target / source.name if target.is_dir() else target
+    if target.exists():
+        raise RecipeError(f"{target} exists; choose another name")
+    target.write_bytes(source.read_bytes())
+    print(target)
+
+
+@recipes_app.command("validate")
+def validate_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Check a recipe; unknown keys, wrong types and impossible values are errors."""
+    from simclr_plus.recipe import load_recipe
+
+    for doubt in load_recipe(recipe, overrides or []).doubts():
+        _say(f"note: {doubt}")
+    print(f"{recipe} is a valid recipe")
+
+
+@recipes_app.command("keys")
+def list_keys(as_json: AsJson = False) -> None:
+    """Every key with its type, default and meaning."""
+    from simclr_plus.recipe import documented_keys
+
+    keys = list(documented_keys())
+    if as_json:
+        _print_json([dict(zip(("key", "type", "default", "help"), key, strict=True)) for key in keys])
+    else:
+        _print_table(["key", "type", "default", "meaning"], [[k, t, json.dumps(d), h] for k, t, d, h in keys])
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+
+
+def main() -> None:
+    """The `simclr-plus` command: a mistake is one plain message and an exit code; --debug shows the traceback."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except SimclrPlusError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

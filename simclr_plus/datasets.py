@@ -1,0 +1,250 @@
+"""Images and their labels: the embedded set, torchvision's by name, any folder. What they are, not how they are viewed.
+
+Small sets are one uint8 array [N, H, W, 3] in memory; folders are lists of files, decoded when asked for.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
+from simclr_plus.recipe import Data
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
+PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
+FASHION_CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images with or without labels; `pixels` holds them all, or `paths` says where they lie."""
+
+    name: str
+    pixels: NDArray[np.uint8] | None = None  # [N, H, W, 3]
+    paths: tuple[Path, ...] = ()
+    labels: NDArray[np.int64] | None = None  # [N]
+    classes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.pixels is None else len(self.pixels)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Image `index` as uint8 [H, W, 3]; raises UnreadableImageError naming the file."""
+        if self.pixels is not None:
+            image: NDArray[np.uint8] = self.pixels[index]
+            return image
+        path = self.paths[index]
+        try:
+            return decode_image(path.read_bytes())
+        except (OSError, UnreadableImageError) as error:
+            raise UnreadableImageError(
+                f'image {path} cannot be read: {error}; remove it, or set data.on_bad_image = "skip"'
+            ) from None
+
+    def subset(self, indices: NDArray[np.int64]) -> Images:
+        """The images at `indices`, in that order."""
+        return replace(
+            self,
+            pixels=None if self.pixels is None else self.pixels[indices],
+            paths=tuple(self.paths[i] for i in indices) if self.pixels is None else (),
+            labels=None if self.labels is None else self.labels[indices],
+        )
+
+    def first(self, count: int) -> Images:
+        """The first `count` images, or all where there are fewer or count is 0."""
+        return self.subset(np.arange(count)) if 0 < count < len(self) else self
+
+
+def open_images(data: Data, split: str) -> Images:
+    """The images of a recipe's [data] for "pretrain", "train" (labelled) or "test"; pretraining obeys data.limit."""
+    if data.name == "embedded":
+        images = _open_embedded(split)
+    elif data.name == "folder":
+        images = _open_folder_split(Path(data.root), split)
+    else:
+        images = _open_torchvision(data, split)
+    return images.first(data.limit) if split == PRETRAIN else images
+
+
+def open_folder(root: Path) -> Images:
+    """All images below a folder, sorted by path; labelled when each lies in one of several folders, one a class."""
+    if not root.is_dir():
+        raise NotFoundError(f"data folder {root} does not exist; name a folder of images (data.root)")
+    paths = sorted(
+        Path(folder, name)
+        for folder, _, names in os.walk(root, followlinks=True)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+    )
+    if not paths:
+        raise NotFoundError(f"data folder {root} holds no image ({', '.join(sorted(SUFFIXES))})")
+    tops = [path.relative_to(root).parts[0] if path.parent != root else "" for path in paths]
+    classes = tuple(sorted(set(tops)))
+    if len(classes) < 2 or "" in classes:
+        return Images(name=str(root), paths=tuple(paths))
+    number = {c: i for i, c in enumerate(classes)}
+    labels = np.array([number[top] for top in tops], dtype=np.int64)
+    return Images(name=str(root), paths=tuple(paths), labels=labels, classes=classes)
+
+
+def split_by_class(images: Images, held_out: float = 0.2, seed: int = 0) -> tuple[Images, Images]:
+    """A seeded split of labelled images, the same share of each class (at least one image) held out."""
+    if images.labels is None:
+        raise RecipeError(f"{images.name} has no labels: put the images in one folder a class to evaluate on them")
+    generator = np.random.Generator(np.random.Philox(seed))
+    kept, held = [], []
+    for label in range(len(images.classes)):
+        members = generator.permutation(np.flatnonzero(images.labels == label))
+        count = max(1, round(held_out * len(members)))
+        if len(members) < 2:
+            raise RecipeError(f"class {images.classes[label]!r} of {images.name} has one image; two or more are needed")
+        held.append(members[:count])
+        kept.append(members[count:])
+    return images.subset(np.sort(np.concatenate(kept))), images.subset(np.sort(np.concatenate(held)))
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """The bytes of an image file, whatever it is called -> uint8 [H, W, 3] RGB.
+
+    16-bit images are scaled to 8 bits, alpha is dropped, of an animation the first frame counts, and EXIF rotation is
+    not applied (as in torchvision's loaders). Raises UnreadableImageError.
+    """
+    try:
+        if data[:2] == b"\xff\xd8":
+            image = _decode_jpeg(data)
+            if image is not None:
+                return image
+        return _decode_with_pillow(data)
+    except Exception as error:  # decoders raise whatever they like on damaged files
+        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
+
+
+def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
+    """None for colour spaces that only Pillow knows (CMYK)."""
+    import simplejpeg
+
+    if simplejpeg.decode_jpeg_header(data)[2] not in ("Gray", "YCbCr", "RGB", "YCC"):
+        return None
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return image
+
+
+def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            return _eight_bits(np.asarray(image))
+        return np.ascontiguousarray(image.convert("RGB"))
+
+
+def _eight_bits(gray: NDArray[Any]) -> NDArray[np.uint8]:
+    """A deep gray image [H, W] in three 8-bit channels."""
+    top = 65535.0 if gray.dtype.kind in "iu" and gray.max(initial=0) > 255 else 255.0
+    values = np.clip(np.rint(gray.astype(np.float64) * (255 / top)), 0, 255).astype(np.uint8)
+    return np.repeat(values[:, :, None], 3, axis=2)
+
+
+@cache
+def _embedded_arrays() -> dict[str, NDArray[Any]]:
+    with np.load(str(files("simclr_plus.embedded") / "fashion_mnist.npz"), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _open_embedded(split: str) -> Images:
+    arrays, part = _embedded_arrays(), "test" if split == TEST else "train"
+    return Images(
+        name="embedded",
+        pixels=_in_colour(arrays[f"{part}_images"]),
+        labels=arrays[f"{part}_labels"].astype(np.int64),
+        classes=FASHION_CLASSES,
+    )
+
+
+def _open_folder_split(root: Path, split: str) -> Images:
+    """ImageNet's layout (train and val or test below root), or one folder of which a fifth is held out for tests."""
+    if (root / "train").is_dir():
+        if split in (PRETRAIN, TRAIN):
+            return open_folder(root / "train")
+        for name in ("val", "validation", "test"):
+            if (root / name).is_dir():
+                return open_folder(root / name)
+        raise NotFoundError(f"{root} has train but neither val nor test; add one to evaluate")
+    images = open_folder(root)
+    return images if split == PRETRAIN else split_by_class(images)[0 if split == TRAIN else 1]
+
+
+def _open_torchvision(data: Data, split: str) -> Images:
+    from torchvision import datasets
+
+    kind = {
+        "mnist": datasets.MNIST,
+        "fashion_mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+        "stl10": datasets.STL10,
+    }[data.name]
+    if data.name == "stl10":
+        which: dict[str, Any] = {"split": {PRETRAIN: "train+unlabeled", TRAIN: "train", TEST: "test"}[split]}
+    else:
+        which = {"train": split != TEST}
+    try:
+        found = kind(data.root, download=data.download, **which)
+    except (RuntimeError, OSError) as error:
+        raise NotFoundError(
+            f'data.name = "{data.name}" was not found in data.root = "{data.root}" ({error}); '
+            "set data.download=true to download it there"
+        ) from None
+    if data.name == "stl10":
+        labels = None if split == PRETRAIN else np.asarray(found.labels, dtype=np.int64)
+        return Images(
+            data.name, np.ascontiguousarray(found.data.transpose(0, 2, 3, 1)), (), labels, tuple(found.classes)
+        )
+    pixels = np.asarray(found.data, dtype=np.uint8)
+    pixels = pixels if pixels.ndim == 4 else _in_colour(pixels)
+    return Images(data.name, pixels, (), np.asarray(found.targets, dtype=np.int64), tuple(found.classes))
+
+
+def _in_colour(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[N, H, W] -> [N, H, W, 3]."""
+    return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=-1))
+
+
+def check_trainable(images: Images, batch_size: int) -> None:
+    """A batch must not hold an image twice: it would be its own negative."""
+    if batch_size > len(images):
+        raise RecipeError(
+            f"training.batch_size = {batch_size} exceeds the {len(images)} images of {images.name}; "
+            f"use {1 << (len(images).bit_length() - 1)} or less"
+            if len(images) > 1
+            else f"{images.name} holds {len(images)} image; contrastive learning needs two or more"
+        )
+
+
+def require_labels(images: Images) -> NDArray[np.int64]:
+    """The labels; raises SimclrPlusError for unlabelled images."""
+    if images.labels is None:
+        raise SimclrPlusError(
+            f"{images.name} has no labels, so nothing can be evaluated on it; put the images in one folder a class"
+        )
+    return images.labels

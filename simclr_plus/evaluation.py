@@ -1,0 +1,93 @@
+"""From what a user names to what an evaluator takes: weights, labelled images, a result file. Prints nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from simclr_plus.checkpoints import load_encoder, read_header
+from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
+from simclr_plus.errors import NotFoundError, SimclrPlusError
+from simclr_plus.evaluators.subjects import Subject, subjects
+from simclr_plus.export import recipe_of
+from simclr_plus.recipe import Data
+from simclr_plus.runs import Run, find_run
+
+Evaluator = Callable[..., dict[str, Any]]
+NAMES = ("embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
+
+
+def weights_of(target: str, runs: Path) -> tuple[Path, Run | None]:
+    """The file that a run, a checkpoint or an encoder file stands for, and the run if it is one."""
+    if Path(target).is_file():
+        return Path(target), None
+    try:
+        run = find_run(target, runs)
+    except NotFoundError as error:
+        raise NotFoundError(f"{error}. {target!r} is no file either") from None
+    return run.latest_checkpoint(), run
+
+
+def best_device() -> torch.device:
+    """CUDA where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def evaluate_target(
+    target: str,
+    name: str,
+    evaluator: Evaluator,
+    settings: dict[str, Any],
+    *,
+    data: str = "",
+    test: str = "",
+    labels: int = 0,
+    baselines: bool = False,
+    runs: Path = Path("runs"),
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Any], Path | None]:
+    """Evaluate, and for a run write the result into its folder; returns the result and the file."""
+    weights, run = weights_of(target, runs)
+    recipe = recipe_of(weights)
+    train, held_out = labelled_images(recipe.data, data, test)
+    train = train.first(labels)
+    device = best_device()
+    found: dict[str, Any] = {}
+    for subject in subjects(load_encoder(weights), recipe.law, baselines=baselines):
+        say(f"{name}: {subject.name}")
+        moved = Subject(subject.name, subject.encoder.to(device), subject.law)
+        found[subject.name] = evaluator(moved, train, held_out, device=device, **settings)
+    header = read_header(weights)
+    result = {
+        "schema": 1,
+        "evaluator": name,
+        "weights": str(weights),
+        "step": int(header["step"]) if "step" in header else None,
+        "data": train.name,
+        "train_images": len(train),
+        "test_images": len(held_out),
+        "results": found,
+    }
+    path = run.write_result(f"{name}_{weights.stem}", result) if run else None
+    return result, path
+
+
+def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
+    """Training and test images: the recipe's, a data set by name, one folder split in two, or two folders."""
+    if test:
+        train, held_out = open_folder(Path(other or data.root)), open_folder(Path(test))
+    else:
+        if other:
+            data = Data(name="folder", root=other) if other not in NAMES else data.model_copy(update={"name": other})
+        train, held_out = open_images(data, TRAIN), open_images(data, TEST)
+    require_labels(train), require_labels(held_out)
+    if train.classes != held_out.classes:
+        differ = sorted(set(train.classes) ^ set(held_out.classes))
+        raise SimclrPlusError(
+            f"{train.name} and {held_out.name} have different classes ({', '.join(differ[:5])}); "
+            "both need one folder for each class, of the same names"
+        )
+    return train, held_out

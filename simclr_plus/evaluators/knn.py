@@ -1,0 +1,22 @@
+"""k nearest neighbours on frozen features, by cosine similarity; nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from simclr_plus.datasets import Images, require_labels
+from simclr_plus.evaluators.subjects import Subject
+from simclr_plus.features import features_of, labels_of
+from simclr_plus.metrics import knn_scores, summary
+
+
+def evaluate_knn(
+    subject: Subject, train: Images, test: Images, *, device: torch.device, k: int = 20, temperature: float = 0.1
+) -> dict[str, Any]:
+    """top-1, top-5 and mean per class of the k nearest training images, weighted exp(similarity / temperature)."""
+    require_labels(train), require_labels(test)
+    bank, h = (features_of(subject.encoder, i, subject.law, device=device) for i in (train, test))
+    scores = knn_scores(h, bank, labels_of(train), len(train.classes), k=k, temperature=temperature)
+    return {**summary(scores, labels_of(test)), "k": k, "temperature": temperature}

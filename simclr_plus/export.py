@@ -1,0 +1,104 @@
+"""Encoders and features for other projects: an encoder file, a folder that timm opens, features of a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.checkpoints import CHECKPOINT_FORMAT, encoder_metadata, load_encoder, read_header, save_encoder
+from simclr_plus.datasets import Images
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import RecipeError
+from simclr_plus.features import features_of
+from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.whole_files import write_text_whole, write_whole
+
+TIMM_DEPTHS = (18, 34, 50, 101, 152)
+
+
+def recipe_of(path: Path) -> Recipe:
+    """The recipe in the header of a checkpoint or encoder file; an empty one where there is none."""
+    return parse_recipe(read_header(path).get("recipe", ""), origin=f"recipe in {path}")
+
+
+def export_encoder(source: Path, target: Path) -> ResNet:
+    """Checkpoint or encoder file -> encoder file: weights alone, and in the header all that one must know of them."""
+    encoder = load_encoder(source)
+    save_encoder(encoder, target, training_metadata(source))
+    return encoder
+
+
+def export_timm(source: Path, folder: Path) -> ResNet:
+    """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; RecipeError where timm has no such net."""
+    encoder = load_encoder(source)
+    a = encoder.architecture
+    reasons = [
+        *([f"width {a.width:g}"] if a.width != 1 else []),
+        *([f"the {a.stem} stem"] if a.stem != "imagenet" else []),
+        *([f"flavor {a.flavor}"] if a.flavor != "torchvision" else []),
+        *([f"depth {a.depth}"] if a.depth not in TIMM_DEPTHS else []),
+    ]
+    if reasons:
+        raise RecipeError(
+            f"timm cannot express this network ({', '.join(reasons)}): its ResNets have width 1, the ImageNet stem and "
+            f"depth {', '.join(map(str, TIMM_DEPTHS))}. simclr_plus.load_encoder(path) rebuilds it"
+        )
+    size = recipe_of(source).augmentation.image_size
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architecture": f"resnet{a.depth}",
+        "num_classes": 0,
+        "num_features": encoder.feature_dim,
+        "pretrained_cfg": {
+            "tag": "simclr_plus",
+            "custom_load": False,
+            "input_size": [3, size, size],
+            "fixed_input_size": False,
+            "interpolation": "bicubic",
+            "crop_pct": 0.875,
+            "crop_mode": "center",
+            "mean": [0.0, 0.0, 0.0],
+            "std": [1.0, 1.0, 1.0],
+            "num_classes": 0,
+            "pool_size": [7, 7],
+            "first_conv": "conv1",
+            "classifier": "fc",
+        },
+    }
+    save_encoder(encoder, folder / "model.safetensors", training_metadata(source))
+    write_text_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    return encoder
+
+
+def training_metadata(source: Path) -> dict[str, Any]:
+    """Header values about the training: recipe, data, image size, step."""
+    header = read_header(source)
+    if header.get("format") == CHECKPOINT_FORMAT:
+        return encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
+    return {key: header[key] for key in ("recipe", "data", "image_size", "step") if key in header}
+
+
+def embed(source: Path, images: Images, target: Path, *, law: ViewLaw, device: torch.device) -> Tensor:
+    """Write features [N, F] of images as safetensors: `features`, `labels` where there are some, names in the header.
+
+    The header's `files` is a JSON list of N file names, `classes` one of the class names.
+    """
+    encoder = load_encoder(source).to(device)
+    features = features_of(encoder, images, law, device=device)
+    tensors = {"features": features}
+    header = {
+        "format": "simclr-plus features 1",
+        "files": json.dumps([str(path) for path in images.paths]),
+        "encoder": str(source),
+    }
+    if images.labels is not None:
+        tensors["labels"] = torch.from_numpy(images.labels)
+        header["classes"] = json.dumps(images.classes)
+    write_whole(target, lambda aside: save_file(tensors, aside, metadata=header))
+    return features

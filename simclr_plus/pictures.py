@@ -1,0 +1,82 @@
+"""Pictures: a grid of augmented views, the learning curves of a run."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simclr_plus.augmentations.draws import draw_views
+from simclr_plus.augmentations.evaluation import central_parameters
+from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.augmentations.views import ViewMaker
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.runs import Run
+from simclr_plus.whole_files import write_whole
+
+GAP = 4  # white pixels between the pictures of a grid
+
+
+def preview_grid(image: NDArray[np.uint8], law: ViewLaw, *, pairs: int, seed: int) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3]: the image's middle at the left, then `pairs` columns of two views each."""
+    parameters = draw_views(seed, np.arange(pairs), [0] * pairs, heights=image.shape[0], widths=image.shape[1], law=law)
+    views = np.empty((2, pairs, 3, law.size, law.size), dtype=np.float32)
+    middle = np.empty((1, 1, 3, law.size, law.size), dtype=np.float32)
+    maker = ViewMaker(law)
+    for b in range(pairs):
+        maker.fill(image, parameters[b], views, b)
+    maker.fill(image, central_parameters(image.shape[0], image.shape[1], law.size), middle, 0)
+    tile = law.size + GAP
+    grid = np.full((2 * tile + GAP, (pairs + 1) * tile + GAP, 3), 255, dtype=np.uint8)
+    _paste(grid, middle[0, 0], GAP + tile // 2, GAP)
+    for v in range(2):
+        for b in range(pairs):
+            _paste(grid, views[v, b], GAP + v * tile, GAP + (b + 1) * tile)
+    return grid
+
+
+def _paste(grid: NDArray[np.uint8], view: NDArray[np.float32], top: int, left: int) -> None:
+    size = view.shape[1]
+    grid[top : top + size, left : left + size] = np.rint(view.transpose(1, 2, 0).clip(0, 1) * 255).astype(np.uint8)
+
+
+def save_png(pixels: NDArray[np.uint8], path: Path) -> None:
+    """Write uint8 [H, W, 3] as PNG."""
+    from PIL import Image
+
+    write_whole(path, lambda aside: Image.fromarray(pixels).save(aside, format="PNG"))
+
+
+def draw_curves(run: Run, path: Path) -> None:
+    """Loss with its chance level, and the accuracies, by epoch, as PNG or SVG; SimclrPlusError without metrics."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = run.metrics()
+    if not lines:
+        raise SimclrPlusError(f"run {run.path} has no metrics yet")
+    chance = math.log(2 * run.recipe().training.batch_size - 1)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], color="#1f6feb", label="NT-Xent")
+    left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=f"chance, ln(2N-1) = {chance:.2f}")
+    left.set(xlabel="epoch", ylabel="loss", title=run.name)
+    for key, label, colour in (
+        ("contrastive_accuracy", "contrastive, training batch", "#1f6feb"),
+        ("probe_accuracy", "online linear probe, training batch", "#d29922"),
+        ("knn_accuracy", "kNN, held-out images", "#2da44e"),
+    ):
+        points = [(x["epoch"], 100 * x[key]) for x in lines if x.get(key) is not None]
+        if points:
+            style = {"marker": "o", "markersize": 4} if key == "knn_accuracy" else {}
+            right.plot(*zip(*points, strict=True), label=label, color=colour, **style)
+    right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100))
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+        axes.grid(alpha=0.3)
+    kind = path.suffix.lstrip(".") or "png"
+    write_whole(path, lambda aside: figure.savefig(aside, format=kind, dpi=110))
+    pyplot.close(figure)

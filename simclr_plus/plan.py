@@ -1,0 +1,80 @@
+"""What a recipe comes to: steps, learning rate, parameters, memory. In closed form, without torch or data."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from simclr_plus.architecture import head_parameter_count
+from simclr_plus.errors import RecipeError
+from simclr_plus.recipe import Recipe
+from simclr_plus.schedules import peak_learning_rate, step_count, warmup_step_count
+
+# training images of the data sets known by name
+KNOWN_SIZES = {
+    "embedded": 10_000,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "stl10": 105_000,
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Figures of a run; memory in bytes of one process, an estimate."""
+
+    images: int
+    processes: int
+    global_batch: int
+    batch_per_process: int
+    total_steps: int
+    warmup_steps: int
+    peak_learning_rate: float
+    encoder_parameters: int
+    head_parameters: int
+    memory: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
+    """The figures for a number of images; raises RecipeError when the batch does not divide by the processes."""
+    t = recipe.training
+    if t.batch_size % processes:
+        raise RecipeError(
+            f"training.batch_size = {t.batch_size} does not divide by {processes} processes; "
+            f"use {t.batch_size // processes * processes or processes} or {(t.batch_size // processes + 1) * processes}"
+        )
+    if t.batch_size // processes < 1:
+        raise RecipeError(f"training.batch_size = {t.batch_size} is smaller than the {processes} processes")
+    f = recipe.architecture.feature_dim
+    return Plan(
+        images=images,
+        processes=processes,
+        global_batch=t.batch_size,
+        batch_per_process=t.batch_size // processes,
+        total_steps=step_count(t.epochs, images, t.batch_size),
+        warmup_steps=warmup_step_count(t.warmup_epochs, images, t.batch_size),
+        peak_learning_rate=peak_learning_rate(
+            recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling
+        ),
+        encoder_parameters=recipe.architecture.parameter_count(),
+        head_parameters=head_parameter_count(f, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head.num_layers),
+        memory=_memory(recipe, processes),
+    )
+
+
+def _memory(recipe: Recipe, processes: int) -> int:
+    """Weights, gradients and momenta in float32; what the backward pass needs of 2N/processes views; the views."""
+    t, size = recipe.training, recipe.augmentation.image_size
+    f, architecture = recipe.architecture.feature_dim, recipe.architecture
+    head = head_parameter_count(f, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head.num_layers)
+    copies = 4 if recipe.optimizer.name == "adam" else 3
+    rows = 2 * t.batch_size // processes
+    kept = architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
+    activations = rows * kept * (2 if t.precision == "bfloat16" else 4)
+    return 4 * copies * (architecture.parameter_count() + head) + activations + rows * 3 * size * size * 4

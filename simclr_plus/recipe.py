@@ -1,0 +1,391 @@
+"""The recipe: everything a run depends on, read from TOML, checked once, immutable, recorded whole. No torch.
+
+Each key is documented where it is declared; `simclr-plus recipes keys` prints them all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from simclr_plus.architecture import Architecture
+from simclr_plus.augmentations.law import MAX_STRENGTH, ViewLaw, simclr_law
+from simclr_plus.errors import NotFoundError, RecipeError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class About(_Section):
+    """What a reader wants to know before running a recipe."""
+
+    summary: Annotated[str, Field(description="what it trains, in one line")] = ""
+    source: Annotated[str, Field(description="where its numbers come from")] = ""
+    hardware: Annotated[str, Field(description="what it is meant to run on")] = ""
+    expected: Annotated[str, Field(description="the score to expect, marked as the paper's or as measured")] = ""
+
+
+class Data(_Section):
+    """The images."""
+
+    name: Annotated[
+        Literal["embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"],
+        Field(description='"embedded" ships with the package, "folder" is any folder, torchvision reads the rest'),
+    ] = "embedded"
+    root: Annotated[
+        str, Field(description="folder of the images; for torchvision's data sets the folder that holds theirs")
+    ] = "data"
+    download: Annotated[bool, Field(description="let torchvision download a missing data set into root")] = False
+    limit: Annotated[int, Field(ge=0, description="train on the first n images only; 0: all")] = 0
+    expected_images: Annotated[
+        int, Field(ge=0, description="images the recipe is made for; another number found is pointed out; 0: any")
+    ] = 0
+    on_bad_image: Annotated[
+        Literal["error", "skip"],
+        Field(
+            description="an unreadable image stops the run, or the next readable one takes its place and it is counted"
+        ),
+    ] = "error"
+    threads: Annotated[
+        int, Field(ge=0, description="threads a process that make views; 0: one for each core it may use")
+    ] = 0
+
+
+class Augmentation(_Section):
+    """The law of a view (paper, 3 and Appendix A)."""
+
+    image_size: Annotated[int, Field(ge=8, description="side of a view in pixels")] = 224
+    strength: Annotated[
+        float, Field(ge=0, le=MAX_STRENGTH, description="strength of the colour distortion: ImageNet 1.0, CIFAR 0.5")
+    ] = 1.0
+    min_scale: Annotated[float, Field(gt=0, le=1, description="smallest crop as a share of the image's area")] = 0.08
+    resize: Annotated[
+        Literal["bicubic", "bicubic_legacy"],
+        Field(description="the authors' TF2 kernel or their TF1 kernel (the paper's)"),
+    ] = "bicubic"
+    flip_prob: Annotated[Share, Field(description="probability of a left-right flip")] = 0.5
+    jitter_prob: Annotated[Share, Field(description="probability of the colour jitter")] = 0.8
+    gray_prob: Annotated[Share, Field(description="probability of the change to gray")] = 0.2
+    blur_prob: Annotated[Share, Field(description="probability of the blur; CIFAR: 0")] = 0.5
+    blur_sigma_group: Annotated[
+        int,
+        Field(ge=0, description="0: a sigma for each image; n: one for n images of the global batch (authors' code)"),
+    ] = 0
+    brightness_law: Annotated[
+        Literal["multiplicative", "additive"],
+        Field(description="x f (authors' code since June 2020) or x + d (the paper's experiments)"),
+    ] = "multiplicative"
+    random_order: Annotated[bool, Field(description="the four colour operations in random order")] = True
+
+
+class Encoder(_Section):
+    """The network f."""
+
+    depth: Annotated[Literal[18, 34, 50, 101, 152, 200], Field(description="layers of the ResNet")] = 50
+    width: Annotated[
+        float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
+    ] = 1
+    stem: Annotated[
+        Literal["imagenet", "cifar"],
+        Field(description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels"),
+    ] = "imagenet"
+    flavor: Annotated[
+        Literal["torchvision", "reference"],
+        Field(description="features equal to torchvision's and timm's, or the authors' network to the last detail"),
+    ] = "torchvision"
+
+
+class Head(_Section):
+    """The projection head g."""
+
+    num_layers: Annotated[int, Field(ge=0, le=8, description="0: none, 1: linear, 2: the paper's, 3: SimCLR v2's")] = 2
+    hidden_dim: Annotated[
+        int, Field(ge=0, description="width of the hidden layers; 0: that of the encoder's features")
+    ] = 0
+    output_dim: Annotated[int, Field(ge=2, description="dimensions of z")] = 128
+
+
+class Loss(_Section):
+    """NT-Xent."""
+
+    temperature: Annotated[float, Field(gt=0, description="temperature: ImageNet 0.1, CIFAR 0.5")] = 0.1
+    normalize: Annotated[bool, Field(description="l2-normalise z (the paper's cosine similarity)")] = True
+    reduction: Annotated[
+        Literal["paper", "reference"],
+        Field(description="mean over 2N rows, or the authors' sum of both views' means, twice as much gradient"),
+    ] = "reference"
+
+
+class Optimizer(_Section):
+    """The update rule."""
+
+    name: Annotated[Literal["lars", "sgd", "adam"], Field(description="LARS, SGD with Nesterov momentum, or Adam")] = (
+        "lars"
+    )
+    learning_rate: Annotated[float, Field(gt=0, description="base learning rate, before scaling with the batch")] = 0.3
+    learning_rate_scaling: Annotated[
+        Literal["linear", "sqrt", "none"], Field(description="peak = base B/256, base sqrt(B), or base")
+    ] = "linear"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of LARS and SGD")] = 0.9
+    weight_decay: Annotated[
+        float, Field(ge=0, description="weight decay; batch norms (and biases under LARS) are exempt")
+    ] = 1e-6
+    trust_coefficient: Annotated[float, Field(gt=0, description="LARS: scale of the trust ratio")] = 0.001
+    gradient_clip: Annotated[float, Field(ge=0, description="largest norm of the whole gradient; 0: no clipping")] = 0.0
+
+
+class Training(_Section):
+    """The loop."""
+
+    epochs: Annotated[float, Field(gt=0, description="passes over the images")] = 100
+    warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up")] = 10
+    batch_size: Annotated[int, Field(ge=2, description="images a step over all processes (the global batch N)")] = 4096
+    seed: Annotated[int, Field(ge=0, description="of the initial weights, the order and every augmentation")] = 0
+    global_batch_norm: Annotated[bool, Field(description="batch statistics over all processes")] = True
+    probe: Annotated[
+        bool, Field(description="train a linear classifier on the detached features alongside, where there are labels")
+    ] = True
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        Field(description="of convolutions and matrices (autocast); the loss is float32"),
+    ] = "float32"
+    channels_last: Annotated[bool, Field(description="memory layout of the images; faster for most networks")] = True
+    compile: Annotated[bool, Field(description="torch.compile the encoder")] = False
+    activation_checkpointing: Annotated[
+        bool, Field(description="keep only each block's input and compute the rest again: less memory, a third slower")
+    ] = False
+    init_from: Annotated[str, Field(description="encoder or checkpoint file to start the encoder from")] = ""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is one")] = "auto"
+
+
+class Checkpoints(_Section):
+    """What is kept on disk."""
+
+    every_epochs: Annotated[float, Field(gt=0, description="save each n epochs, and at the end")] = 1
+    keep_last: Annotated[int, Field(ge=1, description="newest checkpoints kept")] = 3
+    keep_every_epochs: Annotated[int, Field(ge=0, description="also keep for good one each n epochs; 0: none")] = 0
+
+
+class Monitor(_Section):
+    """What is written while training."""
+
+    log_every_steps: Annotated[int, Field(ge=1, description="steps between two lines of metrics.jsonl")] = 10
+    knn_every_epochs: Annotated[
+        float, Field(ge=0, description="epochs between two kNN evaluations on the test split (where labelled); 0: none")
+    ] = 0.0
+
+
+class Recipe(_Section):
+    """A whole recipe; every value has a default, every key is known."""
+
+    about: About = About()
+    data: Data = Data()
+    augmentation: Augmentation = Augmentation()
+    encoder: Encoder = Encoder()
+    head: Head = Head()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    checkpoints: Checkpoints = Checkpoints()
+    monitor: Monitor = Monitor()
+
+    @property
+    def architecture(self) -> Architecture:
+        """The encoder in numbers."""
+        e = self.encoder
+        return Architecture(depth=e.depth, width=e.width, stem=e.stem, flavor=e.flavor)
+
+    @property
+    def law(self) -> ViewLaw:
+        """The law of the views."""
+        a = self.augmentation
+        return simclr_law(
+            a.image_size,
+            a.strength,
+            min_scale=a.min_scale,
+            resize=a.resize,
+            flip_prob=a.flip_prob,
+            jitter_prob=a.jitter_prob,
+            gray_prob=a.gray_prob,
+            blur_prob=a.blur_prob,
+            blur_sigma_group=a.blur_sigma_group,
+            brightness_law=a.brightness_law,
+            random_order=a.random_order,
+        )
+
+    @property
+    def head_hidden_dim(self) -> int:
+        """Width of the head's hidden layers."""
+        return self.head.hidden_dim or self.architecture.feature_dim
+
+    def to_toml(self) -> str:
+        """Every key, as TOML."""
+        return tomli_w.dumps(self.model_dump())
+
+    def doubts(self) -> list[str]:
+        """Choices that are allowed but are known mistakes, each with its remedy."""
+        found = []
+        size, batch = self.augmentation.image_size, self.training.batch_size
+        if self.encoder.stem == "imagenet" and size <= 64:
+            found.append(f'encoder.stem = "imagenet" shrinks {size}-pixel views to {max(1, size // 32)}; use "cifar"')
+        if self.augmentation.blur_prob > 0 and size <= 32:
+            found.append(f"augmentation.blur_prob > 0 on {size}-pixel views: the authors switch blur off for CIFAR")
+        if self.optimizer.name == "lars" and batch < 256:
+            found.append(
+                f'optimizer.name = "lars" is made for large batches, not for {batch}; "sgd" or "adam" may do better'
+            )
+        if self.encoder.stem == "cifar" and size > 64:
+            found.append(
+                f'encoder.stem = "cifar" keeps {size}-pixel views at full size: slow, and much memory; use "imagenet"'
+            )
+        return found
+
+
+def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "recipe") -> Recipe:
+    """TOML text and `key.path=value` overrides -> a checked Recipe; raises RecipeError naming the key and remedy."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{origin} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply_override(values, override)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{origin}: {_explained(e)}" for e in error.errors())) from None
+    _check_together(recipe, origin)
+    return recipe
+
+
+def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
+    """A recipe by path, name or unique prefix of a shipped name; raises NotFoundError or RecipeError."""
+    path = find_recipe(path_or_name)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
+    return parse_recipe(text, overrides, origin=str(path_or_name))
+
+
+def find_recipe(path_or_name: str | Path) -> Path:
+    """The file of a recipe."""
+    path = Path(path_or_name)
+    if path.is_file():
+        return path
+    shipped = {p.stem: p for p in shipped_recipes()}
+    name = str(path_or_name)
+    if name in shipped:
+        return shipped[name]
+    starting = [s for s in shipped if s.startswith(name)]
+    if len(starting) == 1:
+        return shipped[starting[0]]
+    nearest = starting or difflib.get_close_matches(path.stem, shipped, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`simclr-plus recipes ls` lists the shipped ones"
+    raise NotFoundError(f"no recipe {name!r}: neither a file nor a shipped recipe; {hint}")
+
+
+def shipped_recipes() -> list[Path]:
+    """Files of the recipes that come with the package."""
+    folder = Path(str(files("simclr_plus.recipes")))
+    return sorted(folder.glob("*.toml"))
+
+
+def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
+    """(dotted key, type, default, help) of every key."""
+    for section, field in Recipe.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type) and issubclass(model, _Section)
+        for key, info in model.model_fields.items():
+            yield f"{section}.{key}", _type_name(info.annotation), info.default, info.description or ""
+
+
+def _type_name(annotation: Any) -> str:
+    if getattr(annotation, "__args__", None):
+        return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
+    return getattr(annotation, "__name__", str(annotation))
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    section, _, name = key.strip().partition(".")
+    if not equals:
+        raise RecipeError(f"override {override!r} has no value; write it as key.path=value, e.g. training.epochs=20")
+    known = [k for k, *_ in documented_keys()]
+    if key.strip() not in known:
+        raise RecipeError(f"unknown key {key.strip()!r} in override {override!r}{_did_you_mean(key.strip(), known)}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare string
+    table = values.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise RecipeError(f"{section} = {table!r} must be a table, [{section}]")
+    table[name] = value
+
+
+# what people type for a key
+_SYNONYMS = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "tau": "temperature",
+    "bs": "batch_size",
+    "batch": "batch_size",
+    "size": "image_size",
+    "warmup": "warmup_epochs",
+}
+
+
+def _did_you_mean(key: str, known: list[str]) -> str:
+    name = key.rsplit(".", 1)[-1]
+    name = _SYNONYMS.get(name, name)
+    same_name = [k for k in known if k.rsplit(".", 1)[-1] == name]
+    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if not near:
+        last = {k.rsplit(".", 1)[-1]: k for k in known}
+        near = [last[n] for n in difflib.get_close_matches(name, last, n=1, cutoff=0.6)]
+    return f"; did you mean {' or '.join(near)}?" if near else "; `simclr-plus recipes keys` lists them all"
+
+
+def _explained(error: Any) -> str:
+    """One line for one of pydantic's errors: key, value, remedy."""
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = [k for k, *_ in documented_keys()]
+        if len(error["loc"]) == 1:
+            sections = difflib.get_close_matches(key, list(Recipe.model_fields), n=1)
+            hint = f"; did you mean [{sections[0]}]?" if sections else _did_you_mean(key, known)
+            return f"unknown section or key {key!r}{hint}"
+        return f"unknown key {key!r}{_did_you_mean(key, known)}"
+    help_text = {k: text for k, _, _, text in documented_keys()}.get(key)
+    remedy = f" ({help_text})" if help_text else ""
+    message = str(error["msg"])
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{remedy}"
+
+
+def _check_together(recipe: Recipe, origin: str) -> None:
+    """What no single key shows."""
+    t = recipe.training
+    if t.warmup_epochs > t.epochs:
+        raise RecipeError(
+            f"{origin}: training.warmup_epochs = {t.warmup_epochs:g} is longer than training.epochs = {t.epochs:g}; "
+            "shorten the warm-up or train longer"
+        )
+    if recipe.architecture.channels(64) * 64 != recipe.encoder.width * 64 * 64:
+        raise RecipeError(
+            f"{origin}: encoder.width = {recipe.encoder.width} gives no whole number of channels; "
+            "use a multiple of 1/64, e.g. 0.25"
+        )
+    try:
+        _ = recipe.law
+    except ValueError as error:
+        raise RecipeError(f"{origin}: [augmentation] {error}") from None

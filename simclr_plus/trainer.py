@@ -1,0 +1,394 @@
+"""THE LOOP. Started by torchrun or alone on a run folder; goes on from the newest checkpoint there.
+
+python -m simclr_plus.trainer RUN
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from simclr_plus import distributed, metrics
+from simclr_plus.checkpoints import (
+    encoder_metadata,
+    load_checkpoint,
+    load_encoder,
+    restore,
+    save_checkpoint,
+    save_encoder,
+)
+from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable, open_images
+from simclr_plus.errors import CheckpointError, SimclrPlusError
+from simclr_plus.features import features_of, labels_of
+from simclr_plus.lars import LARS, parameter_groups
+from simclr_plus.loading import Batch, ViewBatches, compile_views
+from simclr_plus.losses import contrastive_metrics, nt_xent
+from simclr_plus.model import SimCLR, build_model
+from simclr_plus.plan import Plan, make_plan
+from simclr_plus.progress import TrainingProgress
+from simclr_plus.recipe import Recipe
+from simclr_plus.runs import Run, machine
+from simclr_plus.schedules import warmup_cosine
+
+FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
+KNN_BANK, KNN_QUERIES, KNN_K = 4000, 2000, 20  # the monitor's kNN: fixed, so that runs can be compared
+
+
+@dataclass
+class Training:
+    """What the loop works on."""
+
+    run: Run
+    recipe: Recipe
+    plan: Plan
+    images: Images
+    model: SimCLR
+    optimizer: Optimizer
+    device: torch.device
+    progress: TrainingProgress
+    step: int = 0  # updates done
+
+    @property
+    def is_main(self) -> bool:
+        """Process 0 alone writes the run folder."""
+        return distributed.rank() == 0
+
+    def crossed(self, epochs: float, step: int | None = None) -> bool:
+        """Whether the last update completed a multiple of `epochs` epochs (0: never)."""
+        step = self.step if step is None else step
+        per = epochs * self.plan.images / self.plan.global_batch
+        return epochs > 0 and int(step / per) > int((step - 1) / per)
+
+
+def train(run: Run, *, quiet: bool = False) -> str:
+    """Train a run to its end or until it is asked to stop; returns "finished" or "stopped".
+
+    Raises SimclrPlusError with a plain message; the newest complete checkpoint stays in the run folder.
+    """
+    recipe = run.recipe()
+    device = distributed.start(recipe.training.device)
+    with _stop_on_signals() as stop:
+        try:
+            training = _prepare(run, recipe, device, quiet)
+            with training.progress:
+                return _loop(training, stop)
+        except torch.OutOfMemoryError as error:
+            raise SimclrPlusError(
+                f"out of memory on {device} ({str(error).splitlines()[0]}); lower training.batch_size, or set "
+                'training.precision = "bfloat16" or training.activation_checkpointing = true'
+            ) from None
+
+
+def _loop(t: Training, stop: _StopRequest) -> str:
+    recipe, every = t.recipe, t.recipe.monitor.log_every_steps
+    batches = ViewBatches(
+        t.images,
+        recipe.law,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        rank=distributed.rank(),
+        processes=distributed.world_size(),
+        threads=recipe.data.threads,
+        skip_bad_images=recipe.data.on_bad_image == "skip",
+    )
+    model = _in_processes(t)
+    clock = _Clock(t.step)
+    first_bad = torch.full((), t.plan.total_steps, device=t.device)
+    for batch in batches.batches(t.step, t.plan.total_steps):
+        rate = warmup_cosine(
+            t.step, peak=t.plan.peak_learning_rate, warmup_steps=t.plan.warmup_steps, total_steps=t.plan.total_steps
+        )
+        outputs = _update(t, model, batch, rate)
+        first_bad = torch.where(torch.isfinite(outputs.objective), first_bad, first_bad.clamp(max=t.step))
+        t.step += 1
+        clock.waited += batch.waited
+
+        last = t.step == t.plan.total_steps
+        save = last or t.crossed(recipe.checkpoints.every_epochs) or t.crossed(recipe.checkpoints.keep_every_epochs)
+        if t.step % every == 0 or save:
+            _require_finite(t, first_bad, rate)
+            line = _measure(t, outputs, rate, clock, batches)
+            if t.crossed(recipe.monitor.knn_every_epochs) or (last and recipe.monitor.knn_every_epochs):
+                line |= _knn_accuracy(t)
+                clock.restart(t.step)
+            if t.is_main:
+                t.run.log_metrics(line)
+                t.progress.show(line)
+            asked = distributed.any_process(stop.asked or (t.is_main and t.run.stop_file.exists()), t.device)
+            if save or asked:
+                _save(t)
+            if asked and not last:
+                return _leave(t, STOPPED, signal=stop.signal_number)
+    return _leave(t, FINISHED)
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    h: Tensor
+    z0: Tensor
+    z1: Tensor
+    loss: Tensor
+    objective: Tensor
+    probe_accuracy: Tensor | None
+
+
+def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Outputs:
+    """One step of SimCLR: both views through f and g in one pass, NT-Xent over the global batch, one update."""
+    recipe = t.recipe
+    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+    images = batch.views.to(t.device, non_blocking=True, memory_format=layout)
+    with torch.autocast(t.device.type, torch.bfloat16, enabled=recipe.training.precision == "bfloat16"):
+        h, z, logits = model(images)
+    z0, z1 = z.float().chunk(2)
+    loss = nt_xent(z0, z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True)
+    objective = loss * 2 if recipe.loss.reduction == "reference" else loss
+    accuracy = None
+    if logits is not None:
+        labels = batch.labels.to(t.device, non_blocking=True).repeat(2)
+        objective = objective + F.cross_entropy(logits.float(), labels)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    t.optimizer.zero_grad(set_to_none=True)
+    objective.backward()  # type: ignore[no-untyped-call]
+    if recipe.optimizer.gradient_clip:
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.gradient_clip)
+    for group in t.optimizer.param_groups:
+        group["lr"] = rate
+    t.optimizer.step()
+    return _Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
+
+
+def _measure(t: Training, o: _Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
+    """A line of metrics.jsonl; every process takes part, each mean is over the global batch."""
+    recipe = t.recipe
+    accuracy, entropy = contrastive_metrics(
+        o.z0, o.z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True
+    )
+    own = torch.stack(
+        [o.loss, accuracy, entropy, o.loss.new_tensor(0.0) if o.probe_accuracy is None else o.probe_accuracy]
+    )
+    loss, accuracy_mean, entropy_mean, probe = (distributed.sum_over_processes(own) / distributed.world_size()).tolist()
+    line: dict[str, Any] = {
+        "step": t.step,
+        "epoch": t.step * t.plan.global_batch / t.plan.images,
+        "images": t.step * t.plan.global_batch,
+        "time": time.time(),
+        "loss": loss,
+        "contrastive_accuracy": accuracy_mean,
+        "contrastive_entropy": entropy_mean,
+    }
+    if o.probe_accuracy is not None:
+        line["probe_accuracy"] = probe
+    line |= {
+        "learning_rate": rate,
+        **clock.rates(t.step, t.plan.global_batch),
+        "feature_std": metrics.feature_std(o.h),
+        "effective_rank": metrics.effective_rank(o.h[:1024]),
+    }
+    if recipe.data.on_bad_image == "skip":
+        line["images_skipped"] = _note_skipped(t, batches)
+    return line
+
+
+class _Clock:
+    """Seconds since the last line, and how many of them the loop waited for data."""
+
+    def __init__(self, step: int) -> None:
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self.step, self.started, self.waited = step, time.perf_counter(), 0.0
+
+    def rates(self, step: int, batch_size: int) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.started, 1e-9)
+        found = {
+            "images_per_second": (step - self.step) * batch_size / seconds,
+            "data_wait": min(1.0, self.waited / seconds),
+        }
+        self.restart(step)
+        return found
+
+
+def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Training:
+    images = open_images(recipe.data, PRETRAIN)
+    check_trainable(images, recipe.training.batch_size)
+    plan = make_plan(recipe, len(images), distributed.world_size())
+    classes = len(images.classes) if recipe.training.probe and images.labels is not None else 0
+    model = build_model(recipe, classes)
+    if recipe.training.init_from:
+        _start_from(model, recipe)
+    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+    model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    model.train()
+    optimizer = build_optimizer(model, recipe)
+    checkpoints = run.checkpoint_files()
+    step = 0
+    if checkpoints:
+        checkpoint = load_checkpoint(checkpoints[-1])
+        restore(checkpoint, model, optimizer)
+        step = checkpoint.step
+    compile_views(recipe.law)
+    if recipe.training.compile:
+        model.encoder.compile()
+    is_main = distributed.rank() == 0
+    progress = TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main)
+    if is_main:
+        run.stop_file.unlink(missing_ok=True)
+        run.log_event("resume" if step else "start", step=step, processes=plan.processes, **machine())
+        if recipe.data.expected_images and recipe.data.expected_images != len(images):
+            progress.say(
+                f"note: {images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
+            )
+    return Training(run, recipe, plan, images, model, optimizer, device, progress, step)
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
+    """LARS, SGD with Nesterov momentum or Adam; batch norms are exempt from decay, the probe from LARS's adaptation."""
+    o = recipe.optimizer
+    if o.name == "lars":
+        groups = _lars_groups(model, o.weight_decay)
+        return LARS(groups, lr=0.0, momentum=o.momentum, trust_coefficient=o.trust_coefficient)
+    norms = {id(p) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}
+    groups = [
+        {"params": [p for p in model.parameters() if id(p) not in norms], "weight_decay": o.weight_decay},
+        {"params": [p for p in model.parameters() if id(p) in norms], "weight_decay": 0.0},
+    ]
+    if o.name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
+    return torch.optim.Adam(groups, lr=0.0)
+
+
+def _lars_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """As the authors: the probe's kernel decays but is not adapted (head_supervised is on LARS's exclude list)."""
+    groups = parameter_groups(model, weight_decay)
+    probe = getattr(model, "probe", None)
+    if probe is not None:
+        groups[0]["params"] = [p for p in groups[0]["params"] if p is not probe.weight]
+        groups.append({"params": [probe.weight], "weight_decay": weight_decay, "adapt": False})
+    return groups
+
+
+def _start_from(model: SimCLR, recipe: Recipe) -> None:
+    given = load_encoder(recipe.training.init_from)
+    if given.architecture != recipe.architecture:
+        raise CheckpointError(
+            f"training.init_from = {recipe.training.init_from!r} holds {given.architecture}, the recipe "
+            f"{recipe.architecture}; set [encoder] to match"
+        )
+    model.encoder.load_state_dict(given.state_dict())
+
+
+def _in_processes(t: Training) -> nn.Module:
+    if distributed.world_size() == 1:
+        return t.model
+    devices = [t.device.index] if t.device.type == "cuda" else None
+    return DistributedDataParallel(t.model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def _require_finite(t: Training, first_bad: Tensor, rate: float) -> None:
+    """All processes stop together when a loss was not finite since the last look."""
+    bad = int(distributed.all_gather(first_bad).min()) if distributed.world_size() > 1 else int(first_bad)
+    if bad < t.plan.total_steps:
+        saved = t.run.checkpoint_files()
+        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
+        raise SimclrPlusError(
+            f"the loss is not finite at step {bad} (learning rate {rate:.6g}): training stopped; {good}. Lower "
+            "optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
+        )
+
+
+def _knn_accuracy(t: Training) -> dict[str, float]:
+    """kNN on held-out images by process 0 (20 neighbours among 4,000 training images, 2,000 queries)."""
+    found: dict[str, float] = {}
+    if t.is_main and t.images.labels is not None:
+        bank, queries = (open_images(t.recipe.data, split) for split in (TRAIN, TEST))
+        bank, queries = _every_nth(bank, KNN_BANK), _every_nth(queries, KNN_QUERIES)
+        h_bank, h = (features_of(t.model.encoder, i, t.recipe.law, device=t.device) for i in (bank, queries))
+        scores = metrics.knn_scores(h, h_bank, labels_of(bank), len(bank.classes), k=KNN_K)
+        found["knn_accuracy"] = metrics.top_k_accuracy(scores, labels_of(queries), 1)
+    distributed.barrier()
+    return found
+
+
+def _every_nth(images: Images, count: int) -> Images:
+    return images.subset(torch.arange(0, len(images), max(1, len(images) // count)).numpy()[:count])
+
+
+def _note_skipped(t: Training, batches: ViewBatches) -> int:
+    """Images skipped so far, over all processes; process r lists its own in logs/skipped.r.txt."""
+    if batches.skipped:
+        t.run.logs.mkdir(exist_ok=True)
+        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_text("\n".join(sorted(batches.skipped)) + "\n")
+    return int(distributed.sum_over_processes(torch.tensor([float(len(batches.skipped))], device=t.device)).item())
+
+
+def _save(t: Training) -> None:
+    """Save a checkpoint, then drop those that the recipe does not keep."""
+    if t.is_main:
+        path = t.run.checkpoint_file(t.step)
+        save_checkpoint(path, t.model, t.optimizer, step=t.step, recipe=t.recipe, classes=t.images.classes)
+        t.run.log_event("checkpoint", step=t.step, file=path.name)
+        for old in t.run.checkpoint_files()[: -t.recipe.checkpoints.keep_last]:
+            if not t.crossed(t.recipe.checkpoints.keep_every_epochs, step=int(old.stem.removeprefix("step_"))):
+                old.unlink()
+    distributed.barrier()
+
+
+def _leave(t: Training, reason: str, **values: Any) -> str:
+    if t.is_main:
+        if reason == FINISHED:
+            save_encoder(t.model.encoder, t.run.path / "encoder.safetensors", encoder_metadata(t.recipe, t.step))
+        t.run.log_event("exit", reason=reason, step=t.step, **values)
+    return reason
+
+
+class _StopRequest:
+    asked = False
+    signal_number = 0
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[_StopRequest]:
+    """SIGINT, SIGTERM and SIGUSR2 ask the loop to save and leave; a second SIGINT interrupts at once."""
+    request = _StopRequest()
+
+    def ask(number: int, _frame: Any) -> None:
+        if request.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        request.asked, request.signal_number = True, number
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Entry of a process that torchrun started; a failure is told in events.jsonl, for whoever launched it."""
+    run = Run(Path(sys.argv[1]))
+    try:
+        train(run, quiet="--quiet" in sys.argv[2:])
+    except SimclrPlusError as error:
+        run.log_event("exit", reason=FAILED, message=str(error), exit_code=error.exit_code, rank=distributed.rank())
+        sys.stderr.write(f"{error}\n")
+        sys.stderr.flush()
+        os._exit(error.exit_code)  # other processes may wait in a collective: do not wait for them
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Global batch norm in one process: the authors' numbers, numpy's formula, PyTorch's layers and their conversion.
+
+Over two processes it is tested in test_distributed_parts.py.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "syncbn.npz")
+
+
+def channels_first(x: np.ndarray) -> Tensor:
+    """[replicas, rows, H, W, C] -> [all rows, C, H, W]."""
+    return torch.from_numpy(np.ascontiguousarray(x.reshape(-1, *x.shape[2:]).transpose(0, 3, 1, 2)))
+
+
+def test_the_concatenated_batch_gives_the_authors_two_replicas() -> None:
+    norm = GlobalBatchNorm2d(5).train()
+    x = channels_first(GOLDEN["x"]).requires_grad_()
+    y = torch.relu(norm(x))
+    (y.square().sum() / 100).backward()
+    torch.testing.assert_close(y.detach(), channels_first(GOLDEN["y"]), rtol=0, atol=2e-6)
+    torch.testing.assert_close(x.grad, channels_first(GOLDEN["grad_x"]), rtol=0, atol=1e-7)
+    torch.testing.assert_close(norm.running_mean, torch.from_numpy(GOLDEN["moving_mean"]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(norm.running_var, torch.from_numpy(GOLDEN["moving_variance"]), rtol=0, atol=2e-6)
+
+
+def batch_norm_in_numpy(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, grad_y: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Forward and backward pass of channel axis 1, by the formulas of Ioffe and Szegedy (2015)."""
+    rows = tuple(d for d in range(x.ndim) if d != 1)
+    count = x.size // x.shape[1]
+
+    def wide(v: np.ndarray) -> np.ndarray:
+        return v.reshape(1, -1, *[1] * (x.ndim - 2))
+
+    mean = x.sum(rows) / count
+    variance = ((x - wide(mean)) ** 2).sum(rows) / count
+    std = np.sqrt(variance + 1e-5)
+    hat = (x - wide(mean)) / wide(std)
+    d_hat = grad_y * wide(weight)
+    d_variance = (d_hat * (x - wide(mean))).sum(rows) * -0.5 * std**-3
+    d_mean = -(d_hat.sum(rows) / std)
+    return {
+        "y": hat * wide(weight) + wide(bias),
+        "mean": mean,
+        "variance": variance,
+        "x": d_hat / wide(std) + wide(d_variance) * 2 * (x - wide(mean)) / count + wide(d_mean) / count,
+        "weight": (grad_y * hat).sum(rows),
+        "bias": grad_y.sum(rows),
+    }
+
+
+@given(
+    shape=st.one_of(
+        st.tuples(st.integers(3, 12), st.integers(1, 4)),
+        st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(2, 5)),
+        st.tuples(st.integers(2, 4), st.integers(1, 4), st.integers(1, 4), st.integers(2, 4)),
+    ),
+    center=st.booleans(),
+    momentum=st.sampled_from([0.1, 0.3]),
+    seed=st.integers(0, 2**31),
+)
+@settings(deadline=None, max_examples=60)
+def test_forward_backward_and_running_statistics_follow_the_formula(
+    shape: tuple[int, ...], center: bool, momentum: float, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    kind = GlobalBatchNorm2d if len(shape) == 4 else GlobalBatchNorm1d
+    norm = kind(shape[1], momentum=momentum, center=center).double().train()
+    values, grad_y = 3 * random.standard_normal(shape) + 1, random.standard_normal(shape)
+    weight = random.uniform(0.5, 2, shape[1])
+    bias = random.standard_normal(shape[1]) if center else np.zeros(shape[1])
+    with torch.no_grad():
+        norm.weight.copy_(torch.from_numpy(weight))
+        if center:
+            norm.bias.copy_(torch.from_numpy(bias))
+    expected = batch_norm_in_numpy(values, weight, bias, grad_y)
+    x = torch.from_numpy(values.copy()).requires_grad_()
+    y = norm(x)
+    y.backward(torch.from_numpy(grad_y))
+    np.testing.assert_allclose(y.detach().numpy(), expected["y"], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(x.grad.numpy(), expected["x"], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(norm.weight.grad.numpy(), expected["weight"], rtol=1e-8, atol=1e-8)
+    if center:
+        np.testing.assert_allclose(norm.bias.grad.numpy(), expected["bias"], rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(norm.running_mean.numpy(), momentum * expected["mean"], rtol=1e-8, atol=1e-8)
+    running = 1 - momentum + momentum * expected["variance"]
+    np.testing.assert_allclose(norm.running_var.numpy(), running, rtol=1e-8, atol=1e-8)
+    assert norm.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("shape", [(7, 3), (4, 3, 5, 6)])
+def test_it_is_pytorchs_layer_but_for_the_biased_running_variance(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    theirs = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(3)
+    ours = (GlobalBatchNorm2d if len(shape) == 4 else GlobalBatchNorm1d)(3)
+    nn.init.uniform_(theirs.weight)
+    nn.init.uniform_(theirs.bias)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    for _ in range(3):
+        x = 2 * torch.randn(shape) + 1
+        torch.testing.assert_close(ours.train()(x), theirs.train()(x))
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    rows = x.numel() // 3
+    # of the running variance 0.9^3 is still the start, which nothing biases
+    start = 0.9**3
+    torch.testing.assert_close(ours.running_var - start, (theirs.running_var - start) * (rows - 1) / rows)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+def test_evaluation_reads_the_running_statistics_and_leaves_them_alone() -> None:
+    norm = GlobalBatchNorm1d(2).eval()
+    norm.running_mean.copy_(torch.tensor([1.0, -2.0]))
+    norm.running_var.copy_(torch.tensor([4.0, 0.25]))
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    y = norm(torch.tensor([[3.0, -1.0]]))
+    torch.testing.assert_close(y, torch.tensor([[1.0, 2.0]]), rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
+
+
+def test_without_centre_there_is_no_offset_to_train_or_save() -> None:
+    norm = GlobalBatchNorm1d(4, center=False)
+    assert [name for name, _ in norm.named_parameters()] == ["weight"]
+    assert set(norm.state_dict()) == {"weight", "running_mean", "running_var", "num_batches_tracked"}
+    x = torch.randn(6, 4)
+    torch.testing.assert_close(norm(x).mean(dim=0), torch.zeros(4), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "norm, shape", [(GlobalBatchNorm1d(3), (4, 3, 2, 2)), (GlobalBatchNorm2d(3), (4, 3)), (GlobalBatchNorm1d(3), (3,))]
+)
+def test_a_wrong_shape_is_refused_by_value(norm: nn.Module, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="takes") as error:
+        norm(torch.ones(shape))
+    assert str(shape) in str(error.value)
+
+
+# conversion
+
+
+def small_net() -> nn.Sequential:
+    torch.manual_seed(0)
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=1e-3, momentum=0.2), nn.ReLU())
+    net = nn.Sequential(inner, nn.Flatten(), nn.Linear(36, 5), nn.BatchNorm1d(5))
+    for _ in range(2):
+        net(torch.randn(6, 3, 5, 5))
+    return net
+
+
+def test_conversion_keeps_weights_statistics_settings_and_the_parameters_themselves() -> None:
+    net = small_net()
+    parameters = list(net.parameters())
+    state = {key: value.clone() for key, value in net.state_dict().items()}
+    x = torch.randn(6, 3, 5, 5)
+    expected = net.eval()(x)
+    converted = convert_global_batch_norm(net)
+    assert converted is net
+    assert type(net[0][1]) is GlobalBatchNorm2d
+    assert type(net[3]) is GlobalBatchNorm1d
+    assert (net[0][1].eps, net[0][1].momentum) == (1e-3, 0.2)
+    assert all(new is old for new, old in zip(net.parameters(), parameters, strict=True))
+    assert list(net.state_dict()) == list(state)
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert torch.equal(net(x), expected)
+
+
+def test_conversion_changes_no_training_output_in_one_process() -> None:
+    x = torch.randn(6, 3, 5, 5)
+    torch.testing.assert_close(convert_global_batch_norm(small_net()).train()(x), small_net().train()(x))
+
+
+def test_conversion_keeps_who_trains_and_who_evaluates() -> None:
+    net = small_net().train()
+    net[0].eval()
+    convert_global_batch_norm(net)
+    assert (net[0][1].training, net[3].training) == (False, True)
+
+
+def test_conversion_takes_a_bare_layer_a_synchronised_one_and_one_already_global() -> None:
+    bare = nn.BatchNorm1d(3)
+    assert type(convert_global_batch_norm(bare)) is GlobalBatchNorm1d
+    synchronised = nn.SyncBatchNorm(3)
+    assert type(convert_global_batch_norm(nn.Sequential(synchronised))[0]) is GlobalBatchNorm2d
+    already = GlobalBatchNorm1d(3, center=False)
+    assert convert_global_batch_norm(nn.Sequential(already))[0] is already
+
+
+def test_conversion_keeps_frozen_parameters_frozen_and_doubles_double() -> None:
+    net = small_net().double()
+    net[0][1].requires_grad_(False)
+    convert_global_batch_norm(net)
+    assert not net[0][1].weight.requires_grad
+    assert net[3].weight.requires_grad
+    assert {value.dtype for value in net.state_dict().values() if value.is_floating_point()} == {torch.float64}
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.BatchNorm2d(3, affine=False), nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm2d(3, momentum=None)],
+)
+def test_a_layer_that_cannot_become_global_is_refused(layer: nn.Module) -> None:
+    with pytest.raises(ValueError, match="cannot become global"):
+        convert_global_batch_norm(nn.Sequential(layer))

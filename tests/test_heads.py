@@ -1,0 +1,132 @@
+"""The projection head against the authors' numbers, layer by layer, and its parts against plain matrix products."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from simclr_plus.architecture import head_parameter_count
+from simclr_plus.heads import SimCLRProjectionHead
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "head.npz")
+CASES = [str(case) for case in GOLDEN["cases"]]
+OURS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+
+
+def our_name(name: str) -> str:
+    """The authors' variable in our Sequential, whose layers are Linear, norm, ReLU, Linear, norm, ..."""
+    layer, part = re.fullmatch(r"projection_head/nl_(\d+)/.*/(\w+):0", name).groups()
+    return f"layers.{3 * int(layer)}.weight" if part == "kernel" else f"layers.{3 * int(layer) + 1}.{OURS[part]}"
+
+
+def as_ours(values: np.ndarray) -> Tensor:
+    """A dense kernel (in, out) becomes a weight (out, in)."""
+    return torch.from_numpy(np.ascontiguousarray(values.T))
+
+
+def authors_head(case: str) -> SimCLRProjectionHead:
+    names = [str(name) for name in GOLDEN[f"{case}/names"]]
+    (input_dim, output_dim), layers = (GOLDEN[f"{case}/{key}"].shape[1] for key in ("x", "eval_z")), int(case[4])
+    head = SimCLRProjectionHead(input_dim, input_dim, output_dim, num_layers=layers)
+    weights = {our_name(name): as_ours(GOLDEN[f"{case}/w/{i}"]) for i, name in enumerate(names)}
+    tracked = {key: value for key, value in head.state_dict().items() if key.endswith("num_batches_tracked")}
+    head.load_state_dict(weights | tracked, strict=True)
+    return head
+
+
+def close(got: Tensor, expected: np.ndarray, said: str, tolerance: float) -> None:
+    scale = max(1e-3, np.abs(expected).max())
+    np.testing.assert_allclose(got.detach().numpy() / scale, expected / scale, rtol=0, atol=tolerance, err_msg=said)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_in_evaluation_it_gives_the_authors_projection(case: str) -> None:
+    head = authors_head(case).eval()
+    close(head(torch.from_numpy(GOLDEN[f"{case}/x"])), GOLDEN[f"{case}/eval_z"], "z", 2e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.endswith("globalbn1")])
+def test_every_layer_gives_what_the_authors_fine_tune_from(case: str) -> None:
+    head = authors_head(case).eval()
+    h = torch.from_numpy(GOLDEN[f"{case}/x"])
+    layers = int(case[4])
+    for selector in range(layers + 1):
+        upto = 3 * selector - (selector == layers)  # the last norm is followed by no ReLU
+        close(head.layers[:upto](h.clone()), GOLDEN[f"{case}/eval_sel{selector}"], f"selector {selector}", 2e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_in_training_projection_gradients_and_running_statistics_are_the_authors(case: str) -> None:
+    head = authors_head(case).train()
+    x = torch.from_numpy(GOLDEN[f"{case}/x"]).requires_grad_()
+    z = head(x)
+    (z * torch.cos(torch.arange(z.numel(), dtype=torch.float32)).view_as(z)).sum().backward()
+    # the authors' variance is E[x^2] - mean^2 in float32, which costs about 1e-4 of the numbers behind it
+    close(z, GOLDEN[f"{case}/train_z"], "z", 1e-3)
+    close(x.grad, GOLDEN[f"{case}/grad_x"], "gradient of x", 1e-3)
+    parameters, buffers = dict(head.named_parameters()), dict(head.named_buffers())
+    trained = [our_name(str(name)) for name in GOLDEN[f"{case}/trainable_names"]]
+    assert set(trained) == set(parameters)
+    for i, name in enumerate(trained):
+        close(parameters[name].grad, GOLDEN[f"{case}/grad_w/{i}"].T, f"gradient of {name}", 1e-3)
+    for i, name in enumerate(GOLDEN[f"{case}/names"]):
+        if "moving" in str(name):
+            close(buffers[our_name(str(name))], GOLDEN[f"{case}/after/{i}"], str(name), 1e-4)
+
+
+def test_the_papers_head_is_two_matrices_with_norms_between_and_after() -> None:
+    torch.manual_seed(0)
+    head = SimCLRProjectionHead(6, 5, 4, num_layers=2).double().eval()
+    first, _, _, second, last = head.layers
+    h = torch.randn(3, 6, dtype=torch.float64)
+    expected = torch.relu(h @ first.weight.T / (1 + 1e-5) ** 0.5) @ second.weight.T / (1 + 1e-5) ** 0.5
+    torch.testing.assert_close(head(h), expected)
+    assert [name for name, _ in last.named_parameters()] == ["weight"]
+
+
+def test_without_layers_z_is_h() -> None:
+    head = SimCLRProjectionHead(7, num_layers=0)
+    h = torch.randn(2, 7)
+    assert torch.equal(head(h), h)
+    assert head.output_dim == 7
+    assert not list(head.parameters())
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_weights_start_from_a_normal_of_deviation_0_01(num_layers: int) -> None:
+    torch.manual_seed(0)
+    head = SimCLRProjectionHead(300, 200, 100, num_layers=num_layers)
+    assert head.output_dim == 100
+    linears = [layer for layer in head.layers if isinstance(layer, nn.Linear)]
+    assert len(linears) == num_layers
+    for linear in linears:
+        assert linear.bias is None
+        assert linear.weight.mean().item() == pytest.approx(0, abs=3e-4)
+        assert linear.weight.std().item() == pytest.approx(0.01, rel=0.03)
+        # not truncated: a normal has 4.6 % beyond two deviations, one cut there has none
+        assert (linear.weight.abs() > 0.02).float().mean().item() == pytest.approx(0.0455, abs=0.006)
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2, 3, 4])
+def test_the_closed_form_counts_the_parameters(num_layers: int) -> None:
+    head = SimCLRProjectionHead(12, 9, 5, num_layers=num_layers)
+    count = sum(parameter.numel() for parameter in head.parameters())
+    assert head_parameter_count(12, 9, 5, num_layers) == count
+
+
+def test_the_authors_head_of_three_layers_has_8_659_072_parameters() -> None:
+    assert head_parameter_count(2048, 2048, 128, 3) == 8_659_072
+
+
+def test_the_absent_offset_is_not_saved() -> None:
+    names = set(SimCLRProjectionHead(8, 8, 4).state_dict())
+    assert "layers.1.bias" in names
+    assert "layers.4.bias" not in names
+
+
+def test_fewer_than_no_layers_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_layers = -1"):
+        SimCLRProjectionHead(num_layers=-1)

@@ -1,0 +1,241 @@
+"""LARS against the authors' optimizer, step by step, and against its formula in numpy float64."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.lars import LARS, parameter_groups
+
+GOLDEN = np.load(Path(__file__).parent / "golden" / "lars.npz")
+NAMES = [str(name) for name in GOLDEN["names"]]
+CONFIGS = json.loads(str(GOLDEN["config_json"]))
+SGD = np.load(Path(__file__).parent / "golden" / "sgd.npz")
+
+
+def groups_of(weights: list[Tensor], config: dict[str, Any]) -> list[dict[str, Any]]:
+    """One group a variable, exempt by regular expressions on its name as in the authors' constructor."""
+    no_decay = config.get("exclude_from_weight_decay") or []
+    no_adaptation = config.get("exclude_from_layer_adaptation") or no_decay
+
+    def matches(name: str, patterns: list[str]) -> bool:
+        return any(re.search(pattern, name) for pattern in patterns)
+
+    return [
+        {
+            "params": [weight],
+            "weight_decay": 0.0 if matches(name, no_decay) else config["weight_decay"],
+            "adapt": not matches(name, no_adaptation),
+        }
+        for name, weight in zip(NAMES, weights, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_six_steps_give_the_authors_weights_and_momenta(name: str) -> None:
+    config = CONFIGS[name]
+    weights = [nn.Parameter(torch.from_numpy(GOLDEN[f"init/{i}"].copy())) for i in range(len(NAMES))]
+    optimizer = LARS(
+        groups_of(weights, config),
+        lr=0.0,
+        momentum=config["momentum"],
+        trust_coefficient=config.get("eeta", 0.001),
+        nesterov=config.get("use_nesterov", False),
+        classic_momentum=config.get("classic_momentum", True),
+    )
+    for step, rate in enumerate(GOLDEN["lrs"]):
+        for i, weight in enumerate(weights):
+            weight.grad = torch.from_numpy(GOLDEN[f"grad/{step}/{i}"].copy())
+        for group in optimizer.param_groups:
+            group["lr"] = float(rate)
+        optimizer.step()
+        for i, weight in enumerate(weights):
+            said = f"{NAMES[i]} after step {step}"
+            expected = GOLDEN[f"{name}/param/{step}/{i}"]
+            close(weight.detach().numpy(), expected, said)
+            velocity = optimizer.state[weight]["momentum_buffer"].numpy()
+            close(velocity, GOLDEN[f"{name}/mom/{step}/{i}"], f"momentum of {said}")
+
+
+def close(got: np.ndarray, expected: np.ndarray, said: str) -> None:
+    """The largest error against the largest entry: small entries are differences of large ones."""
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(got, expected, rtol=0, atol=max(1e-6 * scale, 1e-12), err_msg=said)
+
+
+@pytest.mark.parametrize("suffix, rates", [("", SGD["lrs"]), ("_constlr0.1", [0.1] * 6)])
+def test_the_authors_momentum_optimizer_is_sgd_with_nesterov(suffix: str, rates: list[float]) -> None:
+    weights = [nn.Parameter(torch.from_numpy(SGD[f"init/{i}"].copy())) for i in range(3)]
+    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9, nesterov=True)
+    for step, rate in enumerate(rates):
+        for i, weight in enumerate(weights):
+            weight.grad = torch.from_numpy(SGD[f"grad/{step}/{i}"].copy())
+        optimizer.param_groups[0]["lr"] = float(rate)
+        optimizer.step()
+        for i, weight in enumerate(weights):
+            expected = SGD[f"tf1_momentum_nesterov{suffix}/param/{step}/{i}"]
+            np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def lars_in_numpy(
+    w: np.ndarray,
+    v: np.ndarray,
+    g: np.ndarray,
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    trust_coefficient: float,
+    nesterov: bool,
+    classic: bool,
+    adapt: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step of one tensor, from the description of the authors' optimizer."""
+
+    def trust(u: np.ndarray) -> float:
+        norm_w, norm_u = np.sqrt((w * w).sum()), np.sqrt((u * u).sum())
+        return trust_coefficient * norm_w / norm_u if adapt and norm_w > 0 and norm_u > 0 else 1.0
+
+    g = g + weight_decay * w
+    if classic:
+        scaled = lr * trust(g) * g
+        v = momentum * v + scaled
+        return w - (momentum * v + scaled if nesterov else v), v
+    v = momentum * v + g
+    u = momentum * v + g if nesterov else v
+    return w - lr * trust(u) * u, v
+
+
+@pytest.mark.parametrize("classic", [True, False])
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adapt", [True, False])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
+def test_twenty_steps_follow_the_formula(classic: bool, nesterov: bool, adapt: bool, weight_decay: float) -> None:
+    random = np.random.default_rng(0)
+    settings = {"momentum": 0.8, "weight_decay": weight_decay, "trust_coefficient": 0.02, "nesterov": nesterov}
+    expected = [random.standard_normal(shape) for shape in ((3, 2, 3, 3), (5, 7), (4,), ())]
+    velocities = [np.zeros_like(w) for w in expected]
+    weights = [nn.Parameter(torch.from_numpy(w.copy())) for w in expected]
+    optimizer = LARS([{"params": weights, "adapt": adapt}], lr=1.0, classic_momentum=classic, **settings)
+    for step in range(20):
+        lr = 0.1 * step
+        optimizer.param_groups[0]["lr"] = lr
+        for i, weight in enumerate(weights):
+            g = np.asarray(random.standard_normal(expected[i].shape))
+            weight.grad = torch.from_numpy(g.copy())
+            expected[i], velocities[i] = lars_in_numpy(
+                expected[i], velocities[i], g, lr=lr, classic=classic, adapt=adapt, **settings
+            )
+        optimizer.step()
+    for i, weight in enumerate(weights):
+        np.testing.assert_allclose(weight.detach().numpy(), expected[i], rtol=1e-10)
+        np.testing.assert_allclose(optimizer.state[weight]["momentum_buffer"].numpy(), velocities[i], rtol=1e-10)
+
+
+def test_an_adapted_step_has_the_length_of_the_rate_whatever_the_gradients_scale() -> None:
+    moved = []
+    for scale in (1e-6, 1.0, 1e6):
+        torch.manual_seed(0)
+        w = nn.Parameter(torch.randn(6, 5, dtype=torch.float64))
+        before = w.detach().clone()
+        w.grad = scale * torch.randn(6, 5, dtype=torch.float64)
+        LARS([w], lr=2.0, trust_coefficient=0.01).step()
+        moved.append((w.detach() - before).norm().item() / before.norm().item())
+    assert moved == pytest.approx([0.02, 0.02, 0.02], rel=1e-9)
+
+
+def test_a_weight_of_zeros_and_a_gradient_of_zeros_have_trust_one() -> None:
+    zeros, ones = nn.Parameter(torch.zeros(3, 3)), nn.Parameter(torch.ones(3, 3))
+    zeros.grad, ones.grad = torch.full((3, 3), 2.0), torch.zeros(3, 3)
+    LARS([zeros, ones], lr=0.5).step()
+    assert torch.equal(zeros, torch.full((3, 3), -1.0))
+    assert torch.equal(ones, torch.ones(3, 3))
+
+
+def test_the_gradients_and_the_weights_without_one_are_left_alone() -> None:
+    w, still = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    w.grad = torch.full((2, 2), 3.0)
+    optimizer = LARS([w, still], lr=1.0, weight_decay=0.1)
+    optimizer.step()
+    assert torch.equal(w.grad, torch.full((2, 2), 3.0))
+    assert torch.equal(still, torch.ones(2, 2))
+    assert still not in optimizer.state
+    assert not torch.equal(w, torch.ones(2, 2))
+
+
+def test_a_closure_is_called_with_gradients_and_its_loss_returned() -> None:
+    w = nn.Parameter(torch.full((2, 2), 3.0))
+    optimizer = LARS([w], lr=1.0)
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = (w * w).sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 36.0
+    # trust x gradient: 0.001 * |w| / |2 w| * 2 w = 0.001 w
+    torch.testing.assert_close(w.detach(), torch.full((2, 2), 3.0 - 0.003))
+
+
+def test_a_saved_state_continues_to_the_last_bit() -> None:
+    def weights_and_optimizer() -> tuple[nn.Parameter, LARS]:
+        w = nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
+        return w, LARS([w], lr=0.5, weight_decay=1e-2, nesterov=True)
+
+    def train(w: nn.Parameter, optimizer: LARS, steps: range) -> None:
+        for step in steps:
+            w.grad = torch.cos(torch.arange(12.0) + step).reshape(3, 4)
+            optimizer.step()
+
+    unbroken, optimizer = weights_and_optimizer()
+    train(unbroken, optimizer, range(6))
+    first, optimizer = weights_and_optimizer()
+    train(first, optimizer, range(3))
+    resumed, fresh = weights_and_optimizer()
+    resumed.data.copy_(first.data)
+    fresh.load_state_dict(optimizer.state_dict())
+    train(resumed, fresh, range(3, 6))
+    assert torch.equal(resumed, unbroken)
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "weight_decay", "trust_coefficient"])
+def test_a_negative_setting_is_refused_by_name(name: str) -> None:
+    settings = {"lr": 1.0, name: -0.5}
+    with pytest.raises(ValueError, match=rf"{name} = -0\.5"):
+        LARS([nn.Parameter(torch.ones(1))], **settings)
+
+
+def test_batch_norms_and_biases_are_exempt_and_frozen_weights_left_out() -> None:
+    model = nn.ModuleDict(
+        {
+            "convolution": nn.Conv2d(3, 4, 3),
+            "norm": nn.BatchNorm2d(4),
+            "head": SimCLRProjectionHead(8, 8, 4),
+            "frozen": nn.Linear(2, 2),
+        }
+    )
+    model["frozen"].requires_grad_(False)
+    adapted, exempt = parameter_groups(model, weight_decay=1e-4)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert {names[p] for p in adapted["params"]} == {
+        "convolution.weight",
+        "head.layers.0.weight",
+        "head.layers.3.weight",
+    }
+    assert {names[p] for p in exempt["params"]} == {
+        "convolution.bias",
+        "norm.weight",
+        "norm.bias",
+        "head.layers.1.weight",
+        "head.layers.1.bias",
+        "head.layers.4.weight",
+    }
+    assert (adapted["weight_decay"], adapted["adapt"]) == (1e-4, True)
+    assert (exempt["weight_decay"], exempt["adapt"]) == (0.0, False)
