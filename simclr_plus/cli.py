@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -187,8 +188,10 @@ def linear(
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step; the paper takes 4096.")] = 256,
     learning_rate: Annotated[
         float,
-        typer.Option(min=0, help="Base learning rate, times batch/256; 0 with --fast: chosen on held-out images."),
-    ] = 0.1,
+        typer.Option(
+            min=0, help="Base rate, times batch/256; 0: the paper's 0.1, with --fast chosen on held-out images."
+        ),
+    ] = 0.0,
     data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
     test: Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")] = "",
     labels: Annotated[int, typer.Option(min=0, help="Use the first n training images; 0: all.")] = 0,
@@ -199,7 +202,8 @@ def linear(
     """Linear evaluation: the paper's protocol, or --fast on cached features."""
     from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 
-    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate}
+    rate = learning_rate or (0.0 if fast else 0.1)
+    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate}
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
     _evaluate(target, name, evaluator, settings, data, test, labels, baselines, runs, as_json)
@@ -441,6 +445,9 @@ def _print_table(columns: list[str], rows: list[list[str]], title: str = "") -> 
 
 def main() -> None:
     """The `simclr-plus` command: a mistake is one plain message and an exit code; --debug shows the traceback."""
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # threads that spin while they wait starve those that make views
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

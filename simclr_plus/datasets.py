@@ -21,6 +21,7 @@ from simclr_plus.recipe import Data
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
+HELD_OUT = 0.2  # of each class of a folder that has no test images of its own
 FASHION_CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -107,20 +108,18 @@ def open_folder(root: Path) -> Images:
     return Images(name=str(root), paths=tuple(paths), labels=labels, classes=classes)
 
 
-def split_by_class(images: Images, held_out: float = 0.2, seed: int = 0) -> tuple[Images, Images]:
-    """A seeded split of labelled images, the same share of each class (at least one image) held out."""
-    if images.labels is None:
-        raise RecipeError(f"{images.name} has no labels: put the images in one folder a class to evaluate on them")
+def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Two sorted index arrays: the same share of each class held out, the rest; a class of one image is kept whole."""
     generator = np.random.Generator(np.random.Philox(seed))
     kept, held = [], []
-    for label in range(len(images.classes)):
-        members = generator.permutation(np.flatnonzero(images.labels == label))
-        count = max(1, round(held_out * len(members)))
-        if len(members) < 2:
-            raise RecipeError(f"class {images.classes[label]!r} of {images.name} has one image; two or more are needed")
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        count = min(max(1, round(share * len(members))), len(members) - 1)
         held.append(members[:count])
         kept.append(members[count:])
-    return images.subset(np.sort(np.concatenate(kept))), images.subset(np.sort(np.concatenate(held)))
+    if not any(map(len, held)):
+        raise SimclrPlusError("every class has one image, so none can be held out for a test; two or more are needed")
+    return np.sort(np.concatenate(held)), np.sort(np.concatenate(kept))
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
@@ -191,7 +190,10 @@ def _open_folder_split(root: Path, split: str) -> Images:
                 return open_folder(root / name)
         raise NotFoundError(f"{root} has train but neither val nor test; add one to evaluate")
     images = open_folder(root)
-    return images if split == PRETRAIN else split_by_class(images)[0 if split == TRAIN else 1]
+    if split == PRETRAIN:
+        return images
+    held, kept = held_out_indices(require_labels(images), HELD_OUT)
+    return images.subset(held if split == TEST else kept)
 
 
 def _open_torchvision(data: Data, split: str) -> Images:

@@ -60,8 +60,11 @@ class ResNet(nn.Module):
         """[B, 3, H, W] -> pooled features [B, feature_dim]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in layer:  # type: ignore[union-attr]
-                x = _recomputed(block, x) if self.checkpoint_activations and self.training else block(x)
+            if self.checkpoint_activations and self.training:
+                for block in layer:  # type: ignore[union-attr]
+                    x = _recomputed(block, x)
+            else:
+                x = layer(x)  # type: ignore[operator]
         h: Tensor = x.mean(dim=(2, 3))
         return h
 
@@ -152,11 +155,11 @@ def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _running_statistics_held(block: nn.Module) -> Iterator[None]:
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    kept = [(norm, norm.momentum) for norm in norms]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum = 0.0
+        norm.momentum, norm.num_batches_tracked = 0.0, norm.num_batches_tracked.clone()
     try:
         yield
     finally:
-        for norm, momentum in kept:
-            norm.momentum = momentum
+        for norm, momentum, batches in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, batches

@@ -82,7 +82,7 @@ class _NormaliseGlobally(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):  # type: ignore[no-untyped-def]
         rows = [d for d in range(x.ndim) if d != 1]
-        wide = x.float()
+        wide = x if x.dtype == torch.float64 else x.float()
         variance, mean = torch.var_mean(wide, dim=rows, correction=0)
         count = mean.new_full((1,), x.numel() // x.shape[1])
         of_processes = all_gather(torch.cat([mean, variance, count]))
@@ -103,8 +103,9 @@ class _NormaliseGlobally(torch.autograd.Function):
         x, weight, mean, inverse_std = ctx.saved_tensors
         rows = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
-        normalised = (x.float() - mean.view(shape)) * inverse_std.view(shape)
-        grad_y = grad_y.float()
+        wide = x if x.dtype == torch.float64 else x.float()
+        normalised = (wide - mean.view(shape)) * inverse_std.view(shape)
+        grad_y = grad_y.to(wide.dtype)
         grad_bias = grad_y.sum(rows)
         grad_weight = (grad_y * normalised).sum(rows)
         over_all = sum_over_processes(torch.stack([grad_bias, grad_weight])) / ctx.count
@@ -130,4 +131,4 @@ def _converted(layer: _BatchNorm, kind: type[_GlobalBatchNorm]) -> _GlobalBatchN
     new = kind(layer.num_features, eps=layer.eps, momentum=layer.momentum)
     new.load_state_dict(layer.state_dict())
     new.weight, new.bias = layer.weight, layer.bias  # the same Parameter objects: optimizers stay valid
-    return new.to(layer.weight.device).train(layer.training)
+    return new.to(layer.weight.device, layer.running_mean.dtype).train(layer.training)

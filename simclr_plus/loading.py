@@ -51,10 +51,12 @@ class ViewBatches:
         processes: int = 1,
         threads: int = 0,
         skip_bad_images: bool = False,
+        pin_memory: bool = False,
     ) -> None:
         self.images, self.law, self.seed, self.views = images, law, seed, views
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
         self.skip_bad_images = skip_bad_images
+        self.pin_memory = pin_memory
         self.skipped: set[str] = set()
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="views")
@@ -96,7 +98,8 @@ class ViewBatches:
                 task.result()
         if self.images.labels is not None:
             labels = self.images.labels[indices]
-        return torch.from_numpy(out).flatten(0, 1), torch.from_numpy(labels)
+        batch = torch.from_numpy(out).flatten(0, 1), torch.from_numpy(labels)
+        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pin_memory else batch
 
     def _fill_from_memory(
         self,

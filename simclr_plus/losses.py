@@ -20,11 +20,11 @@ def nt_xent(
 
     gather=True takes the negatives of all processes; the mean over processes, which DistributedDataParallel takes of
     the gradients, is then the loss of the global batch. The authors' code adds both views' losses: twice this.
+    It has first derivatives only.
     Raises ValueError for wrong shapes or temperature, SimclrPlusError for uneven batches.
     """
     rows, columns, first = _rows_and_columns(z0, z1, normalize, gather)
-    if temperature <= 0:
-        raise ValueError(f"temperature = {temperature}; NT-Xent needs a temperature above 0")
+    _check_temperature(temperature)
     loss: Tensor = _RowsAgainstColumns.apply(rows, columns, temperature, first)
     return loss
 
@@ -33,7 +33,7 @@ def contrastive_metrics(
     z0: Tensor, z1: Tensor, *, temperature: float = 0.1, normalize: bool = True, gather: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Contrastive accuracy and entropy (nats) of view 0 against the M candidates of view 1 (authors' metrics.py)."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(z0.device.type, enabled=False):
         rows, columns, first = _rows_and_columns(z0, z1, normalize, gather)
         n = len(z0)
         logits = rows[:n] @ columns[len(columns) // 2 :].T / temperature
@@ -51,8 +51,7 @@ class NTXentLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1, *, normalize: bool = True, gather_distributed: bool = True) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature = {temperature}; NT-Xent needs a temperature above 0")
+        _check_temperature(temperature)
         self.temperature = temperature
         self.normalize = normalize
         self.gather_distributed = gather_distributed
@@ -62,10 +61,17 @@ class NTXentLoss(nn.Module):
         return nt_xent(z0, z1, temperature=self.temperature, normalize=self.normalize, gather=self.gather_distributed)
 
 
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature = {temperature}; NT-Xent needs a temperature above 0")
+
+
 def _rows_and_columns(z0: Tensor, z1: Tensor, normalize: bool, gather: bool) -> tuple[Tensor, Tensor, int]:
     """Own rows [2N, D], all columns [2M, D] (view 0 of all, then view 1), the number of the first own image."""
-    if z0.shape != z1.shape or z0.ndim != 2:
-        raise ValueError(f"NT-Xent takes two [N, D] tensors of one shape, got {tuple(z0.shape)} and {tuple(z1.shape)}")
+    if z0.shape != z1.shape or z0.ndim != 2 or not len(z0):
+        raise ValueError(
+            f"NT-Xent takes two [N, D] tensors of one shape, N > 0, got {tuple(z0.shape)} and {tuple(z1.shape)}"
+        )
     z = torch.stack([z0, z1])
     z = z if z.dtype == torch.float64 else z.float()
     if normalize:  # the floor is on the squared norm, as in the authors' code

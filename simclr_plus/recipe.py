@@ -31,6 +31,7 @@ class About(_Section):
 
     summary: Annotated[str, Field(description="what it trains, in one line")] = ""
     source: Annotated[str, Field(description="where its numbers come from")] = ""
+    command: Annotated[str, Field(description="how to start it")] = ""
     hardware: Annotated[str, Field(description="what it is meant to run on")] = ""
     expected: Annotated[str, Field(description="the score to expect, marked as the paper's or as measured")] = ""
 
@@ -156,8 +157,8 @@ class Training(_Section):
         bool, Field(description="train a linear classifier on the detached features alongside, where there are labels")
     ] = True
     precision: Annotated[
-        Literal["float32", "bfloat16"],
-        Field(description="of convolutions and matrices (autocast); the loss is float32"),
+        Literal["float32", "bfloat16", "auto"],
+        Field(description="of convolutions and matrices; the loss is float32; auto: bfloat16 on CUDA, float32 on CPU"),
     ] = "float32"
     channels_last: Annotated[bool, Field(description="memory layout of the images; faster for most networks")] = True
     compile: Annotated[bool, Field(description="torch.compile the encoder")] = False

@@ -103,6 +103,7 @@ def _loop(t: Training, stop: _StopRequest) -> str:
         processes=distributed.world_size(),
         threads=recipe.data.threads,
         skip_bad_images=recipe.data.on_bad_image == "skip",
+        pin_memory=t.device.type == "cuda",
     )
     model = _in_processes(t)
     clock = _Clock(t.step)
@@ -150,7 +151,8 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
     recipe = t.recipe
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     images = batch.views.to(t.device, non_blocking=True, memory_format=layout)
-    with torch.autocast(t.device.type, torch.bfloat16, enabled=recipe.training.precision == "bfloat16"):
+    half = recipe.training.precision == "bfloat16" or (recipe.training.precision == "auto" and images.is_cuda)
+    with torch.autocast(t.device.type, torch.bfloat16, enabled=half):
         h, z, logits = model(images)
     z0, z1 = z.float().chunk(2)
     loss = nt_xent(z0, z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True)
@@ -195,7 +197,7 @@ def _measure(t: Training, o: _Outputs, rate: float, clock: _Clock, batches: View
         "learning_rate": rate,
         **clock.rates(t.step, t.plan.global_batch),
         "feature_std": metrics.feature_std(o.h),
-        "effective_rank": metrics.effective_rank(o.h[:1024]),
+        "effective_rank": metrics.effective_rank(o.h[:256]),
     }
     if recipe.data.on_bad_image == "skip":
         line["images_skipped"] = _note_skipped(t, batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from simclr_plus.errors import EnvironmentNotAbleError
@@ -23,7 +24,8 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         aside.replace(path)
         _flush_folder(path.parent)
     except Exception as error:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
         # safetensors wraps the system's error in its own
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise EnvironmentNotAbleError(

@@ -14,11 +14,11 @@ SMALL = 32  # images up to this size are shown whole
 def central_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
     """Top, left, height, width of what is shown at `size` pixels: a square of 7/8 of the shorter side.
 
-    At 32 pixels and less an image of that size is shown as it is (spec of the authors' preprocess_for_eval).
+    At 32 pixels and less nothing is cut but what makes the image square: the authors show images of that size as they
+    are, and know no others there (preprocess_for_eval).
     """
-    if size <= SMALL and height == size and width == size:
-        return 0, 0, height, width
-    side = int(np.rint(np.float32(CROP_SHARE) * np.float32(min(height, width))))
+    share = np.float32(1 if size <= SMALL else CROP_SHARE)
+    side = int(np.rint(share * np.float32(min(height, width))))
     return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 

@@ -1,0 +1,62 @@
+"""What several tests share: a tiny recipe, real photographs, the command line in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line: see cli.main
+
+PHOTOS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+
+# A network of 8 to 64 channels on 256 embedded images: a run takes seconds.
+TINY = [
+    "data.limit=256",
+    "encoder.width=0.125",
+    "head.output_dim=16",
+    "training.batch_size=32",
+    "training.epochs=1",
+    "training.warmup_epochs=0.5",
+    "monitor.log_every_steps=1",
+    "monitor.knn_every_epochs=0",
+]
+
+
+@pytest.fixture
+def tiny() -> list[str]:
+    """Overrides that make the demo recipe tiny."""
+    return list(TINY)
+
+
+@pytest.fixture
+def simclr_plus() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a user does; `cwd` is where."""
+
+    def run(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "simclr_plus.cli", *map(str, arguments)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of 48 colour JPEGs cut from real photographs, in two classes, one folder each."""
+    from PIL import Image
+
+    if not PHOTOS.is_dir():
+        pytest.skip("needs photographs: install Debian's mate-backgrounds")
+    root = tmp_path_factory.mktemp("photos")
+    for label in ("Aqua", "Dune"):
+        (root / label).mkdir()
+        image = Image.open(PHOTOS / f"{label}.jpg").convert("RGB").resize((800, 600))
+        for i in range(24):
+            left, top = 90 * (i % 6), 80 * (i // 6)
+            image.crop((left, top, left + 250, top + 200)).save(root / label / f"{i:02}.jpg", quality=90)
+    return root

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import gzip
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from simclr_plus.datasets import (
+    PRETRAIN,
+    TEST,
+    TRAIN,
+    Images,
+    check_trainable,
+    decode_image,
+    held_out_indices,
+    open_folder,
+    open_images,
+)
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
+from simclr_plus.recipe import Data
+
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+def gradient(height: int = 40, width: int = 50) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y * 5, x * 5, 255 - x * 2], axis=-1).astype(np.uint8)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_the_embedded_set_is_fashion_mnists_first_images() -> None:
+    train, test = open_images(Data(), TRAIN), open_images(Data(), TEST)
+    assert (len(train), len(test), train.classes[9]) == (10_000, 2_000, "Ankle boot")
+    assert train.pixels is not None and train.pixels.shape == (10_000, 28, 28, 3)
+    assert train.labels is not None and train.labels[:5].tolist() == [9, 0, 0, 3, 0]  # as published
+    if FASHION_MNIST.is_dir():
+        raw = gzip.decompress((FASHION_MNIST / "train-images-idx3-ubyte.gz").read_bytes())[16 : 16 + 10_000 * 784]
+        assert (train.pixels[..., 0] == np.frombuffer(raw, np.uint8).reshape(-1, 28, 28)).all()
+
+
+def test_only_pretraining_obeys_the_limit() -> None:
+    data = Data(limit=100)
+    assert [len(open_images(data, split)) for split in (PRETRAIN, TRAIN, TEST)] == [100, 10_000, 2_000]
+
+
+def test_a_jpeg_decodes_as_pillow_does() -> None:
+    data = encoded(Image.fromarray(gradient()), "JPEG", quality=95)
+    ours, theirs = decode_image(data).astype(int), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    assert ours.shape == (40, 50, 3) and np.abs(ours - theirs).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "BMP", "TIFF", "PPM"])
+def test_lossless_formats_decode_to_the_same_pixels(kind: str) -> None:
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert (decode_image(encoded(Image.fromarray(gradient()), kind, **options)) == gradient()).all()
+
+
+def test_gray_images_get_three_channels() -> None:
+    gray = gradient()[..., 0]
+    for kind in ("PNG", "JPEG"):
+        image = decode_image(encoded(Image.fromarray(gray), kind))
+        assert image.shape == (40, 50, 3) and (image[..., 0] == image[..., 2]).all()
+
+
+def test_a_cmyk_jpeg_comes_out_in_rgb() -> None:
+    data = encoded(Image.fromarray(gradient()).convert("CMYK"), "JPEG", quality=95)
+    assert np.abs(decode_image(data).astype(int) - gradient()).mean() < 4
+
+
+def test_sixteen_bits_are_scaled_to_eight_not_cut() -> None:
+    deep = (np.arange(40 * 50).reshape(40, 50) * 32).astype(np.uint16)
+    image = decode_image(encoded(Image.fromarray(deep), "PNG"))
+    assert np.abs(image[..., 0] - deep / 257).max() <= 0.5 and image[..., 0].max() > 240
+
+
+def test_alpha_is_dropped_and_of_an_animation_the_first_frame_counts() -> None:
+    rgba = np.concatenate([gradient(), np.full((40, 50, 1), 7, np.uint8)], axis=-1)
+    assert (decode_image(encoded(Image.fromarray(rgba), "PNG")) == gradient()).all()
+    frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "blue")]
+    animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert (decode_image(animation) == [255, 0, 0]).all()
+
+
+def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(Image.fromarray(gradient()), "PNG"))
+    assert (open_folder(tmp_path).read(0) == gradient()).all()
+
+
+@pytest.mark.parametrize("damage", ["text", "cut jpeg", "cut png", "empty"])
+def test_an_unreadable_image_is_named_with_a_remedy(tmp_path: Path, damage: str) -> None:
+    jpeg, png = (encoded(Image.fromarray(gradient(300, 300)), kind) for kind in ("JPEG", "PNG"))
+    content = {"text": b"hello", "cut jpeg": jpeg[: len(jpeg) // 2], "cut png": png[: len(png) // 2], "empty": b""}
+    (tmp_path / "broken.jpg").write_bytes(content[damage])
+    with pytest.raises(UnreadableImageError, match=r"broken\.jpg cannot be read.*on_bad_image"):
+        open_folder(tmp_path).read(0)
+
+
+def test_folders_are_labelled_when_each_image_lies_in_one_of_several(tmp_path: Path) -> None:
+    for name in ("cat/1.png", "cat/deep/2.png", "dog/3.PNG", "dog/notes.txt", "dog/.hidden.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(gradient()).save(tmp_path / name, "PNG")
+    images = open_folder(tmp_path)
+    assert images.classes == ("cat", "dog") and images.labels is not None and images.labels.tolist() == [0, 0, 1]
+    (tmp_path / "loose.png").write_bytes((tmp_path / "cat/1.png").read_bytes())
+    assert open_folder(tmp_path).labels is None and len(open_folder(tmp_path)) == 4
+    assert open_folder(tmp_path / "cat").labels is None
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nowhere does not exist"):
+        open_folder(tmp_path / "nowhere")
+    with pytest.raises(NotFoundError, match="holds no image"):
+        open_folder(tmp_path)
+
+
+def test_imagenets_layout_gives_train_and_val(tmp_path: Path) -> None:
+    for name in ("train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png", "val/b/5.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(gradient()).save(tmp_path / name)
+    data = Data(name="folder", root=str(tmp_path))
+    assert [len(open_images(data, split)) for split in (PRETRAIN, TRAIN, TEST)] == [2, 2, 3]
+
+
+def test_a_folder_without_test_images_holds_out_a_fifth_of_each_class(photos: Path) -> None:
+    data = Data(name="folder", root=str(photos))
+    everything, train, test = (open_images(data, split) for split in (PRETRAIN, TRAIN, TEST))
+    assert (len(everything), len(train), len(test)) == (48, 38, 10)
+    assert not set(train.paths) & set(test.paths) and set(train.paths) | set(test.paths) == set(everything.paths)
+    assert test.labels is not None and np.bincount(test.labels).tolist() == [5, 5]
+
+
+def test_a_class_of_one_image_is_never_held_out() -> None:
+    held, kept = held_out_indices(np.array([0, 0, 0, 0, 1]), 0.25)
+    assert len(held) == 1 and 4 in kept
+    with pytest.raises(SimclrPlusError, match="two or more are needed"):
+        held_out_indices(np.array([0, 1]), 0.25)
+
+
+def test_torchvisions_data_sets_are_never_downloaded_unasked(tmp_path: Path) -> None:
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10"):
+        with pytest.raises(NotFoundError, match=rf'data.name = "{name}" was not found .*data.download=true'):
+            open_images(Data(name=name, root=str(tmp_path)), TRAIN)  # type: ignore[arg-type]
+
+
+def test_torchvision_reads_fashion_mnist_whole(tmp_path: Path) -> None:
+    if not FASHION_MNIST.is_dir():
+        pytest.skip("needs the data: install Debian's dataset-fashion-mnist")
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for file in FASHION_MNIST.glob("*.gz"):
+        (raw / file.stem).write_bytes(gzip.decompress(file.read_bytes()))
+    data = Data(name="fashion_mnist", root=str(tmp_path))
+    train, test, embedded = open_images(data, TRAIN), open_images(data, TEST), open_images(Data(), TRAIN)
+    assert (len(train), len(test), len(train.classes)) == (60_000, 10_000, 10)
+    assert train.pixels is not None and embedded.pixels is not None
+    assert (train.pixels[:10_000] == embedded.pixels).all()
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"batch_size = 64 exceeds the 10 images .* use 8 or less"):
+        check_trainable(Images("few", np.zeros((10, 8, 8, 3), np.uint8)), 64)

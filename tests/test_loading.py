@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
+from simclr_plus.errors import UnreadableImageError
+from simclr_plus.loading import ViewBatches, evaluation_batches
+from simclr_plus.recipe import Data
+
+LAW = simclr_law(28, 0.5, blur_sigma_group=8)
+
+
+@pytest.fixture(scope="module")
+def few() -> Images:
+    return open_images(Data(limit=50), PRETRAIN)
+
+
+def test_every_epoch_shows_each_image_once(few: Images) -> None:
+    numbered = Images("n", few.pixels, (), np.arange(50), tuple(map(str, range(50))))
+    batches = ViewBatches(numbered, LAW, batch_size=10, seed=3)
+    epochs = [torch.cat([batches.batch(step)[1] for step in range(e * 5, e * 5 + 5)]).tolist() for e in (0, 1)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50)) and epochs[0] != epochs[1]
+
+
+def test_a_batch_may_reach_over_the_end_of_an_epoch(few: Images) -> None:
+    whole, straddling = ViewBatches(few, LAW, batch_size=25, seed=3), ViewBatches(few, LAW, batch_size=20, seed=3)
+    stream = torch.cat([whole.batch(step)[0].unflatten(0, (2, -1)) for step in range(4)], dim=1)
+    batch = straddling.batch(2)[0].unflatten(0, (2, -1))  # images 40 to 59 of the stream
+    law_without_groups = simclr_law(28, 0.5)
+    assert law_without_groups.blur_sigma_group == 0
+    same = [torch.equal(batch[:, i], stream[:, 40 + i]) for i in range(20)]
+    blurred_apart = 20 - sum(same)  # sigma belongs to the step and its groups, the rest to the image
+    assert blurred_apart < 20 and batch.shape == (2, 20, 3, 28, 28)
+
+
+def test_processes_share_out_the_same_batch(few: Images) -> None:
+    whole = ViewBatches(few, LAW, batch_size=24, seed=1).batch(3)[0].unflatten(0, (2, -1))
+    for processes in (2, 3, 4):
+        parts = [
+            ViewBatches(few, LAW, batch_size=24, seed=1, rank=r, processes=processes).batch(3)[0].unflatten(0, (2, -1))
+            for r in range(processes)
+        ]
+        assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+def test_threads_change_nothing(few: Images, photos: Path) -> None:
+    for images, law in ((few, LAW), (open_folder(photos), simclr_law(64))):
+        one, three = (ViewBatches(images, law, batch_size=16, seed=1, threads=n).batch(5) for n in (1, 3))
+        assert torch.equal(one[0], three[0]) and torch.equal(one[1], three[1])
+
+
+def test_a_resumed_stream_is_the_stream(few: Images) -> None:
+    unbroken = list(ViewBatches(few, LAW, batch_size=10, seed=1).batches(0, 8))
+    resumed = list(ViewBatches(few, LAW, batch_size=10, seed=1).batches(5, 8))
+    assert all(torch.equal(a.views, b.views) for a, b in zip(unbroken[5:], resumed, strict=True))
+    assert all(b.waited >= 0 for b in unbroken)
+
+
+def test_an_unreadable_image_stops_or_is_replaced_by_the_next_and_counted(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    images, law = open_folder(tmp_path), simclr_law(16, 0.0, blur_prob=0.0, gray_prob=0.0)
+    with pytest.raises(UnreadableImageError, match=r"3\.png"):
+        ViewBatches(images, law, batch_size=6, seed=0).batch(0)
+    skipping = ViewBatches(images, law, batch_size=6, seed=0, skip_bad_images=True)
+    views, _ = skipping.batch(0)
+    assert {Path(p).name for p in skipping.skipped} == {"3.png"}
+    shown = sorted(round(float(v) * 255) for v in views[:6].mean(dim=(1, 2, 3)))
+    assert shown == [0, 40, 80, 160, 160, 200]  # 4.png stands in for 3.png
+
+
+def test_a_folder_without_one_readable_image_says_so(tmp_path: Path) -> None:
+    for i in range(2):
+        (tmp_path / f"{i}.png").write_bytes(b"broken")
+    with pytest.raises(UnreadableImageError, match="all 2 were tried"):
+        ViewBatches(open_folder(tmp_path), LAW, batch_size=2, seed=0, skip_bad_images=True).batch(0)
+
+
+def test_evaluation_shows_small_images_as_they_are_in_order(few: Images) -> None:
+    batches = list(evaluation_batches(few, LAW, batch_size=20))
+    assert [len(indices) for _, indices in batches] == [20, 20, 10]
+    assert few.pixels is not None
+    shown = torch.cat([views for views, _ in batches])
+    assert torch.allclose(shown, torch.from_numpy(few.pixels).permute(0, 3, 1, 2) / 255, atol=1e-6)

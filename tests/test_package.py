@@ -1,0 +1,59 @@
+"""The wheel: what a user gets from `pip install .`, away from the checkout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_embedded_images_fit_and_carry_their_licence() -> None:
+    folder = ROOT / "simclr_plus" / "embedded"
+    assert (folder / "fashion_mnist.npz").stat().st_size < 6_000_000
+    notice = (folder / "LICENSE.fashion-mnist").read_text()
+    assert "Zalando SE" in notice and "The MIT License" in notice
+
+
+def test_the_readme_shows_every_module() -> None:
+    readme = (ROOT / "README.md").read_text()
+    files = [*(ROOT / "simclr_plus").glob("*.py"), *(ROOT / "simclr_plus" / "augmentations").glob("[a-z]*.py")]
+    assert [f.name for f in files if f.name not in readme] == []
+
+
+@pytest.mark.slow
+def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--quiet"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--wheel-dir", tmp_path, ROOT], check=True, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in (
+        "simclr_plus/tui/app.py",
+        "simclr_plus/recipes/r50_4x.toml",
+        "simclr_plus/embedded/fashion_mnist.npz",
+    ):
+        assert needed in names
+    assert not any(name.startswith(("tui/", "recipes/", "tests/")) for name in names)
+    assert any(name.endswith("LICENSE.fashion-mnist") for name in names)
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+
+    def simclr_plus(*arguments: str) -> str:
+        command = [sys.executable, "-m", "simclr_plus.cli", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    where = "import simclr_plus.tui.app as a; print(a.__file__)"
+    out = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert str(site) in out.stdout, out.stderr
+    assert "r50_4x" in json.loads(simclr_plus("recipes", "ls", "--json"))
+    small = ["data.limit=64", "training.batch_size=32", "training.epochs=1", "training.warmup_epochs=0"]
+    assert json.loads(simclr_plus("run", "demo", *small, "--name", "x", "--json"))["state"] == "finished"

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.recipe import documented_keys, find_recipe, load_recipe, parse_recipe, shipped_recipes
+
+ASKED_FOR = {
+    "demo",
+    "mnist",
+    "fashion_mnist",
+    "cifar10_r18",
+    "cifar10_r50",
+    "r50_1x",
+    "r50_2x",
+    "r50_4x",
+    "stl10",
+    "folder",
+}
+
+
+def test_the_shipped_recipes_are_these() -> None:
+    assert {path.stem for path in shipped_recipes()} == ASKED_FOR
+
+
+@pytest.mark.parametrize("name", sorted(ASKED_FOR))
+def test_a_shipped_recipe_opens_with_source_command_hardware_and_score(name: str) -> None:
+    about = load_recipe(name).about
+    assert all((about.summary, about.source, about.hardware, about.expected))
+    assert about.command.startswith(f"simclr-plus run {name}") or name == "demo"
+    assert any(word in about.expected for word in ("paper", "authors", "measured", "not run", "depends"))
+
+
+@pytest.mark.parametrize("name", sorted(ASKED_FOR))
+def test_a_resolved_recipe_reads_back_as_the_same_recipe(name: str) -> None:
+    recipe = load_recipe(name, ["training.seed=7"])
+    assert parse_recipe(recipe.to_toml()) == recipe
+    assert recipe.training.seed == 7
+
+
+def test_every_key_is_documented() -> None:
+    assert [key for key, _, _, text in documented_keys() if not text] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("training.epoch=3", "did you mean training.epochs?"),
+        ("epochs=3", "did you mean training.epochs?"),
+        ("optimizer.lr=3", "did you mean optimizer.learning_rate?"),
+        ("loss.tau=0.1", "did you mean loss.temperature?"),
+        ("training.epochs", "write it as key.path=value"),
+        ("training.batch_size=1", "training.batch_size = 1: input should be greater than or equal to 2"),
+        ("training.batch_size=many", "training.batch_size = 'many': input should be a valid integer"),
+        ("training.batch_size=2.5", "training.batch_size = 2.5"),
+        ("training.compile=1", "training.compile = 1: input should be a valid boolean"),
+        ("loss.temperature=0", "loss.temperature = 0: input should be greater than 0"),
+        ("loss.temperature=nan", "loss.temperature = nan"),
+        ("augmentation.strength=1.3", "augmentation.strength = 1.3: input should be less than or equal to 1.25"),
+        ("augmentation.image_size=7", "augmentation.image_size = 7: input should be greater than or equal to 8"),
+        ("training.warmup_epochs=101", "training.warmup_epochs = 101 is longer than training.epochs = 100"),
+        ("encoder.depth=20", "input should be 18, 34, 50, 101, 152 or 200"),
+        ("encoder.width=0.3", "use a multiple of 1/64"),
+        ("data.name=cifar", "input should be 'embedded'"),
+        ("training=3", "unknown key 'training'"),
+    ],
+)
+def test_a_wrong_override_names_key_value_and_remedy(override: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("", [override])
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[trainin]\nepochs = 3", "did you mean [training]?"),
+        ("[training]\nepochz = 3", "unknown key 'training.epochz'; did you mean training.epochs?"),
+        ("training = 3", "training = 3"),
+        ("[training", "not valid TOML"),
+    ],
+)
+def test_a_wrong_file_is_explained(text: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, origin="mine.toml")
+    assert says in str(caught.value) and "mine.toml" in str(caught.value)
+
+
+def test_two_mistakes_are_both_told() -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("[training]\nbatch_size = 1\nseed = -1")
+    assert "training.batch_size = 1" in str(caught.value) and "training.seed = -1" in str(caught.value)
+
+
+def test_override_values_are_toml_or_bare_strings() -> None:
+    recipe = parse_recipe("", ["data.root=/a folder/with=sign", "training.compile=true", 'data.name="cifar10"'])
+    assert (recipe.data.root, recipe.training.compile, recipe.data.name) == ("/a folder/with=sign", True, "cifar10")
+
+
+def test_a_recipe_is_found_by_path_name_and_unique_prefix(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text("")
+    assert find_recipe(mine) == mine
+    assert find_recipe("cifar10_r18").stem == "cifar10_r18"
+    assert find_recipe("stl").stem == "stl10"
+    with pytest.raises(NotFoundError, match=r"did you mean .*r50_1x"):
+        find_recipe("r50")
+    with pytest.raises(NotFoundError, match="recipes ls"):
+        find_recipe("zzzz")
+
+
+def test_the_paper_recipe_holds_the_papers_numbers() -> None:
+    recipe = load_recipe("r50_1x")
+    assert (recipe.training.batch_size, recipe.training.warmup_epochs) == (4096, 10)
+    assert (recipe.optimizer.name, recipe.optimizer.learning_rate, recipe.optimizer.weight_decay) == ("lars", 0.3, 1e-6)
+    assert (recipe.loss.temperature, recipe.head.num_layers, recipe.head.output_dim) == (0.1, 2, 128)
+    law = recipe.law
+    assert (law.brightness, law.contrast, law.saturation, law.hue) == (0.8, 0.8, 0.8, 0.2)
+    assert (law.jitter_prob, law.gray_prob, law.blur_prob, law.sigmas) == (0.8, 0.2, 0.5, (0.1, 2.0))
+    assert (law.brightness_law, law.resize) == ("additive", "bicubic_legacy")
+
+
+def test_a_recipe_is_immutable() -> None:
+    recipe = load_recipe("demo")
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.training.epochs = 1  # type: ignore[misc]
+
+
+def test_known_mistakes_are_pointed_out() -> None:
+    doubts = parse_recipe("", ["augmentation.image_size=32", "training.batch_size=64"]).doubts()
+    assert len(doubts) == 3
+    assert any("encoder.stem" in d for d in doubts) and any("blur_prob" in d for d in doubts)
+
+
+def test_recipes_are_toml_that_any_reader_takes() -> None:
+    for path in shipped_recipes():
+        assert "about" in tomllib.loads(path.read_text())

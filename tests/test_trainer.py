@@ -1,0 +1,196 @@
+"""The promises of the loop: W processes equal one, resumed equals unbroken byte for byte, bad numbers stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from simclr_plus.checkpoints import load_checkpoint, load_encoder
+from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import Run, create_run
+from simclr_plus.trainer import train
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+EACH_STEP = ["checkpoints.every_epochs=0.125", "checkpoints.keep_last=100"]  # 32 of 256 images
+
+
+def trained(folder: Path, overrides: list[str], name: str = "run") -> Run:
+    run = create_run(load_recipe("demo", overrides), folder, name)
+    train(run, quiet=True)
+    return run
+
+
+def last_bytes(run: Run) -> bytes:
+    return run.checkpoint_files()[-1].read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd"])
+def test_two_processes_train_what_one_does(
+    tmp_path: Path, tiny: list[str], simclr_plus: Command, optimizer: str
+) -> None:
+    """Loss, gradients (the first step's momentum), batch-norm statistics and weights of each of nine steps."""
+    overrides = [*tiny, *EACH_STEP, f"optimizer.name={optimizer}", "optimizer.learning_rate=0.1"]
+    overrides += ["training.channels_last=false"]
+    for processes in (1, 2):
+        done = simclr_plus(
+            "run", "demo", *overrides, "--nproc", processes, "--name", f"of{processes}", "--json", cwd=tmp_path
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (Run(tmp_path / "runs" / f"of{n}") for n in (1, 2))
+    assert [r["processes"] for r in (*one.events()[:1], *two.events()[:1])] == [1, 2]
+    steps = len(one.checkpoint_files())
+    assert steps == len(two.checkpoint_files()) == 9
+    for key in ("loss", "contrastive_accuracy", "contrastive_entropy", "probe_accuracy"):
+        a, b = ([line[key] for line in run.metrics()] for run in (one, two))
+        assert a == pytest.approx(b, abs=1e-5), key
+    for a_file, b_file in zip(one.checkpoint_files()[:5], two.checkpoint_files()[:5], strict=True):
+        a, b = load_file(a_file), load_file(b_file)
+        assert a.keys() == b.keys() and any("running_var" in k for k in a) and any("momentum" in k for k in a)
+        for name in a:
+            scale = max(1.0, float(a[name].abs().max()))
+            assert torch.allclose(a[name], b[name], rtol=0, atol=1e-5 * scale), (a_file.name, name)
+
+
+def test_a_killed_and_resumed_run_ends_with_the_bytes_of_an_unbroken_one(
+    tmp_path: Path, tiny: list[str], simclr_plus: Command
+) -> None:
+    overrides = [*tiny, "training.epochs=3", "checkpoints.every_epochs=0.5", "checkpoints.keep_last=2"]
+    unbroken = trained(tmp_path, overrides, "unbroken")
+    command = [
+        sys.executable,
+        "-m",
+        "simclr_plus.cli",
+        "run",
+        "demo",
+        *overrides,
+        "--name",
+        "killed",
+        "--runs",
+        tmp_path,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    killed = Run(tmp_path / "killed")
+    while len(killed.metrics()) < 7:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 0 < len(killed.metrics()) < len(unbroken.metrics())
+    done = simclr_plus("resume", "killed", "--runs", tmp_path, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert last_bytes(killed) == last_bytes(unbroken)
+    assert (killed.path / "encoder.safetensors").read_bytes() == (unbroken.path / "encoder.safetensors").read_bytes()
+    assert [e["event"] for e in killed.events() if e["event"] in ("start", "resume")] == ["start", "resume"]
+    volatile = {"time", "images_per_second", "data_wait"}
+    a, b = ([{k: v for k, v in x.items() if k not in volatile} for x in run.metrics()] for run in (unbroken, killed))
+    assert a == b
+
+
+def test_a_stop_file_saves_a_checkpoint_and_the_resumed_run_ends_the_same(tmp_path: Path, tiny: list[str]) -> None:
+    unbroken = trained(tmp_path, tiny, "unbroken")
+    stopped = create_run(load_recipe("demo", tiny), tmp_path, "stopped")
+    original = Run.log_metrics
+
+    def stop_at_three(run: Run, values: dict[str, object]) -> None:
+        original(run, values)
+        if values["step"] == 3:
+            run.stop_file.parent.mkdir(exist_ok=True)
+            run.stop_file.touch()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "log_metrics", stop_at_three)
+        assert train(stopped, quiet=True) == "stopped"
+    assert [p.stem for p in stopped.checkpoint_files()] == ["step_00000003"]
+    assert train(stopped, quiet=True) == "finished"
+    assert last_bytes(stopped) == last_bytes(unbroken)
+
+
+def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path, tiny: list[str]) -> None:
+    command = [sys.executable, "-m", "simclr_plus.cli", "run", "demo", *tiny, "training.epochs=50", "--name", "x"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    run = Run(tmp_path / "runs" / "x")
+    while len(run.metrics()) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=60)
+    assert process.returncode == 130 and "simclr-plus resume" in talk
+    assert run.latest_checkpoint().exists() and run.events()[-1]["reason"] == "stopped"
+
+
+@pytest.mark.parametrize("setting", ["training.activation_checkpointing=true", "training.channels_last=false"])
+def test_ways_to_compute_do_not_change_what_is_learned(tmp_path: Path, tiny: list[str], setting: str) -> None:
+    plain, other = trained(tmp_path, tiny, "plain"), trained(tmp_path, [*tiny, setting], "other")
+    losses = [[line["loss"] for line in run.metrics()] for run in (plain, other)]
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)
+    assert losses[0][:2] == pytest.approx(losses[1][:2], abs=1e-5)
+
+
+def test_bfloat16_gradient_clipping_and_adam_train(tmp_path: Path, tiny: list[str]) -> None:
+    extra = ["training.precision=bfloat16", "optimizer.gradient_clip=0.5", "training.epochs=3"]
+    losses = [line["loss"] for line in trained(tmp_path, [*tiny, *extra]).metrics()]
+    plain = [line["loss"] for line in trained(tmp_path, [*tiny, "training.epochs=3"], "plain").metrics()]
+    assert losses[0] == pytest.approx(plain[0], abs=0.05) and losses != plain
+    assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.1
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_good_checkpoint(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    overrides = [*tiny, *EACH_STEP, "optimizer.name=sgd", "optimizer.learning_rate=1e30", "training.warmup_epochs=0.5"]
+    run = create_run(load_recipe("demo", overrides), tmp_path, "run")
+    with pytest.raises(SimclrPlusError) as caught:
+        train(run, quiet=True)
+    good = run.checkpoint_files()[-1]
+    assert f"the last good checkpoint is {good}" in str(caught.value)
+    assert "not finite at step" in str(caught.value) and "learning rate" in str(caught.value)
+    assert all(torch.isfinite(v).all() for k, v in load_file(good).items() if k.startswith("encoder"))
+
+
+def test_init_from_starts_from_given_weights(tmp_path: Path, tiny: list[str]) -> None:
+    first = trained(tmp_path, tiny, "first")
+    encoder = first.path / "encoder.safetensors"
+    given = create_run(load_recipe("demo", [*tiny, *EACH_STEP, f"training.init_from={encoder}"]), tmp_path, "given")
+    train(given, quiet=True)
+    after_one = load_checkpoint(given.checkpoint_files()[0])  # its learning rate was 0
+    assert torch.equal(after_one.tensors["encoder.conv1.weight"], load_encoder(encoder).state_dict()["conv1.weight"])
+    other = create_run(load_recipe("demo", [f"training.init_from={encoder}"]), tmp_path, "other")
+    with pytest.raises(CheckpointError, match=r"init_from .*set \[encoder\] to match"):
+        train(other, quiet=True)
+
+
+def test_the_newest_checkpoints_and_one_each_n_epochs_are_kept(tmp_path: Path, tiny: list[str]) -> None:
+    keep = [
+        "training.epochs=5",
+        "checkpoints.every_epochs=0.5",
+        "checkpoints.keep_last=2",
+        "checkpoints.keep_every_epochs=2",
+    ]
+    run = trained(tmp_path, [*tiny, *keep])
+    assert [int(p.stem[5:]) for p in run.checkpoint_files()] == [16, 32, 40, 41]
+
+
+def test_a_batch_larger_than_the_data_never_starts(tmp_path: Path, tiny: list[str]) -> None:
+    run = create_run(load_recipe("demo", [*tiny, "data.limit=20"]), tmp_path, "run")
+    with pytest.raises(RecipeError, match="exceeds the 20 images"):
+        train(run, quiet=True)
+
+
+def test_the_monitor_measures_knn_without_changing_the_training(tmp_path: Path, tiny: list[str]) -> None:
+    plain, watched = (
+        trained(tmp_path, tiny, "plain"),
+        trained(tmp_path, [*tiny, "monitor.knn_every_epochs=1"], "watched"),
+    )
+    weights = [load_file(run.path / "encoder.safetensors") for run in (plain, watched)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert 0.1 < watched.metrics()[-1]["knn_accuracy"] < 1 and "knn_accuracy" not in plain.metrics()[-1]
