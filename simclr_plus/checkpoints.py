@@ -157,7 +157,24 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
     on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda aside: save_file(on_cpu, aside, metadata=header))
+
+    def write(aside: Path) -> None:
+        save_file(on_cpu, aside, metadata=header)
+        _order_header(aside)
+
+    write_whole(path, write)
+
+
+def _order_header(path: Path) -> None:
+    """Sort the header's strings, which safetensors writes in no fixed order: equal contents, equal bytes."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, "the same header, in another order, has grown"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def _load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -56,7 +56,8 @@ def evaluate_target(
     train = train.first(labels)
     device = best_device()
     found: dict[str, Any] = {}
-    for subject in subjects(load_encoder(weights), recipe.law, baselines=baselines):
+    native_size = 0 if train.pixels is None else train.pixels.shape[1]
+    for subject in subjects(load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size):
         say(f"{name}: {subject.name}")
         moved = Subject(subject.name, subject.encoder.to(device), subject.law)
         found[subject.name] = evaluator(moved, train, held_out, device=device, **settings)

@@ -49,7 +49,7 @@ def export_timm(source: Path, folder: Path) -> ResNet:
             f"timm cannot express this network ({', '.join(reasons)}): its ResNets have width 1, the ImageNet stem and "
             f"depth {', '.join(map(str, TIMM_DEPTHS))}. simclr_plus.load_encoder(path) rebuilds it"
         )
-    size = recipe_of(source).augmentation.image_size
+    law = recipe_of(source).law
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architecture": f"resnet{a.depth}",
@@ -58,10 +58,10 @@ def export_timm(source: Path, folder: Path) -> ResNet:
         "pretrained_cfg": {
             "tag": "simclr_plus",
             "custom_load": False,
-            "input_size": [3, size, size],
+            "input_size": [3, law.size, law.size],
             "fixed_input_size": False,
             "interpolation": "bicubic",
-            "crop_pct": 0.875,
+            "crop_pct": law.evaluation_crop,
             "crop_mode": "center",
             "mean": [0.0, 0.0, 0.0],
             "std": [1.0, 1.0, 1.0],

@@ -131,4 +131,4 @@ def _converted(layer: _BatchNorm, kind: type[_GlobalBatchNorm]) -> _GlobalBatchN
     new = kind(layer.num_features, eps=layer.eps, momentum=layer.momentum)
     new.load_state_dict(layer.state_dict())
     new.weight, new.bias = layer.weight, layer.bias  # the same Parameter objects: optimizers stay valid
-    return new.to(layer.weight.device, layer.running_mean.dtype).train(layer.training)
+    return new.to(layer.weight.device, layer.weight.dtype).train(layer.training)

@@ -177,7 +177,7 @@ def evaluation_batches(
 
     def fill(index: int, out: NDArray[np.float32], b: int) -> None:
         image = images.read(index)
-        makers.mine().fill(image, central_parameters(image.shape[0], image.shape[1], law.size), out, b)
+        makers.mine().fill(image, central_parameters(image.shape[0], image.shape[1], law), out, b)
 
     with ThreadPoolExecutor(threads or default_threads(), thread_name_prefix="views") as pool:
         for start in range(0, len(images), batch_size):

@@ -27,7 +27,7 @@ def preview_grid(image: NDArray[np.uint8], law: ViewLaw, *, pairs: int, seed: in
     maker = ViewMaker(law)
     for b in range(pairs):
         maker.fill(image, parameters[b], views, b)
-    maker.fill(image, central_parameters(image.shape[0], image.shape[1], law.size), middle, 0)
+    maker.fill(image, central_parameters(image.shape[0], image.shape[1], law), middle, 0)
     tile = law.size + GAP
     grid = np.full((2 * tile + GAP, (pairs + 1) * tile + GAP, 3), 255, dtype=np.uint8)
     _paste(grid, middle[0, 0], GAP + tile // 2, GAP)

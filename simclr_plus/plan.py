@@ -76,5 +76,5 @@ def _memory(recipe: Recipe, processes: int) -> int:
     copies = 4 if recipe.optimizer.name == "adam" else 3
     rows = 2 * t.batch_size // processes
     kept = architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
-    activations = rows * kept * (4 if t.precision == "float32" else 2)
+    activations = rows * kept * {"float32": 4, "float64": 8}.get(t.precision, 2)
     return 4 * copies * (architecture.parameter_count() + head) + activations + rows * 3 * size * size * 4

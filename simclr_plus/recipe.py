@@ -87,6 +87,9 @@ class Augmentation(_Section):
         Field(description="x f (authors' code since June 2020) or x + d (the paper's experiments)"),
     ] = "multiplicative"
     random_order: Annotated[bool, Field(description="the four colour operations in random order")] = True
+    evaluation_crop: Annotated[
+        float, Field(gt=0, le=1, description="share of the shorter side shown in evaluation, above 32 pixels")
+    ] = 0.875
 
 
 class Encoder(_Section):
@@ -157,8 +160,11 @@ class Training(_Section):
         bool, Field(description="train a linear classifier on the detached features alongside, where there are labels")
     ] = True
     precision: Annotated[
-        Literal["float32", "bfloat16", "auto"],
-        Field(description="of convolutions and matrices; the loss is float32; auto: bfloat16 on CUDA, float32 on CPU"),
+        Literal["float32", "bfloat16", "auto", "float64"],
+        Field(
+            description="of convolutions and matrices, the loss stays float32; auto: bfloat16 on CUDA, float32 on CPU; "
+            "float64: everything, for proofs"
+        ),
     ] = "float32"
     channels_last: Annotated[bool, Field(description="memory layout of the images; faster for most networks")] = True
     compile: Annotated[bool, Field(description="torch.compile the encoder")] = False
@@ -222,6 +228,7 @@ class Recipe(_Section):
             blur_sigma_group=a.blur_sigma_group,
             brightness_law=a.brightness_law,
             random_order=a.random_order,
+            evaluation_crop=a.evaluation_crop,
         )
 
     @property

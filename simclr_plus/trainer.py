@@ -150,17 +150,18 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
     """One step of SimCLR: both views through f and g in one pass, NT-Xent over the global batch, one update."""
     recipe = t.recipe
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-    images = batch.views.to(t.device, non_blocking=True, memory_format=layout)
+    dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
+    images = batch.views.to(t.device, dtype, non_blocking=True, memory_format=layout)
     half = recipe.training.precision == "bfloat16" or (recipe.training.precision == "auto" and images.is_cuda)
     with torch.autocast(t.device.type, torch.bfloat16, enabled=half):
         h, z, logits = model(images)
-    z0, z1 = z.float().chunk(2)
+    z0, z1 = z.to(dtype).chunk(2)
     loss = nt_xent(z0, z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True)
     objective = loss * 2 if recipe.loss.reduction == "reference" else loss
     accuracy = None
     if logits is not None:
         labels = batch.labels.to(t.device, non_blocking=True).repeat(2)
-        objective = objective + F.cross_entropy(logits.float(), labels)
+        objective = objective + F.cross_entropy(logits.to(dtype), labels)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
     t.optimizer.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
@@ -232,7 +233,8 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Tra
     if recipe.training.init_from:
         _start_from(model, recipe)
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-    model.to(device, memory_format=layout)  # type: ignore[call-overload]
+    model.to(device, torch.float64 if recipe.training.precision == "float64" else torch.float32)
+    model.to(memory_format=layout)
     model.train()
     optimizer = build_optimizer(model, recipe)
     checkpoints = run.checkpoint_files()

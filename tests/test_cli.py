@@ -96,9 +96,11 @@ def test_recipes_can_be_listed_shown_copied_and_checked(simclr_plus: Command, tm
     (tmp_path / "mine.toml").write_text("[training]\nepochz = 3")
     refused(simclr_plus("recipes", "validate", "mine.toml", cwd=tmp_path), 2, "did you mean training.epochs?")
     keys = json.loads(simclr_plus("recipes", "keys", "--json", cwd=tmp_path).stdout)
-    assert {
-        k: v for k, v in keys_of(keys).items() if k != "help"
-    } == {"key": "training.seed", "type": "int", "default": 0}
+    assert {k: v for k, v in keys_of(keys).items() if k != "help"} == {
+        "key": "training.seed",
+        "type": "int",
+        "default": 0,
+    }
 
 
 def keys_of(keys: list[dict[str, object]]) -> dict[str, object]:

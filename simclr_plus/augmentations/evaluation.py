@@ -6,24 +6,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr_plus.augmentations.draws import COLUMNS, HEIGHT, LEFT, TOP, WIDTH
+from simclr_plus.augmentations.law import ViewLaw
 
-CROP_SHARE = 0.875  # of the shorter side (authors' data_util.CROP_PROPORTION)
 SMALL = 32  # images up to this size are shown whole
 
 
-def central_crop_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """Top, left, height, width of what is shown at `size` pixels: a square of 7/8 of the shorter side.
+def central_crop_box(height: int, width: int, size: int, crop: float = 0.875) -> tuple[int, int, int, int]:
+    """Top, left, height, width of what is shown at `size` pixels: a square, `crop` of the shorter side.
 
     At 32 pixels and less nothing is cut but what makes the image square: the authors show images of that size as they
     are, and know no others there (preprocess_for_eval).
     """
-    share = np.float32(1 if size <= SMALL else CROP_SHARE)
+    share = np.float32(1 if size <= SMALL else crop)
     side = int(np.rint(share * np.float32(min(height, width))))
     return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
-def central_parameters(height: int, width: int, size: int) -> NDArray[np.float32]:
+def central_parameters(height: int, width: int, law: ViewLaw) -> NDArray[np.float32]:
     """The view parameters [1, 16] of the central crop."""
     row = np.zeros((1, COLUMNS), dtype=np.float32)
-    row[0, [TOP, LEFT, HEIGHT, WIDTH]] = central_crop_box(height, width, size)
+    row[0, [TOP, LEFT, HEIGHT, WIDTH]] = central_crop_box(height, width, law.size, law.evaluation_crop)
     return row

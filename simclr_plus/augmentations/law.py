@@ -20,6 +20,7 @@ class ViewLaw:
     as a factor (or an offset in [0, 1] units with the additive brightness law); hue: in turns.
     min_scale: smallest crop as a share of the image's area. blur_sigma_group: 0 draws sigma for each image (the
     paper's words), n > 0 for groups of n images of the global batch (the authors' code: the batch of one device).
+    evaluation_crop: share of the shorter side that an evaluated encoder is shown (authors: 7/8 above 32 pixels).
     """
 
     size: int = 224
@@ -37,6 +38,7 @@ class ViewLaw:
     blur_prob: float = 0.5
     sigmas: tuple[float, float] = (0.1, 2.0)
     blur_sigma_group: int = 0
+    evaluation_crop: float = 0.875
 
     def __post_init__(self) -> None:
         if self.size < 8:
@@ -55,6 +57,8 @@ class ViewLaw:
             raise ValueError(f"hue = {self.hue} turns; the largest change of hue lies in 0 to 0.5")
         if self.blur_sigma_group < 0:
             raise ValueError(f"blur_sigma_group = {self.blur_sigma_group}; use 0 (a sigma for each image) or more")
+        if not 0 < self.evaluation_crop <= 1:
+            raise ValueError(f"evaluation_crop = {self.evaluation_crop} is no share of a side; use a value in (0, 1]")
         if not 0 < self.min_scale <= 1:
             raise ValueError(f"min_scale = {self.min_scale} is no share of an image's area; use a value in (0, 1]")
         if not 0 < self.sigmas[0] <= self.sigmas[1]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,13 +30,17 @@ class RawPixels(nn.Module):
         return images.flatten(1)
 
 
-def subjects(encoder: ResNet, law: ViewLaw, *, baselines: bool) -> list[Subject]:
-    """The encoder and, on request, the two baselines that show what training added."""
+def subjects(encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int = 0) -> list[Subject]:
+    """The encoder and, on request, the two baselines that show what training added.
+
+    Raw pixels are those of the images as they are where all have one size, else those that the encoder sees.
+    """
     found = [Subject("encoder", encoder, law)]
     if baselines:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
             a = encoder.architecture
             random = ResNet(a.depth, a.width, stem=a.stem, flavor=a.flavor).eval()
-        found += [Subject("raw pixels", RawPixels(), law), Subject("random encoder", random, law)]
+        pixel_law = replace(law, size=native_size, evaluation_crop=1.0) if native_size else law
+        found += [Subject("raw pixels", RawPixels(), pixel_law), Subject("random encoder", random, law)]
     return found
