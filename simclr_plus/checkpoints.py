@@ -33,12 +33,13 @@ INPUT_RANGE = "RGB in [0, 1], no mean or standard deviation subtracted"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: tensors by name, the number of updates done, the recipe, the class names of the data."""
+    """An opened checkpoint: tensors by name, updates done, the recipe, number of images and class names of the data."""
 
     path: Path
     tensors: dict[str, Tensor]
     step: int
     recipe: Recipe
+    images: int
     classes: tuple[str, ...]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
@@ -47,7 +48,14 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    path: Path, model: SimCLR, optimizer: Optimizer, *, step: int, recipe: Recipe, classes: tuple[str, ...]
+    path: Path,
+    model: SimCLR,
+    optimizer: Optimizer,
+    *,
+    step: int,
+    recipe: Recipe,
+    images: int = 0,
+    classes: tuple[str, ...] = (),
 ) -> None:
     """Write everything that a run needs to go on."""
     tensors = dict(model.state_dict())
@@ -59,6 +67,7 @@ def save_checkpoint(
         "format": CHECKPOINT_FORMAT,
         "step": str(step),
         "recipe": recipe.to_toml(),
+        "images": str(images),
         "classes": json.dumps(classes),
         "simclr_plus": version("simclr-plus"),
     }
@@ -74,7 +83,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             "name a file of a run's checkpoints folder"
         )
     recipe = parse_recipe(header["recipe"], origin=f"recipe in {path}")
-    return Checkpoint(path, tensors, int(header["step"]), recipe, tuple(json.loads(header["classes"])))
+    classes = tuple(json.loads(header["classes"]))
+    return Checkpoint(path, tensors, int(header["step"]), recipe, int(header["images"]), classes)
 
 
 def restore(checkpoint: Checkpoint, model: SimCLR, optimizer: Optimizer) -> None:

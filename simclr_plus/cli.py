@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 
 if TYPE_CHECKING:
     from simclr_plus.plan import Plan
@@ -60,10 +60,7 @@ def run(
     if dry_run:
         _show_plan(loaded, _plan(loaded, processes), runs / name, as_json)
         return
-    plan = _plan(loaded, processes)
-    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
-
-    check_trainable(open_images(loaded.data, PRETRAIN), loaded.training.batch_size)
+    plan = _plan(loaded, processes, checked=True)
     new = create_run(loaded, runs, name)
     if not as_json:
         _say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
@@ -83,7 +80,7 @@ def resume(run: RunName, nproc: Nproc = "1", runs: RunsFolder = RUNS, as_json: A
     plan = _plan(found.recipe(), processes)
     done = found.checkpoint_files()
     at = int(done[-1].stem.removeprefix("step_")) if done else 0
-    if at >= plan.total_steps:
+    if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
         _say(f"run {found.path} is finished ({at} steps); to train longer start a new run with more training.epochs")
         return
     if not as_json:
@@ -97,6 +94,8 @@ def _train(run: Run, processes: int, as_json: bool) -> NoReturn:
     _say("preparing: loading PyTorch and compiling the view-making loops (the first time takes about half a minute)")
     code = launch(run, processes, quiet=as_json)
     last = run.metrics()[-1] if run.metrics() else {}
+    if last.get("images_skipped"):
+        _say(f"{last['images_skipped']} images could not be read and were skipped: {run.logs}/skipped.*.txt")
     reason = run.events()[-1].get("reason")
     encoder = run.path / "encoder.safetensors"
     if as_json:
@@ -110,17 +109,17 @@ def _train(run: Run, processes: int, as_json: bool) -> NoReturn:
     raise typer.Exit(code)
 
 
-def _plan(recipe: Recipe, processes: int) -> Plan:
-    from simclr_plus.datasets import PRETRAIN, open_images
+def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
+    """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
+    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
     from simclr_plus.plan import KNOWN_SIZES, make_plan
 
-    images = KNOWN_SIZES.get(recipe.data.name, 0)
-    if recipe.data.name == "folder":
-        expected = recipe.data.expected_images
-        missing = not Path(recipe.data.root).is_dir()
-        images = expected if expected and missing else len(open_images(recipe.data, PRETRAIN))
-    images = min(images, recipe.data.limit or images)
-    return make_plan(recipe, images, processes)
+    expected = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
+    if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
+        found = open_images(recipe.data, PRETRAIN)
+        check_trainable(found, recipe.training.batch_size)
+        return make_plan(recipe, len(found), processes)
+    return make_plan(recipe, min(expected, recipe.data.limit or expected), processes)
 
 
 def _show_plan(recipe: Recipe, plan: Plan, path: Path, as_json: bool) -> None:
@@ -277,9 +276,12 @@ def embed(
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")] = Path(
         "features.safetensors"
     ),
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out.")] = False,
     runs: RunsFolder = RUNS,
 ) -> None:
     """Write features and file names of any folder of images."""
+    from dataclasses import replace
+
     from simclr_plus.datasets import open_folder
     from simclr_plus.evaluation import best_device, weights_of
     from simclr_plus.export import embed as embed_images
@@ -287,7 +289,10 @@ def embed(
 
     source, _ = weights_of(target, runs)
     images = open_folder(folder)
-    features = embed_images(source, images, output, law=recipe_of(source).law, device=best_device())
+    images = replace(images, skip_bad=skip_bad)
+    features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=best_device())
+    if len(features) < len(images):
+        _say(f"{len(images) - len(features)} images could not be read and were left out")
     _say(f"{len(features):,} images, {features.shape[1]} features each")
     print(output)
 
@@ -325,6 +330,8 @@ def report(
     from simclr_plus.pictures import draw_curves
     from simclr_plus.runs import find_run
 
+    if output.suffix not in (".png", ".svg", ".pdf"):
+        raise RecipeError(f"--output {output}: name a .png, .svg or .pdf file")
     draw_curves(find_run(run, runs), output)
     print(output)
 
@@ -338,7 +345,9 @@ def demo(
     """Watch SimCLR learn from real images on two CPU cores, and what its features are worth."""
     from simclr_plus.demo import run_demo
 
-    found = run_demo(seed, runs, quiet=as_json, say=_say)
+    found, code = run_demo(seed, runs, quiet=as_json, say=_say)
+    if found is None:
+        raise typer.Exit(code)
     if as_json:
         _print_json(found)
         return
@@ -457,6 +466,11 @@ def main() -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EnvironmentNotAbleError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -45,6 +45,7 @@ class Images:
     paths: tuple[Path, ...] = ()
     labels: NDArray[np.int64] | None = None  # [N]
     classes: tuple[str, ...] = ()
+    skip_bad: bool = False  # what to do with an unreadable image: leave it out, or stop
 
     def __len__(self) -> int:
         return len(self.paths) if self.pixels is None else len(self.pixels)
@@ -72,8 +73,15 @@ class Images:
         )
 
     def first(self, count: int) -> Images:
-        """The first `count` images, or all where there are fewer or count is 0."""
-        return self.subset(np.arange(count)) if 0 < count < len(self) else self
+        """`count` images, or all where there are fewer or count is 0.
+
+        The first ones of a set in memory; of a folder, whose files are sorted by class, a seeded choice.
+        """
+        if not 0 < count < len(self):
+            return self
+        if self.pixels is not None:
+            return self.subset(np.arange(count))
+        return self.subset(np.sort(np.random.Generator(np.random.Philox(0)).permutation(len(self))[:count]))
 
 
 def open_images(data: Data, split: str) -> Images:
@@ -81,7 +89,7 @@ def open_images(data: Data, split: str) -> Images:
     if data.name == "embedded":
         images = _open_embedded(split)
     elif data.name == "folder":
-        images = _open_folder_split(Path(data.root), split)
+        images = replace(_open_folder_split(Path(data.root), split), skip_bad=data.on_bad_image == "skip")
     else:
         images = _open_torchvision(data, split)
     return images.first(data.limit) if split == PRETRAIN else images
@@ -139,12 +147,15 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """None for colour spaces that only Pillow knows (CMYK)."""
+    """None for what only Pillow reads (CMYK)."""
     import simplejpeg
 
     if simplejpeg.decode_jpeg_header(data)[2] not in ("Gray", "YCbCr", "RGB", "YCC"):
         return None
-    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    try:
+        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:  # a fault that Pillow may forgive
+        return None
     return image
 
 

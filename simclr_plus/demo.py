@@ -12,8 +12,11 @@ from simclr_plus.runs import create_run, default_name
 LABELS, K = 4000, 20
 
 
-def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Train `demo`, evaluate it (4,000 labelled and 2,000 test images, k = 20), draw its curves."""
+def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, int]:
+    """Train `demo`, evaluate it (4,000 labelled and 2,000 test images, k = 20), draw its curves.
+
+    Returns what was found and the exit code; nothing is found when the training was stopped.
+    """
     recipe = load_recipe("demo", [f"training.seed={seed}"])
     run = create_run(recipe, runs, f"{default_name('demo')}-seed{seed}")
     say(f"pretraining on {recipe.data.name} images, no labels used: about two minutes on two cores ({run.path})")
@@ -24,16 +27,20 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
     from simclr_plus.launch import launch
     from simclr_plus.pictures import draw_curves
 
-    launch(run, 1, quiet=quiet)
+    code = launch(run, 1, quiet=quiet)
+    if run.events()[-1].get("reason") != "finished":
+        say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
+        return None, code
     shared: dict[str, Any] = {"labels": LABELS, "baselines": True, "say": say}
     knn, _ = evaluate_target(str(run.path), "knn", evaluate_knn, {"k": K}, **shared)
     linear, _ = evaluate_target(str(run.path), "linear_fast", evaluate_linear_fast, {}, **shared)
     curves = run.path / "curves.png"
     draw_curves(run, curves)
-    return {
+    found = {
         "run": str(run.path),
         "encoder": str(run.path / "encoder.safetensors"),
         "curves": str(curves),
         "knn": knn,
         "linear_fast": linear,
     }
+    return found, code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from simclr_plus.checkpoints import load_encoder, read_header
 from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
-from simclr_plus.errors import NotFoundError, SimclrPlusError
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject, subjects
 from simclr_plus.export import recipe_of
 from simclr_plus.recipe import Data
@@ -51,7 +52,9 @@ def evaluate_target(
 ) -> tuple[dict[str, Any], Path | None]:
     """Evaluate, and for a run write the result into its folder; returns the result and the file."""
     weights, run = weights_of(target, runs)
-    recipe = recipe_of(weights)
+    recipe, header = recipe_of(weights), read_header(weights)
+    if "recipe" not in header and not data:
+        raise RecipeError(f"{weights} does not say what it was trained on: name a data set or folder with --data")
     train, held_out = labelled_images(recipe.data, data, test)
     train = train.first(labels)
     device = best_device()
@@ -61,7 +64,6 @@ def evaluate_target(
         say(f"{name}: {subject.name}")
         moved = Subject(subject.name, subject.encoder.to(device), subject.law)
         found[subject.name] = evaluator(moved, train, held_out, device=device, **settings)
-    header = read_header(weights)
     result = {
         "schema": 1,
         "evaluator": name,
@@ -70,9 +72,12 @@ def evaluate_target(
         "data": train.name,
         "train_images": len(train),
         "test_images": len(held_out),
+        "settings": settings,
         "results": found,
     }
-    path = run.write_result(f"{name}_{weights.stem}", result) if run else None
+    of_what = "".join(f"_{re.sub(r'[^A-Za-z0-9]+', '-', part).strip('-')}" for part in (data, test) if part)
+    few = f"_{labels}-labels" if labels else ""
+    path = run.write_result(f"{name}_{weights.stem}{of_what}{few}", result) if run else None
     return result, path
 
 
@@ -82,7 +87,10 @@ def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
         train, held_out = open_folder(Path(other or data.root)), open_folder(Path(test))
     else:
         if other:
-            data = Data(name="folder", root=other) if other not in NAMES else data.model_copy(update={"name": other})
+            root = "data" if data.name == "folder" else data.root
+            data = Data.model_validate(
+                {"name": other, "root": root} if other in NAMES else {"name": "folder", "root": other}
+            )
         train, held_out = open_images(data, TRAIN), open_images(data, TEST)
     require_labels(train), require_labels(held_out)
     if train.classes != held_out.classes:

@@ -14,17 +14,20 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import CHECKPOINT_FORMAT, encoder_metadata, load_encoder, read_header, save_encoder
 from simclr_plus.datasets import Images
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import RecipeError
+from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.features import features_of
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.whole_files import write_text_whole, write_whole
 
+MAX_NAMES = 80_000_000  # bytes; safetensors reads headers of up to 100 MB
 TIMM_DEPTHS = (18, 34, 50, 101, 152)
 
 
 def recipe_of(path: Path) -> Recipe:
-    """The recipe in the header of a checkpoint or encoder file; an empty one where there is none."""
-    return parse_recipe(read_header(path).get("recipe", ""), origin=f"recipe in {path}")
+    """The recipe in the header of a checkpoint or encoder file; without one, defaults and the header's image size."""
+    header = read_header(path)
+    size = header.get("image_size", "224")
+    return parse_recipe(header.get("recipe", f"[augmentation]\nimage_size = {size}"), origin=f"recipe in {path}")
 
 
 def export_encoder(source: Path, target: Path) -> ResNet:
@@ -84,21 +87,24 @@ def training_metadata(source: Path) -> dict[str, Any]:
     return {key: header[key] for key in ("recipe", "data", "image_size", "step") if key in header}
 
 
-def embed(source: Path, images: Images, target: Path, *, law: ViewLaw, device: torch.device) -> Tensor:
+def embed(source: Path, images: Images, root: Path, target: Path, *, law: ViewLaw, device: torch.device) -> Tensor:
     """Write features [N, F] of images as safetensors: `features`, `labels` where there are some, names in the header.
 
-    The header's `files` is a JSON list of N file names, `classes` one of the class names.
+    The header's `files` is a JSON list of N file names below `root`, `classes` one of the class names.
     """
     encoder = load_encoder(source).to(device)
-    features = features_of(encoder, images, law, device=device)
+    if sum(len(str(path)) for path in images.paths) > MAX_NAMES:
+        raise SimclrPlusError(f"{images.name} has too many file names for one file's header; embed its folders apart")
+    features, seen = features_of(encoder, images, law, device=device)
+    names = [path.relative_to(root).as_posix() for path in seen.paths]
     tensors = {"features": features}
     header = {
         "format": "simclr-plus features 1",
-        "files": json.dumps([str(path) for path in images.paths]),
+        "files": json.dumps(names),
         "encoder": str(source),
     }
-    if images.labels is not None:
-        tensors["labels"] = torch.from_numpy(images.labels)
-        header["classes"] = json.dumps(images.classes)
+    if seen.labels is not None:
+        tensors["labels"] = torch.from_numpy(seen.labels)
+        header["classes"] = json.dumps(seen.classes)
     write_whole(target, lambda aside: save_file(tensors, aside, metadata=header))
     return features

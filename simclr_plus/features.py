@@ -8,24 +8,32 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets import Images
+from simclr_plus.errors import SimclrPlusError
 from simclr_plus.loading import evaluation_batches
 
 
 @torch.no_grad()
 def features_of(
     encoder: nn.Module, images: Images, law: ViewLaw, *, device: torch.device, batch_size: int = 256
-) -> Tensor:
-    """h [N, F] of the images' central crops, float32 on the CPU; the encoder's mode is put back."""
+) -> tuple[Tensor, Images]:
+    """h [N, F] of the images' central crops, float32 on the CPU, and the N images: unreadable ones may be left out.
+
+    The encoder's mode is put back.
+    """
     was_training = encoder.training
     encoder.eval()
+    dtype = next((p.dtype for p in encoder.parameters()), torch.float32)
+    features, seen = [], []
     try:
-        parts = [
-            encoder(views.to(device)).flatten(1).float().cpu()
-            for views, _ in evaluation_batches(images, law, batch_size)
-        ]
+        for views, indices in evaluation_batches(images, law, batch_size):
+            features.append(encoder(views.to(device, dtype)).flatten(1).float().cpu())
+            seen.append(indices)
     finally:
         encoder.train(was_training)
-    return torch.cat(parts)
+    if not features:
+        raise SimclrPlusError(f"no image of {images.name} can be read; all {len(images)} were tried")
+    kept = np.concatenate(seen)
+    return torch.cat(features), images if len(kept) == len(images) else images.subset(kept)
 
 
 def labels_of(images: Images) -> Tensor:

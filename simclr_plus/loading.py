@@ -25,6 +25,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets import Images
 from simclr_plus.errors import UnreadableImageError
+from simclr_plus.runs import cpu_count
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,12 @@ class ViewBatches:
         rank: int = 0,
         processes: int = 1,
         threads: int = 0,
-        skip_bad_images: bool = False,
         pin_memory: bool = False,
     ) -> None:
         self.images, self.law, self.seed, self.views = images, law, seed, views
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
-        self.skip_bad_images = skip_bad_images
         self.pin_memory = pin_memory
-        self.skipped: set[str] = set()
+        self.skipped: set[int] = set()  # indices of images that could not be read
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="views")
         self._orders: dict[int, NDArray[np.int64]] = {}
@@ -151,15 +150,15 @@ class ViewBatches:
         self._makers.mine().fill(image, parameters[0], out, b)
 
     def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
-        """Image `index`, or with skip_bad_images the next one that can be read."""
+        """Image `index`, or where bad images are skipped the next one that can be read."""
         for candidate in range(index, index + len(self.images)):
             try:
                 return candidate % len(self.images), self.images.read(candidate % len(self.images))
             except UnreadableImageError:
-                if not self.skip_bad_images:
+                if not self.images.skip_bad:
                     raise
                 with self._lock:
-                    self.skipped.add(str(self.images.paths[candidate % len(self.images)]))
+                    self.skipped.add(candidate % len(self.images))
         raise UnreadableImageError(f"no image of {self.images.name} can be read; all {len(self.images)} were tried")
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -172,19 +171,28 @@ class ViewBatches:
 def evaluation_batches(
     images: Images, law: ViewLaw, batch_size: int = 256, threads: int = 0
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
-    """Central crops [B, 3, S, S] of all images in order, with their indices [B]; the last batch may be smaller."""
+    """Central crops [B, 3, S, S] of the images in order, with their indices [B]; batches may be smaller at the end,
+    and where unreadable images are left out (`images.skip_bad`).
+    """
     makers = _Makers(replace(law, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0))
 
-    def fill(index: int, out: NDArray[np.float32], b: int) -> None:
-        image = images.read(index)
+    def fill(index: int, out: NDArray[np.float32], b: int) -> bool:
+        try:
+            image = images.read(index)
+        except UnreadableImageError:
+            if not images.skip_bad:
+                raise
+            return False
         makers.mine().fill(image, central_parameters(image.shape[0], image.shape[1], law), out, b)
+        return True
 
     with ThreadPoolExecutor(threads or default_threads(), thread_name_prefix="views") as pool:
         for start in range(0, len(images), batch_size):
             indices = np.arange(start, min(start + batch_size, len(images)))
             out = np.empty((1, len(indices), 3, law.size, law.size), dtype=np.float32)
-            list(pool.map(fill, indices.tolist(), [out] * len(indices), range(len(indices))))
-            yield torch.from_numpy(out[0]), indices
+            read = np.array(list(pool.map(fill, indices.tolist(), [out] * len(indices), range(len(indices)))))
+            if read.any():
+                yield torch.from_numpy(out[0] if read.all() else out[0, read]), indices[read]
 
 
 def compile_views(law: ViewLaw) -> None:
@@ -201,7 +209,7 @@ def compile_views(law: ViewLaw) -> None:
 
 def default_threads() -> int:
     """Cores that this process may use, shared with the other processes of this machine."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 class _Makers:

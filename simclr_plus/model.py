@@ -25,10 +25,10 @@ class SimCLR(nn.Module):
         return h, z, None if self.probe is None else self.probe(h.detach())
 
 
-def build_encoder(recipe: Recipe, seed: int | None = None) -> ResNet:
+def build_encoder(recipe: Recipe) -> ResNet:
     """The recipe's encoder with initial weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed if seed is None else seed)
+        torch.manual_seed(recipe.training.seed)
         e = recipe.encoder
         return ResNet(e.depth, e.width, stem=e.stem, flavor=e.flavor)
 

@@ -45,12 +45,11 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
     """The figures for a number of images; raises RecipeError when the batch does not divide by the processes."""
     t = recipe.training
     if t.batch_size % processes:
+        below, above = t.batch_size // processes * processes, -(-t.batch_size // processes) * processes
         raise RecipeError(
             f"training.batch_size = {t.batch_size} does not divide by {processes} processes; "
-            f"use {t.batch_size // processes * processes or processes} or {(t.batch_size // processes + 1) * processes}"
+            f"use {f'{below} or ' if below else ''}{above}"
         )
-    if t.batch_size // processes < 1:
-        raise RecipeError(f"training.batch_size = {t.batch_size} is smaller than the {processes} processes")
     f = recipe.architecture.feature_dim
     return Plan(
         images=images,

@@ -244,7 +244,7 @@ class Recipe(_Section):
         """Choices that are allowed but are known mistakes, each with its remedy."""
         found = []
         size, batch = self.augmentation.image_size, self.training.batch_size
-        if self.encoder.stem == "imagenet" and size <= 64:
+        if self.encoder.stem == "imagenet" and size <= 32:
             found.append(f'encoder.stem = "imagenet" shrinks {size}-pixel views to {max(1, size // 32)}; use "cifar"')
         if self.augmentation.blur_prob > 0 and size <= 32:
             found.append(f"augmentation.blur_prob > 0 on {size}-pixel views: the authors switch blur off for CIFAR")
@@ -387,6 +387,10 @@ def _check_together(recipe: Recipe, origin: str) -> None:
         raise RecipeError(
             f"{origin}: training.warmup_epochs = {t.warmup_epochs:g} is longer than training.epochs = {t.epochs:g}; "
             "shorten the warm-up or train longer"
+        )
+    if t.compile and t.activation_checkpointing:
+        raise RecipeError(
+            f"{origin}: training.compile and training.activation_checkpointing do not work together; switch one off"
         )
     if recipe.architecture.channels(64) * 64 != recipe.encoder.width * 64 * 64:
         raise RecipeError(

@@ -3,7 +3,7 @@
     recipe.toml      the resolved recipe               checkpoints/  step_00012500.safetensors
     metrics.jsonl    one JSON object a logged step     results/      one JSON file an evaluation
     events.jsonl     start, resume, checkpoint, exit   logs/         what the processes printed
-    control/STOP     asks the run to save and stop
+    control/STOP     asks the run to save and stop     run.lock      held while the run trains
 
 Both .jsonl files are append-only and have one writer, process 0.
 """
@@ -16,6 +16,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,25 @@ class Run:
             raise NotFoundError(f"run {self.path} has no checkpoint in {self.checkpoints}; nothing was saved yet")
         return found[-1]
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run's lock; raises SimclrPlusError when another process trains the run."""
+        import fcntl
+
+        with (self.path / "run.lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise SimclrPlusError(
+                    f"run {self.path} is being trained by another process; wait for it or stop it"
+                ) from None
+            yield
+
+    def ask_to_stop(self) -> None:
+        """Make the file that asks the run to save and stop."""
+        self.stop_file.parent.mkdir(exist_ok=True)
+        self.stop_file.touch()
+
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write results/NAME.json and return its path."""
         path = self.results / f"{name}.json"
@@ -173,7 +193,12 @@ def find_run(name: str, folder: Path) -> Run:
 
 def machine() -> dict[str, Any]:
     """Who runs here, for the start event."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "cpus": len(os.sched_getaffinity(0))}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "cpus": cpu_count()}
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:

@@ -5,16 +5,18 @@ python -m simclr_plus.trainer RUN
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,6 +25,7 @@ from torch.optim import Optimizer
 
 from simclr_plus import distributed, metrics
 from simclr_plus.checkpoints import (
+    Checkpoint,
     encoder_metadata,
     load_checkpoint,
     load_encoder,
@@ -31,7 +34,7 @@ from simclr_plus.checkpoints import (
     save_encoder,
 )
 from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable, open_images
-from simclr_plus.errors import CheckpointError, SimclrPlusError
+from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import Batch, ViewBatches, compile_views
@@ -59,6 +62,7 @@ class Training:
     optimizer: Optimizer
     device: torch.device
     progress: TrainingProgress
+    knn_images: tuple[Images, Images] | None  # bank and queries of the monitor, in process 0
     step: int = 0  # updates done
 
     @property
@@ -102,16 +106,15 @@ def _loop(t: Training, stop: _StopRequest) -> str:
         rank=distributed.rank(),
         processes=distributed.world_size(),
         threads=recipe.data.threads,
-        skip_bad_images=recipe.data.on_bad_image == "skip",
         pin_memory=t.device.type == "cuda",
     )
     model = _in_processes(t)
     clock = _Clock(t.step)
+    if _asked_to_stop(t, stop):
+        return _leave(t, STOPPED, signal=stop.signal_number)
     first_bad = torch.full((), t.plan.total_steps, device=t.device)
     for batch in batches.batches(t.step, t.plan.total_steps):
-        rate = warmup_cosine(
-            t.step, peak=t.plan.peak_learning_rate, warmup_steps=t.plan.warmup_steps, total_steps=t.plan.total_steps
-        )
+        rate = _learning_rate(t.plan, t.step)
         outputs = _update(t, model, batch, rate)
         first_bad = torch.where(torch.isfinite(outputs.objective), first_bad, first_bad.clamp(max=t.step))
         t.step += 1
@@ -119,16 +122,17 @@ def _loop(t: Training, stop: _StopRequest) -> str:
 
         last = t.step == t.plan.total_steps
         save = last or t.crossed(recipe.checkpoints.every_epochs) or t.crossed(recipe.checkpoints.keep_every_epochs)
-        if t.step % every == 0 or save:
-            _require_finite(t, first_bad, rate)
+        knn = t.crossed(recipe.monitor.knn_every_epochs) or (last and recipe.monitor.knn_every_epochs > 0)
+        if t.step % every == 0 or save or knn:
+            _require_finite(t, first_bad)
             line = _measure(t, outputs, rate, clock, batches)
-            if t.crossed(recipe.monitor.knn_every_epochs) or (last and recipe.monitor.knn_every_epochs):
+            if knn:
                 line |= _knn_accuracy(t)
                 clock.restart(t.step)
             if t.is_main:
                 t.run.log_metrics(line)
                 t.progress.show(line)
-            asked = distributed.any_process(stop.asked or (t.is_main and t.run.stop_file.exists()), t.device)
+            asked = _asked_to_stop(t, stop)
             if save or asked:
                 _save(t)
             if asked and not last:
@@ -176,21 +180,21 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
 def _measure(t: Training, o: _Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
     """A line of metrics.jsonl; every process takes part, each mean is over the global batch."""
     recipe = t.recipe
-    accuracy, entropy = contrastive_metrics(
+    accuracy, entropy = contrastive_metrics(  # of the global batch
         o.z0, o.z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True
     )
     own = torch.stack(
-        [o.loss, accuracy, entropy, o.loss.new_tensor(0.0) if o.probe_accuracy is None else o.probe_accuracy]
+        [o.loss, torch.zeros_like(o.loss) if o.probe_accuracy is None else o.probe_accuracy.to(o.loss.dtype)]
     )
-    loss, accuracy_mean, entropy_mean, probe = (distributed.sum_over_processes(own) / distributed.world_size()).tolist()
+    loss, probe = (distributed.sum_over_processes(own) / distributed.world_size()).tolist()
     line: dict[str, Any] = {
         "step": t.step,
         "epoch": t.step * t.plan.global_batch / t.plan.images,
         "images": t.step * t.plan.global_batch,
         "time": time.time(),
         "loss": loss,
-        "contrastive_accuracy": accuracy_mean,
-        "contrastive_entropy": entropy_mean,
+        "contrastive_accuracy": float(accuracy),
+        "contrastive_entropy": float(entropy),
     }
     if o.probe_accuracy is not None:
         line["probe_accuracy"] = probe
@@ -230,17 +234,18 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Tra
     plan = make_plan(recipe, len(images), distributed.world_size())
     classes = len(images.classes) if recipe.training.probe and images.labels is not None else 0
     model = build_model(recipe, classes)
-    if recipe.training.init_from:
+    checkpoints = run.checkpoint_files()
+    if recipe.training.init_from and not checkpoints:
         _start_from(model, recipe)
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     model.to(device, torch.float64 if recipe.training.precision == "float64" else torch.float32)
     model.to(memory_format=layout)
     model.train()
     optimizer = build_optimizer(model, recipe)
-    checkpoints = run.checkpoint_files()
     step = 0
     if checkpoints:
         checkpoint = load_checkpoint(checkpoints[-1])
+        _require_same_data(checkpoint, images)
         restore(checkpoint, model, optimizer)
         step = checkpoint.step
     compile_views(recipe.law)
@@ -249,13 +254,25 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Tra
     is_main = distributed.rank() == 0
     progress = TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main)
     if is_main:
-        run.stop_file.unlink(missing_ok=True)
-        run.log_event("resume" if step else "start", step=step, processes=plan.processes, **machine())
+        come_from = {"from_step": step} if step else {}
+        kind = "resume" if step else "start"
+        run.log_event(kind, **come_from, processes=plan.processes, device=str(device), **machine())
         if recipe.data.expected_images and recipe.data.expected_images != len(images):
             progress.say(
                 f"note: {images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
             )
-    return Training(run, recipe, plan, images, model, optimizer, device, progress, step)
+    knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
+    return Training(run, recipe, plan, images, model, optimizer, device, progress, knn_images, step)
+
+
+def _require_same_data(checkpoint: Checkpoint, images: Images) -> None:
+    """Another number of images would be another order of them, and no continuation."""
+    if checkpoint.images != len(images) or checkpoint.classes != images.classes:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained on {checkpoint.images} images of {len(checkpoint.classes)} classes, "
+            f"{images.name} now holds {len(images)} of {len(images.classes)}; restore the data, or start a new run "
+            "with training.init_from"
+        )
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -271,7 +288,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     ]
     if o.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
-    return torch.optim.Adam(groups, lr=0.0)
+    return torch.optim.Adam(groups, lr=0.0, fused=True)
 
 
 def _lars_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -301,48 +318,83 @@ def _in_processes(t: Training) -> nn.Module:
     return DistributedDataParallel(t.model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
 
 
-def _require_finite(t: Training, first_bad: Tensor, rate: float) -> None:
-    """All processes stop together when a loss was not finite since the last look."""
+def _require_finite(t: Training, first_bad: Tensor) -> None:
+    """All processes stop together when a loss was not finite since the last look, or the weights no longer are."""
     bad = int(distributed.all_gather(first_bad).min()) if distributed.world_size() > 1 else int(first_bad)
-    if bad < t.plan.total_steps:
-        saved = t.run.checkpoint_files()
-        good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
-        raise SimclrPlusError(
-            f"the loss is not finite at step {bad} (learning rate {rate:.6g}): training stopped; {good}. Lower "
-            "optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
-        )
+    norms = torch.stack(list(torch._foreach_norm([p.detach() for p in t.model.parameters()])))
+    if bad == t.plan.total_steps and bool(torch.isfinite(norms).all()):
+        return
+    what, step = ("the loss is", bad) if bad < t.plan.total_steps else ("the updated weights are", t.step - 1)
+    saved = t.run.checkpoint_files()
+    good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
+    raise SimclrPlusError(
+        f"{what} not finite at step {step} (learning rate {_learning_rate(t.plan, step):.6g}): training stopped; "
+        f"{good}. Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
+    )
+
+
+def _learning_rate(plan: Plan, step: int) -> float:
+    return warmup_cosine(
+        step, peak=plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
+    )
+
+
+def _knn_images(recipe: Recipe) -> tuple[Images, Images]:
+    """The monitor's bank and queries; raises SimclrPlusError where the data set has no labelled ones."""
+    try:
+        bank, queries = (open_images(recipe.data, split) for split in (TRAIN, TEST))
+    except SimclrPlusError as error:
+        raise SimclrPlusError(f"monitor.knn_every_epochs needs labelled images: {error}; or set it to 0") from None
+    return _spread(bank, KNN_BANK), _spread(queries, KNN_QUERIES)
+
+
+def _spread(images: Images, count: int) -> Images:
+    """At most `count` images, evenly from all."""
+    count = min(count, len(images))
+    return images.subset(np.arange(count) * len(images) // count)
 
 
 def _knn_accuracy(t: Training) -> dict[str, float]:
     """kNN on held-out images by process 0 (20 neighbours among 4,000 training images, 2,000 queries)."""
     found: dict[str, float] = {}
-    if t.is_main and t.images.labels is not None:
-        bank, queries = (open_images(t.recipe.data, split) for split in (TRAIN, TEST))
-        bank, queries = _every_nth(bank, KNN_BANK), _every_nth(queries, KNN_QUERIES)
-        h_bank, h = (features_of(t.model.encoder, i, t.recipe.law, device=t.device) for i in (bank, queries))
+    if t.knn_images is not None:
+        h_bank, bank = features_of(t.model.encoder, t.knn_images[0], t.recipe.law, device=t.device)
+        h, queries = features_of(t.model.encoder, t.knn_images[1], t.recipe.law, device=t.device)
         scores = metrics.knn_scores(h, h_bank, labels_of(bank), len(bank.classes), k=KNN_K)
         found["knn_accuracy"] = metrics.top_k_accuracy(scores, labels_of(queries), 1)
     distributed.barrier()
     return found
 
 
-def _every_nth(images: Images, count: int) -> Images:
-    return images.subset(torch.arange(0, len(images), max(1, len(images) // count)).numpy()[:count])
-
-
 def _note_skipped(t: Training, batches: ViewBatches) -> int:
-    """Images skipped so far, over all processes; process r lists its own in logs/skipped.r.txt."""
+    """Images skipped since the start of these processes, over all of them; each lists its own in logs/skipped.N.txt."""
     if batches.skipped:
         t.run.logs.mkdir(exist_ok=True)
-        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_text("\n".join(sorted(batches.skipped)) + "\n")
-    return int(distributed.sum_over_processes(torch.tensor([float(len(batches.skipped))], device=t.device)).item())
+        names = sorted(str(t.images.paths[i]) for i in batches.skipped)
+        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_text("\n".join(names) + "\n")
+    skipped = torch.zeros(len(t.images), device=t.device)
+    skipped[sorted(batches.skipped)] = 1
+    return int((distributed.sum_over_processes(skipped) > 0).sum())
+
+
+def _asked_to_stop(t: Training, stop: _StopRequest) -> bool:
+    """By a signal to any process, or by the STOP file."""
+    return distributed.any_process(stop.asked or (t.is_main and t.run.stop_file.exists()), t.device)
 
 
 def _save(t: Training) -> None:
     """Save a checkpoint, then drop those that the recipe does not keep."""
     if t.is_main:
         path = t.run.checkpoint_file(t.step)
-        save_checkpoint(path, t.model, t.optimizer, step=t.step, recipe=t.recipe, classes=t.images.classes)
+        save_checkpoint(
+            path,
+            t.model,
+            t.optimizer,
+            step=t.step,
+            recipe=t.recipe,
+            images=len(t.images),
+            classes=t.images.classes,
+        )
         t.run.log_event("checkpoint", step=t.step, file=path.name)
         for old in t.run.checkpoint_files()[: -t.recipe.checkpoints.keep_last]:
             if not t.crossed(t.recipe.checkpoints.keep_every_epochs, step=int(old.stem.removeprefix("step_"))):
@@ -352,6 +404,7 @@ def _save(t: Training) -> None:
 
 def _leave(t: Training, reason: str, **values: Any) -> str:
     if t.is_main:
+        t.run.stop_file.unlink(missing_ok=True)
         if reason == FINISHED:
             save_encoder(t.model.encoder, t.run.path / "encoder.safetensors", encoder_metadata(t.recipe, t.step))
         t.run.log_event("exit", reason=reason, step=t.step, **values)
@@ -383,15 +436,24 @@ def _stop_on_signals() -> Iterator[_StopRequest]:
 
 def main() -> None:
     """Entry of a process that torchrun started; a failure is told in events.jsonl, for whoever launched it."""
+    _die_with_torchrun()
     run = Run(Path(sys.argv[1]))
     try:
         train(run, quiet="--quiet" in sys.argv[2:])
-    except SimclrPlusError as error:
-        run.log_event("exit", reason=FAILED, message=str(error), exit_code=error.exit_code, rank=distributed.rank())
+    except (SimclrPlusError, OSError) as error:
+        code = error.exit_code if isinstance(error, SimclrPlusError) else EnvironmentNotAbleError.exit_code
+        with suppress(OSError):  # the disk may be full
+            run.log_event("exit", reason=FAILED, message=str(error), exit_code=code, rank=distributed.rank())
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
-        os._exit(error.exit_code)  # other processes may wait in a collective: do not wait for them
+        os._exit(code)  # other processes may wait in a collective: do not wait for them
     distributed.stop()
+
+
+def _die_with_torchrun() -> None:
+    """Linux kills this process when torchrun is killed: no orphan goes on training."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 if __name__ == "__main__":

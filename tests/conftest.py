@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the command line: see cli.main
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
 
 PHOTOS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist

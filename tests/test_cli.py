@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors import safe_open
+
+from simclr_plus.runs import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -54,7 +58,7 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
         (("run", "demo", "augmentation.image_size=7"), 2, "augmentation.image_size = 7"),
         (("run", "demo", "training.warmup_epochs=99"), 2, "is longer than training.epochs"),
         (("run", "demo", "training.batch_size=100", "--nproc", "3"), 2, "does not divide by 3 processes"),
-        (("run", "demo", "--nproc", "many"), 4, "--nproc many"),
+        (("run", "demo", "--nproc", "many"), 2, "--nproc many"),
         (("run", "demo", "data.limit=20"), 2, "exceeds the 20 images"),
         (("run", "folder", "data.root=missing"), 3, "data folder missing does not exist"),
         (("run", "cifar10_r18"), 3, "set data.download=true"),
@@ -63,6 +67,8 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
         (("recipes", "show", "demos"), 3, "did you mean demo?"),
         (("preview", "missing.jpg"), 3, "no image missing.jpg"),
         (("export", "nothing", "-o", "x"), 3, "no run 'nothing'"),
+        (("recipes", "cp", "demo", "no/such/folder/x.toml"), 4, "no/such/folder"),
+        (("run", "r50_4x", "training.compile=true"), 2, "do not work together"),
         (("run",), 2, "RECIPE"),
     ],
 )
@@ -130,6 +136,23 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(
     assert finished.returncode == 0 and "is finished (9 steps)" in finished.stderr
 
 
+def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
+    simclr_plus: Command, tmp_path: Path, tiny: list[str]
+) -> None:
+    command = [sys.executable, "-m", "simclr_plus.cli", "run", "demo", *tiny, "training.epochs=50", "--name", "x"]
+    process = subprocess.Popen(
+        [*command, "--nproc", "2"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    run = Run(tmp_path / "runs" / "x")
+    while len(run.metrics()) < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, talk = process.communicate(timeout=120)
+    assert process.returncode == 130 and b"simclr-plus resume" in talk
+    assert run.events()[-1]["reason"] == "stopped" and run.latest_checkpoint().exists()
+
+
 def test_a_failure_under_torchrun_is_told_as_plainly(simclr_plus: Command, tmp_path: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.learning_rate=1e30"]
     done = simclr_plus("run", "demo", *overrides, "--name", "x", "--nproc", 2, cwd=tmp_path)
@@ -153,7 +176,10 @@ def test_own_photographs_go_in_and_an_encoder_comes_out(simclr_plus: Command, ph
     with safe_open(tmp_path / "f.safetensors", framework="np") as file:
         header = file.metadata()
         assert file.get_tensor("features").shape == (48, 128) and file.get_tensor("labels").sum() == 24
-    assert json.loads(header["files"])[0].endswith("Aqua/00.jpg") and json.loads(header["classes"]) == ["Aqua", "Dune"]
+    assert json.loads(header["files"])[0].startswith("Aqua/00.jpg") and json.loads(header["classes"]) == [
+        "Aqua",
+        "Dune",
+    ]
     flat = photos / "Aqua"
     assert simclr_plus("embed", "p", flat, "-o", "g.safetensors", cwd=tmp_path).returncode == 0
     refused(simclr_plus("evaluate", "knn", "p", "--data", flat, cwd=tmp_path), 1, "has no labels")
@@ -178,3 +204,6 @@ def test_unreadable_photographs_stop_a_run_or_are_counted(
     done = simclr_plus("run", "demo", *small, "data.on_bad_image=skip", "--name", "b", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["last"]["images_skipped"] == 1
     assert "00.jpg" in (tmp_path / "runs/b/logs/skipped.0.txt").read_text()
+    assert "1 images could not be read and were skipped" in done.stderr
+    refused(simclr_plus("embed", "b", folder, cwd=tmp_path), 1, "00.jpg cannot be read")
+    assert "47 images" in simclr_plus("embed", "b", folder, "--skip-bad", cwd=tmp_path).stderr

@@ -77,6 +77,13 @@ def test_the_fast_form_is_fair_to_features_of_any_scale(fashion: tuple[Images, I
     assert scores[1]["learning_rate"] > scores[0]["learning_rate"]
 
 
+@pytest.mark.parametrize("count", [40, 100, 256])
+def test_the_fast_form_takes_few_images(fashion: tuple[Images, Images], count: int) -> None:
+    train, test = fashion
+    found = evaluate_linear_fast(PIXELS, train.first(count), test, device=CPU, epochs=5)
+    assert 0.2 < found["top1"] < 0.9
+
+
 def test_the_papers_protocol_trains_on_crops_and_leaves_the_encoder_as_it_was(fashion: tuple[Images, Images]) -> None:
     train, test = fashion
     encoder = ResNet(18, 0.125, stem="cifar").train()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,20 +68,25 @@ def test_an_unreadable_image_stops_or_is_replaced_by_the_next_and_counted(tmp_pa
         Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"broken")
     images, law = open_folder(tmp_path), simclr_law(16, 0.0, blur_prob=0.0, gray_prob=0.0)
+    skips = replace(images, skip_bad=True)
     with pytest.raises(UnreadableImageError, match=r"3\.png"):
         ViewBatches(images, law, batch_size=6, seed=0).batch(0)
-    skipping = ViewBatches(images, law, batch_size=6, seed=0, skip_bad_images=True)
+    skipping = ViewBatches(skips, law, batch_size=6, seed=0)
     views, _ = skipping.batch(0)
-    assert {Path(p).name for p in skipping.skipped} == {"3.png"}
+    assert skipping.skipped == {3}
     shown = sorted(round(float(v) * 255) for v in views[:6].mean(dim=(1, 2, 3)))
     assert shown == [0, 40, 80, 160, 160, 200]  # 4.png stands in for 3.png
+    with pytest.raises(UnreadableImageError, match=r"3\.png"):
+        list(evaluation_batches(images, law))
+    ((views, indices),) = evaluation_batches(skips, law)
+    assert indices.tolist() == [0, 1, 2, 4, 5] and round(float(views[3].mean()) * 255) == 160
 
 
 def test_a_folder_without_one_readable_image_says_so(tmp_path: Path) -> None:
     for i in range(2):
         (tmp_path / f"{i}.png").write_bytes(b"broken")
     with pytest.raises(UnreadableImageError, match="all 2 were tried"):
-        ViewBatches(open_folder(tmp_path), LAW, batch_size=2, seed=0, skip_bad_images=True).batch(0)
+        ViewBatches(replace(open_folder(tmp_path), skip_bad=True), LAW, batch_size=2, seed=0).batch(0)
 
 
 def test_evaluation_shows_small_images_as_they_are_in_order(few: Images) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import create_run, default_name, find_run, list_runs
 
@@ -59,6 +59,14 @@ def test_events_and_results_are_plain_json(tmp_path: Path) -> None:
     assert run.events()[0]["reason"] == "finished" and run.events()[0]["time"] > 0
     path = run.write_result("knn", {"top1": 0.5, "bad": math.inf})
     assert json.loads(path.read_text()) == {"top1": 0.5, "bad": None}
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    run = create_run(load_recipe("demo"), tmp_path, "mine")
+    with run.locked(), pytest.raises(SimclrPlusError, match="being trained by another process"), run.locked():
+        pass
+    with run.locked():
+        assert (run.path / "run.lock").exists()
 
 
 def test_a_run_without_checkpoint_says_so(tmp_path: Path) -> None:

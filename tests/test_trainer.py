@@ -196,6 +196,21 @@ def test_the_newest_checkpoints_and_one_each_n_epochs_are_kept(tmp_path: Path, t
     assert [int(p.stem[5:]) for p in run.checkpoint_files()] == [16, 32, 40, 41]
 
 
+def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, tiny: list[str]) -> None:
+    run = trained(tmp_path, tiny)
+    run.recipe_file.write_text(run.recipe_file.read_text().replace("limit = 256", "limit = 255"))
+    with pytest.raises(CheckpointError, match=r"was trained on 256 images .* now holds 255"):
+        train(run, quiet=True)
+
+
+def test_knn_without_labelled_images_is_refused_before_training(tmp_path: Path, tiny: list[str], photos: Path) -> None:
+    flat = [*tiny, "data.name=folder", f"data.root={photos / 'Aqua'}", "data.limit=0", "training.batch_size=8"]
+    run = create_run(load_recipe("demo", [*flat, "monitor.knn_every_epochs=1"]), tmp_path, "run")
+    with pytest.raises(SimclrPlusError, match=r"monitor.knn_every_epochs needs labelled images.*set it to 0"):
+        train(run, quiet=True)
+    assert run.metrics() == []
+
+
 def test_a_batch_larger_than_the_data_never_starts(tmp_path: Path, tiny: list[str]) -> None:
     run = create_run(load_recipe("demo", [*tiny, "data.limit=20"]), tmp_path, "run")
     with pytest.raises(RecipeError, match="exceeds the 20 images"):

@@ -12,6 +12,7 @@ from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.widgets import DataTable, Footer, Header, Sparkline, Static
 
+from simclr_plus.errors import SimclrPlusError
 from simclr_plus.progress import figures
 from simclr_plus.runs import Run, list_runs
 
@@ -75,8 +76,7 @@ class WatchApp(App[None]):
         """Ask the chosen run to save a checkpoint and stop."""
         run = self._chosen()
         if run is not None and state_of(run) == "running":
-            run.stop_file.parent.mkdir(exist_ok=True)
-            run.stop_file.touch()
+            run.ask_to_stop()
             self.notify(f"{run.name} is asked to save and stop")
 
     def on_data_table_row_highlighted(self) -> None:
@@ -95,9 +95,14 @@ class WatchApp(App[None]):
         if run is None:
             self.query_one("#figures", Static).update(f"no runs in {self.folder} yet: simclr-plus run demo")
             return
+        try:
+            batch_size = run.recipe().training.batch_size
+        except SimclrPlusError as error:
+            self.query_one("#figures", Static).update(Text(str(error)))
+            return
         lines = run.metrics()
         losses = [line["loss"] for line in lines if line.get("loss") is not None]
-        chance = math.log(2 * run.recipe().training.batch_size - 1)
+        chance = math.log(2 * batch_size - 1)
         text = f"{figures(lines[-1])}   (chance loss {chance:.2f})" if losses else "no metrics yet"
         self.query_one("#figures", Static).update(Text(f"{run.name}: {text}"))
         self.query_one(Sparkline).data = [chance - loss for loss in losses]
@@ -105,13 +110,17 @@ class WatchApp(App[None]):
 
 def state_of(run: Run) -> str:
     """What the last event says: running, finished, stopped, failed, or new."""
-    events = [e for e in run.events() if e["event"] in ("start", "resume", "exit")]
+    events = [e for e in run.events() if e.get("event") in ("start", "resume", "exit")]
     if not events:
         return "new"
-    return str(events[-1]["reason"]) if events[-1]["event"] == "exit" else "running"
+    return str(events[-1].get("reason")) if events[-1]["event"] == "exit" else "running"
 
 
 def _row(run: Run) -> list[str]:
+    try:
+        run.recipe()
+    except SimclrPlusError:
+        return [run.name, "unreadable", *[""] * (len(COLUMNS) - 2)]
     lines = run.metrics()
     last = lines[-1] if lines else {}
     shares = (

@@ -17,6 +17,8 @@ def evaluate_knn(
 ) -> dict[str, Any]:
     """top-1, top-5 and mean per class of the k nearest training images, weighted exp(similarity / temperature)."""
     require_labels(train), require_labels(test)
-    bank, h = (features_of(subject.encoder, i, subject.law, device=device) for i in (train, test))
-    scores = knn_scores(h, bank, labels_of(train), len(train.classes), k=k, temperature=temperature)
-    return {**summary(scores, labels_of(test)), "k": k, "temperature": temperature}
+    bank, train = features_of(subject.encoder, train, subject.law, device=device)
+    h, test = features_of(subject.encoder, test, subject.law, device=device)
+    labels = labels_of(train).to(device)
+    scores = knn_scores(h.to(device), bank.to(device), labels, len(train.classes), k=k, temperature=temperature)
+    return {**summary(scores.cpu(), labels_of(test)), "k": k, "temperature": temperature}

@@ -46,7 +46,8 @@ def evaluate_linear(
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
         for batch in views.batches(0, steps):
             with torch.no_grad():
-                yield subject.encoder(batch.views.to(device)).flatten(1).float(), batch.labels.to(device)
+                h = subject.encoder(batch.views.to(device)).flatten(1).float()
+            yield h, batch.labels.to(device)
 
     subject.encoder.eval()
     peak = peak_learning_rate(learning_rate, batch_size, "linear")
@@ -75,15 +76,15 @@ def evaluate_linear_fast(
     Features differ in scale, so that no one learning rate is fair to all: with learning_rate = 0 the base rate is
     chosen from RATES on a held-out tenth of the training images, then the classifier is trained on all of them.
     """
-    labels = torch.from_numpy(require_labels(train)).to(device)
-    h = features_of(subject.encoder, train, subject.law, device=device).to(device)
-    size, classes = min(batch_size, len(train)), len(train.classes)
+    require_labels(train)
+    h, train = features_of(subject.encoder, train, subject.law, device=device)
+    h, labels, classes = h.to(device), labels_of(train).to(device), len(train.classes)
 
     def fit(rows: Tensor, rates: Sequence[float]) -> Tensor:
+        size = min(batch_size, len(rows))
         peaks = [peak_learning_rate(rate, size, "linear") for rate in rates]
-        return _fit(
-            _batches_of(h[rows], labels[rows], epochs, size, seed), epochs * len(rows) // size + 1, classes, peaks
-        )
+        steps = step_count(epochs, len(rows), size)
+        return _fit(_batches_of(h[rows], labels[rows], steps, size, seed), steps, classes, peaks)
 
     if not learning_rate:
         held, kept = (torch.from_numpy(i) for i in held_out_indices(labels.cpu().numpy(), 0.1))
@@ -93,15 +94,16 @@ def evaluate_linear_fast(
     return _tested(weights[0], subject, test, device) | {
         "protocol": "cached features, Nesterov SGD",
         "epochs": epochs,
-        "batch_size": size,
+        "batch_size": min(batch_size, len(train)),
         "learning_rate": learning_rate,
     }
 
 
-def _batches_of(h: Tensor, labels: Tensor, epochs: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of rows, epoch after epoch, each in a new order."""
-    orders = [torch.from_numpy(epoch_order(seed, epoch, len(h))) for epoch in range(epochs + 1)]
-    for rows in torch.cat(orders).to(h.device)[: (epochs * len(h) // size + 1) * size].view(-1, size):
+def _batches_of(h: Tensor, labels: Tensor, steps: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """`steps` batches of rows, epoch after epoch, each in a new order."""
+    epochs = range(-(-steps * size // len(h)))
+    order = torch.from_numpy(np.concatenate([epoch_order(seed, epoch, len(h)) for epoch in epochs])).to(h.device)
+    for rows in order[: steps * size].view(steps, size):
         yield h[rows], labels[rows]
 
 
@@ -127,5 +129,5 @@ def _scores(h: Tensor, weights: Tensor) -> Tensor:
 
 def _tested(weights: Tensor, subject: Subject, test: Images, device: torch.device) -> dict[str, float]:
     require_labels(test)
-    features = features_of(subject.encoder, test, subject.law, device=device)
+    features, test = features_of(subject.encoder, test, subject.law, device=device)
     return summary(_scores(features, weights.cpu()), labels_of(test))

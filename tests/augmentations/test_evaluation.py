@@ -14,7 +14,8 @@ KERNELS = {"resize_tf2": "bicubic", "resize_tf1": "bicubic_legacy"}
 def view_of(image: np.ndarray, size: int, method: str) -> np.ndarray:
     """[S, S, 3]."""
     out = np.empty((1, 1, 3, size, size), dtype=np.float32)
-    ViewMaker(ViewLaw(size, resize=method)).fill(image, central_parameters(*image.shape[:2], size), out, 0)
+    law = ViewLaw(size, resize=method)
+    ViewMaker(law).fill(image, central_parameters(*image.shape[:2], law), out, 0)
     return out[0, 0].transpose(1, 2, 0)
 
 
@@ -50,5 +51,14 @@ def test_a_small_image_of_the_right_size_is_shown_whole(golden, file):
 
 
 def test_an_evaluated_image_is_neither_flipped_nor_coloured():
-    (row,) = central_parameters(375, 500, 224)
+    (row,) = central_parameters(375, 500, ViewLaw(224))
     assert row.tolist() == [24, 86, 328, 328, *[0] * 12]
+
+
+def test_a_law_may_show_the_whole_square() -> None:
+    (row,) = central_parameters(375, 500, ViewLaw(224, evaluation_crop=1.0))
+    assert row[:4].tolist() == [0, 63, 375, 375]
+
+
+def test_small_views_show_the_whole_square_of_an_image_of_another_size() -> None:
+    assert central_crop_box(28, 28, 32) == (0, 0, 28, 28) and central_crop_box(64, 48, 32) == (8, 0, 48, 48)
