@@ -58,7 +58,7 @@ def test_timm_opens_the_exported_folder_by_itself(tmp_path: Path) -> None:
     with torch.no_grad():
         assert torch.allclose(model(images), encoder(images), rtol=1e-4, atol=1e-4)
     config = timm.data.resolve_data_config(model=model)
-    assert config["input_size"] == (3, 96, 96) and config["crop_pct"] == 0.875
+    assert tuple(config["input_size"]) == (3, 96, 96) and config["crop_pct"] == 0.875
     assert tuple(config["mean"]) == (0, 0, 0) and tuple(config["std"]) == (1, 1, 1)
 
 

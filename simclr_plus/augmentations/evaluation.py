@@ -14,10 +14,10 @@ SMALL = 32  # images up to this size are shown whole
 def central_crop_box(height: int, width: int, size: int, crop: float = 0.875) -> tuple[int, int, int, int]:
     """Top, left, height, width of what is shown at `size` pixels: a square, `crop` of the shorter side.
 
-    At 32 pixels and less nothing is cut but what makes the image square: the authors show images of that size as they
-    are, and know no others there (preprocess_for_eval).
+    Of images of at most 32 pixels shown at at most 32 nothing is cut but what makes them square: the authors show
+    CIFAR's as they are (preprocess_for_eval).
     """
-    share = np.float32(1 if size <= SMALL else crop)
+    share = np.float32(1 if max(height, width, size) <= SMALL else crop)
     side = int(np.rint(share * np.float32(min(height, width))))
     return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
