@@ -6,6 +6,7 @@ python -m simclr_plus.trainer RUN
 from __future__ import annotations
 
 import ctypes
+import inspect
 import os
 import signal
 import sys
@@ -315,7 +316,10 @@ def _in_processes(t: Training) -> nn.Module:
     if distributed.world_size() == 1:
         return t.model
     devices = [t.device.index] if t.device.type == "cuda" else None
-    return DistributedDataParallel(t.model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    # global batch norm keeps buffers equal; PyTorch 2.15 renamed the switch that sends them round before each step
+    renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+    unsent: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    return DistributedDataParallel(t.model, device_ids=devices, gradient_as_bucket_view=True, **unsent)
 
 
 def _require_finite(t: Training, first_bad: Tensor) -> None:
@@ -447,7 +451,10 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.stderr.flush()
         os._exit(code)  # other processes may wait in a collective: do not wait for them
+    distributed.barrier()
     distributed.stop()
+    sys.stdout.flush()
+    os._exit(0)  # everything is on disk; gloo's threads now and then abort an ordinary exit
 
 
 def _die_with_torchrun() -> None:

@@ -36,7 +36,7 @@ def last_bytes(run: Run) -> bytes:
 
 @pytest.mark.parametrize(
     ("optimizer", "precision", "steps", "rate", "tolerance"),
-    [("lars", "float64", 9, 0.1, 1e-9), ("sgd", "float64", 9, 0.1, 1e-9), ("lars", "float32", 4, 0.01, 1e-5)],
+    [("lars", "float64", 9, 0.1, 1e-9), ("sgd", "float64", 9, 0.1, 1e-9), ("lars", "float32", 4, 0.01, 1e-4)],
 )
 def test_two_processes_train_what_one_does(
     tmp_path: Path,
@@ -50,7 +50,8 @@ def test_two_processes_train_what_one_does(
 ) -> None:
     """Loss, gradients (the first step's momentum), batch-norm statistics and weights of each step.
 
-    In float64 sums in another order stay far from deciding a ReLU otherwise; in float32 a few steps are compared.
+    In float64 sums in another order stay far from deciding a ReLU otherwise; in float32 rounding shows, so that a few
+    steps are compared to 1e-4.
     """
     overrides = [*tiny, *EACH_STEP, f"optimizer.name={optimizer}", "optimizer.learning_rate=0.1"]
     overrides += [
