@@ -36,6 +36,10 @@ RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it comes to; start nothing.")]
 Nproc = Annotated[str, typer.Option("--nproc", help='Processes on this machine: a number, or "gpu" for one a GPU.')]
+EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
+TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
+LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
+WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
 RUNS = Path("runs")
 
 
@@ -82,6 +86,8 @@ def resume(run: RunName, nproc: Nproc = "1", runs: RunsFolder = RUNS, as_json: A
     at = int(done[-1].stem.removeprefix("step_")) if done else 0
     if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
         _say(f"run {found.path} is finished ({at} steps); to train longer start a new run with more training.epochs")
+        if as_json:
+            _print_json(_outcome(found))
         return
     if not as_json:
         _say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
@@ -96,17 +102,24 @@ def _train(run: Run, processes: int, as_json: bool) -> NoReturn:
     last = run.metrics()[-1] if run.metrics() else {}
     if last.get("images_skipped"):
         _say(f"{last['images_skipped']} images could not be read and were skipped: {run.logs}/skipped.*.txt")
-    reason = run.events()[-1].get("reason")
-    encoder = run.path / "encoder.safetensors"
+    outcome = _outcome(run)
     if as_json:
-        _print_json(
-            {"run": str(run.path), "state": reason, "encoder": str(encoder) if encoder.exists() else None, "last": last}
-        )
-    elif reason == "finished":
-        _say(f"finished: {encoder}\nnext: simclr-plus evaluate knn {run.path}")
+        _print_json(outcome)
+    elif outcome["state"] == "finished":
+        _say(f"finished: {outcome['encoder']}\nnext: simclr-plus evaluate knn {run.path}")
     else:
         _say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
     raise typer.Exit(code)
+
+
+def _outcome(run: Run) -> dict[str, Any]:
+    encoder = run.path / "encoder.safetensors"
+    return {
+        "run": str(run.path),
+        "state": run.events()[-1].get("reason"),
+        "encoder": str(encoder) if encoder.exists() else None,
+        "last": run.metrics()[-1] if run.metrics() else {},
+    }
 
 
 def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
@@ -166,10 +179,10 @@ def _show_plan(recipe: Recipe, plan: Plan, path: Path, as_json: bool) -> None:
 def knn(
     target: Target,
     k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 20,
-    data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
-    test: Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")] = "",
-    labels: Annotated[int, typer.Option(min=0, help="Use the first n training images; 0: all.")] = 0,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")] = False,
+    data: EvaluationData = "",
+    test: TestFolder = "",
+    labels: LabelCount = 0,
+    baselines: WithBaselines = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -191,10 +204,10 @@ def linear(
             min=0, help="Base rate, times batch/256; 0: the paper's 0.1, with --fast chosen on held-out images."
         ),
     ] = 0.0,
-    data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
-    test: Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")] = "",
-    labels: Annotated[int, typer.Option(min=0, help="Use the first n training images; 0: all.")] = 0,
-    baselines: Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")] = False,
+    data: EvaluationData = "",
+    test: TestFolder = "",
+    labels: LabelCount = 0,
+    baselines: WithBaselines = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_plus.augmentations.draws import COLUMNS, HEIGHT, WIDTH, draw_views, epoch_order
+from simclr_plus.augmentations.draws import draw_views, epoch_order
 from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.views import ViewMaker
@@ -200,7 +200,6 @@ def compile_views(law: ViewLaw) -> None:
     image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
     out = np.empty((2, 1, 3, law.size, law.size), dtype=np.float32)
     parameters = draw_views(0, 0, [0], heights=8, widths=8, law=law)
-    assert parameters.shape == (1, 2, COLUMNS) and parameters[0, 0, HEIGHT] <= 8 >= parameters[0, 0, WIDTH]
     maker = ViewMaker(law)
     maker.fill(image[0], parameters[0], out, 0)
     maker.fill_batch(image, np.zeros(1, dtype=np.int64), parameters, out, 0, 1)

@@ -13,7 +13,6 @@ import pytest
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
 
 PHOTOS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
-FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
 
 # A network of 8 to 64 channels on 256 embedded images: a run takes seconds.
 TINY = [

@@ -134,6 +134,8 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(
     refused(again, 2, "runs/x exists")
     finished = simclr_plus("resume", "x", cwd=tmp_path)
     assert finished.returncode == 0 and "is finished (9 steps)" in finished.stderr
+    as_json = simclr_plus("resume", "x", "--json", cwd=tmp_path)
+    assert json.loads(as_json.stdout)["state"] == "finished"
 
 
 def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
