@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
-    "global_batch_norm augmentations recipes embedded"
+    "global_batch_norm augmentations recipes embedded variants"
 )
 MODEL = "model checkpoints datasets metrics loading features progress"
 WORK = "trainer evaluators export pictures"
