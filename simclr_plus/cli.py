@@ -13,6 +13,7 @@ import typer
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 
 if TYPE_CHECKING:
+    from simclr_plus.doctor import Look
     from simclr_plus.plan import Plan
     from simclr_plus.recipe import Recipe
     from simclr_plus.runs import Run
@@ -374,6 +375,45 @@ def demo(
         "in Python:\n"
         f"  encoder = simclr_plus.load_encoder({found['encoder']!r})"
     )
+
+
+@app.command()
+def doctor(
+    nproc: Annotated[
+        str, typer.Option("--nproc", help='Prove that so many processes train what one does; "gpu": one a GPU.')
+    ] = "1",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Say what this machine can do; with --nproc, prove that several processes equal one on it."""
+    from dataclasses import asdict
+
+    from simclr_plus.doctor import look_around, prove_processes
+    from simclr_plus.launch import process_count
+
+    processes = process_count(nproc)
+    looks, proof = look_around(runs), []
+    if not as_json:
+        _show_looks(looks)
+    if processes > 1:
+        proof = prove_processes(processes, _say)
+    failed = any(look.remedy for look in proof)
+    if as_json:
+        proved = None if processes == 1 else not failed
+        _print_json({"schema": 1, "proved": proved, "looks": [asdict(look) for look in (*looks, *proof)]})
+    elif proof:
+        _show_looks(proof)
+        _say(f"{processes} processes {'do NOT train' if failed else 'train'} what one does")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _show_looks(looks: list[Look]) -> None:
+    """Each group's name once; the last column only where something should be done."""
+    new = [i == 0 or look.group != looks[i - 1].group for i, look in enumerate(looks)]
+    rows = [[look.group if first else "", look.name, look.found] for first, look in zip(new, looks, strict=True)]
+    if any(look.remedy for look in looks):
+        rows = [[*row, look.remedy] for row, look in zip(rows, looks, strict=True)]
+    _print_table(["", "", "found", "to do"][: len(rows[0])], rows)
 
 
 @app.command()

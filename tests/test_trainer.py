@@ -1,4 +1,4 @@
-"""The promises of the loop: W processes equal one, resumed equals unbroken byte for byte, bad numbers stop it."""
+"""The promises of the loop: resumed equals unbroken byte for byte, bad numbers stop it. See also test_proof.py."""
 
 from __future__ import annotations
 
@@ -32,51 +32,6 @@ def trained(folder: Path, overrides: list[str], name: str = "run") -> Run:
 
 def last_bytes(run: Run) -> bytes:
     return run.checkpoint_files()[-1].read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "precision", "steps", "rate", "tolerance"),
-    [("lars", "float64", 9, 0.1, 1e-9), ("sgd", "float64", 9, 0.1, 1e-9), ("lars", "float32", 3, 0.01, 2e-5)],
-)
-def test_two_processes_train_what_one_does(
-    tmp_path: Path,
-    tiny: list[str],
-    simclr_plus: Command,
-    optimizer: str,
-    precision: str,
-    steps: int,
-    rate: float,
-    tolerance: float,
-) -> None:
-    """Loss, gradients (the first step's momentum), batch-norm statistics and weights of each step.
-
-    In float64 sums in another order stay far from deciding a ReLU otherwise; in float32 rounding shows, so that three
-    steps are compared to 2e-5.
-    """
-    overrides = [*tiny, *EACH_STEP, f"optimizer.name={optimizer}", f"optimizer.learning_rate={rate}"]
-    overrides += [
-        "optimizer.learning_rate_scaling=linear",
-        f"training.precision={precision}",
-        f"training.epochs={(steps - 0.5) / 8}",
-        "training.warmup_epochs=0.125",
-    ]
-    for processes in (1, 2):
-        done = simclr_plus(
-            "run", "demo", *overrides, "--nproc", processes, "--name", f"of{processes}", "--json", cwd=tmp_path
-        )
-        assert done.returncode == 0, done.stderr
-    one, two = (Run(tmp_path / "runs" / f"of{n}") for n in (1, 2))
-    assert [r["processes"] for r in (*one.events()[:1], *two.events()[:1])] == [1, 2]
-    assert len(one.checkpoint_files()) == len(two.checkpoint_files()) == steps
-    for key in ("loss", "contrastive_accuracy", "contrastive_entropy", "probe_accuracy"):
-        a, b = ([line[key] for line in run.metrics()] for run in (one, two))
-        assert a == pytest.approx(b, abs=max(tolerance, 1e-6)), key  # the accuracies are float32
-    for a_file, b_file in zip(one.checkpoint_files(), two.checkpoint_files(), strict=True):
-        a, b = load_file(a_file), load_file(b_file)
-        assert a.keys() == b.keys() and any("running_var" in k for k in a) and any("momentum" in k for k in a)
-        for name in a:
-            scale = max(1.0, float(a[name].abs().max()))
-            assert torch.allclose(a[name], b[name], rtol=0, atol=tolerance * scale), (a_file.name, name)
 
 
 def test_a_killed_and_resumed_run_ends_with_the_bytes_of_an_unbroken_one(
