@@ -437,15 +437,43 @@ def list_recipes(as_json: AsJson = False) -> None:
 
 
 @recipes_app.command("show")
-def show_recipe(recipe: RecipeName, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """A recipe with every key, overrides applied."""
+def show_recipe(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    against: Annotated[
+        str, typer.Option(help='"paper", "authors" or "lightly": a table of every choice, those that differ marked.')
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """A recipe with every key, overrides applied; or its choices beside those of paper, authors and Lightly."""
     from simclr_plus.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    if as_json:
+    if against:
+        _show_choices(loaded, against, as_json)
+    elif as_json:
         _print_json(loaded.model_dump())
     else:
         print(loaded.to_toml(), end="")
+
+
+def _show_choices(recipe: Recipe, against: str, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from simclr_plus.deviations import SOURCES, choices
+
+    if against not in SOURCES:
+        raise RecipeError(f"--against {against!r} is no source of choices; use {', '.join(SOURCES)}")
+    found = choices(recipe)
+    other = [choice for choice in found if choice.differs_from(against)]
+    if as_json:
+        rows = [{**asdict(c), "differs": {s: c.differs_from(s) for s in SOURCES}} for c in found]
+        _print_json({"schema": 1, "against": against, "differ": len(other), "choices": rows})
+        return
+    table = [[c.name, "≠" if c in other else "", c.ours, c.paper, c.authors, c.lightly, c.key] for c in found]
+    _print_table(["choice", "", "this recipe", "paper", "authors' code", "Lightly", "key"], table)
+    names = {"paper": "the paper", "authors": "the authors' code", "lightly": "Lightly"}
+    _say(f"{len(other)} of {len(found)} choices differ from {names[against]}")
 
 
 @recipes_app.command("cp")
@@ -498,7 +526,9 @@ def _print_table(columns: list[str], rows: list[list[str]], title: str = "") -> 
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, title=title or None, title_justify="left")
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console = Console() if sys.stdout.isatty() else Console(width=160)

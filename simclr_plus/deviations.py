@@ -1,0 +1,244 @@
+"""Where a recipe departs from the paper, from the authors' code and from Lightly: one line a choice. No torch.
+
+The paper's column is its text; where that is silent, the code of March 2020 that made its numbers (marked "code"). The
+authors' column is their TF2 program at commit 383d414. Lightly's is version 1.6: its parts with their defaults, or, so
+marked, its ImageNet benchmark. What stands in brackets is a remark and does not count when two cells are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from simclr_plus.recipe import Recipe
+
+SOURCES = ("paper", "authors", "lightly")
+SMALL = 32  # pixels; up to here the authors have other values (CIFAR-10)
+
+# choice: what paper, authors and Lightly do
+_VIEWS = {
+    "pixels go in as": ("[0, 1] (code)", "[0, 1]", "standardised by ImageNet's mean"),
+    "size of a crop": (
+        "area uniform, 0.08 to 1 (code: as authors)",
+        "height uniform, area 0.1 to 1",
+        "area uniform, 0.08 to 1",
+    ),
+    "aspect of a crop": ("uniform, 3/4 to 4/3 (code)", "uniform, 3/4 to 4/3", "log-uniform, 3/4 to 4/3"),
+    "where no crop fits": ("100 tries, then all (code)", "100 tries, then all", "10 tries, then the middle"),
+    "last row and column": ("only in a full crop (code)", "only in a full crop", "like any other"),
+    "resize": ("legacy bicubic (code)", "Keys bicubic (TF1: legacy)", "bilinear, smoothed"),
+    "flip": ("0.5", "0.5", "0.5"),
+    "colour strength": ("1", "1", "1"),
+    "colour jitter": ("0.8", "0.8", "0.8"),
+    "brightness": ("x + d (its PyTorch listing: x f)", "x f", "x f"),
+    "contrast around": ("each channel's mean (code)", "each channel's mean", "the gray image's mean"),
+    "saturation": ("HSV (code)", "HSV", "a blend with gray"),
+    "order of the four": ("random (its listing: fixed)", "random", "random"),
+    "colour arithmetic": ("float32, clipped after each (code)", "float32, clipped after each", "8 bits after each"),
+    "gray": ("0.2", "0.2", "0.2"),
+    "blur": ("0.5", "0.5", "0.5"),
+    "blur kernel": (
+        "Gaussian, zeros outside (zeros: code)",
+        "Gaussian, zeros outside",
+        "box approximation, edges repeated",
+    ),
+    "blur's sigma": ("one an image (code: one a device)", "one a device's batch", "one an image"),
+    "evaluation shows": ("the middle 0.875 (224 of 256)", "the middle 0.875", "the middle 0.875 (bilinear)"),
+}
+_NETWORK = {
+    "stem": ("7x7 and max-pool", "7x7 and max-pool", "7x7 and max-pool"),
+    "kernels start with variance": ("1/fan-in, truncated (code)", "1/fan-in, truncated", "2/fan-out"),
+    "a block's last norm starts at": ("0 (code)", "0", "1"),
+    "max-pool is padded": ("behind (code)", "behind", "on both sides"),
+    "group 1's shortcut": ("a projection (code)", "a projection", "the identity"),
+    "batch norm sees": ("all processes", "all processes", "its process (benchmark: all GPUs)"),
+    "running variance": ("biased (code)", "biased", "unbiased"),
+    "views go through f": ("in one pass (code)", "in one pass", "one by one (benchmark: in one pass)"),
+    "layers of g": ("2", "3", "2"),
+    "dimensions of z": ("128", "128", "128"),
+    "g's last norm has an offset": ("no (code)", "no", "yes"),
+    "g's matrices start as": ("N(0, 0.01) (code)", "N(0, 0.01)", "PyTorch's uniform"),
+}
+_LOSS = {
+    "temperature": ("0.1", "0.1", "0.5 (benchmark: 0.1)"),
+    "z is normalised": ("yes", "yes", "yes"),
+    "reduction": ("mean over 2N rows (code: the sum)", "sum of both views' means", "mean over 2N rows"),
+    "negatives from": ("all processes", "all processes", "its process (gather_distributed=True: all)"),
+    "logits are": ("float32 (code)", "float32", "half under autocast"),
+}
+_UPDATE = {
+    "optimizer": ("LARS", "LARS", "SGD (benchmark: LARS)"),
+    "peak learning rate": ("0.3 B/256", "0.075 sqrt(B)", "0.075 sqrt(B) (benchmark)"),
+    "weight decay": ("1e-06", "0.0001 (default of its flag: 1e-06)", "1e-06 (benchmark)"),
+    "momentum": ("0.9", "0.9", "0.9 (default of its LARS: 0)"),
+    "LARS: learning rate is": ("inside the velocity (code)", "inside the velocity", "outside the velocity"),
+    "LARS: trust ratio divides by": ("|g + wd w| (code)", "|g + wd w|", "|g| + wd |w| + 1e-8"),
+    "LARS: weight decay 0": (
+        "leaves the adaptation on (code)",
+        "leaves the adaptation on",
+        "switches the adaptation off",
+    ),
+    "LARS: norms and biases": ("neither decay nor adapt", "neither decay nor adapt", "neither decay nor adapt"),
+    "LARS: adapts the probe": ("yes (code)", "no", "no"),
+    "SGD: learning rate is": (
+        "outside the velocity (code)",
+        "inside the velocity (TF1: outside)",
+        "outside the velocity",
+    ),
+    "gradient clipping": ("none", "none", "none"),
+}
+_LOOP = {
+    "batch size": ("4096", "4096", "256 (benchmark)"),
+    "epochs": ("1000 (100 in its studies)", "100", "100 (benchmark)"),
+    "warm-up": ("10 epochs", "10 epochs", "10 epochs"),
+    "first update's rate": ("0 (code)", "0", "peak / warm-up steps"),
+    "the rate ends at": ("0 (code)", "0", "0.001 of the peak"),
+    "steps": (
+        "floor(images epochs / B) + 1 (code)",
+        "whole checkpoint intervals (TF1: exact)",
+        "whole batches of an epoch",
+    ),
+    "order of images": ("a shuffle buffer (code)", "a shuffle buffer (10 to 50 batches)", "a permutation an epoch"),
+    "probe beside f": ("no (code)", "yes (TF1: no)", "yes (benchmark)"),
+}
+_PARTS = {"views": _VIEWS, "network": _NETWORK, "loss": _LOSS, "update": _UPDATE, "loop": _LOOP}
+
+# what they do with small images, where it is something else (paper, B.9; README of the authors' code)
+_SMALL = {
+    "colour strength": ("0.5", "0.5", "1 (set by hand)"),
+    "blur": ("0", "0", "0.5 (set by hand)"),
+    "stem": ("3x3", "3x3", "7x7 and max-pool (set by hand)"),
+    "temperature": ("0.5 (best of 0.1, 0.5, 1)", "0.5", "0.5"),
+    "peak learning rate": ("1 B/256 (one of 0.5, 1, 1.5)", "1 B/256", "0.075 sqrt(B) (benchmark)"),
+    "batch size": ("1024 (best of 256 to 4096)", "512", "256 (benchmark)"),
+    "epochs": ("1000", "1000", "100 (benchmark)"),
+}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One choice: the recipe's key for it ("" where there is none), what the recipe does and what each source does."""
+
+    part: str
+    name: str
+    key: str
+    ours: str
+    paper: str
+    authors: str
+    lightly: str
+
+    def differs_from(self, source: str) -> bool:
+        """Whether the recipe does something else than "paper", "authors" or "lightly"."""
+        said: str = getattr(self, source)
+        return self.ours != said.partition(" (")[0]
+
+
+def choices(recipe: Recipe) -> list[Choice]:
+    """Every choice that the recipe meets, in the order in which an image meets it."""
+    small = _SMALL if recipe.augmentation.image_size <= SMALL else {}
+    ours = {name: (key, value) for name, key, value in _ours(recipe)}
+    return [
+        Choice(part, name, *ours[name], *small.get(name, sources))
+        for part, rows in _PARTS.items()
+        for name, sources in rows.items()
+        if name in ours
+    ]
+
+
+def _ours(r: Recipe) -> Iterator[tuple[str, str, str]]:
+    """(choice, key, what the recipe does); choices that mean nothing to it are left out."""
+    yield from _our_views(r)
+    yield from _our_network(r)
+    yield from _our_update(r)
+    o, t = r.loss, r.training
+    yield "temperature", "loss.temperature", f"{o.temperature:g}"
+    yield "z is normalised", "loss.normalize", _yes(o.normalize)
+    mean, both = "mean over 2N rows", "sum of both views' means"
+    yield "reduction", "loss.reduction", mean if o.reduction == "paper" else both
+    yield "negatives from", "", "all processes"
+    yield "logits are", "", "float64" if t.precision == "float64" else "float32"
+    yield "batch size", "training.batch_size", str(t.batch_size)
+    yield "epochs", "training.epochs", f"{t.epochs:g}"
+    yield "warm-up", "training.warmup_epochs", f"{t.warmup_epochs:g} epochs"
+    yield "first update's rate", "training.warmup_epochs", "0" if t.warmup_epochs else "the peak"
+    yield "the rate ends at", "", "0"
+    exact, whole = "floor(images epochs / B) + 1", "whole checkpoint intervals"
+    yield "steps", "training.round_up_to_checkpoint", whole if t.round_up_to_checkpoint else exact
+    yield "order of images", "", "a permutation an epoch"
+    yield "probe beside f", "training.probe", _yes(t.probe)
+
+
+def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
+    a = r.augmentation
+    yield "pixels go in as", "", "[0, 1]"
+    yield "size of a crop", "augmentation.min_scale", f"height uniform, area {max(0.1, a.min_scale):g} to 1"
+    yield "aspect of a crop", "", "uniform, 3/4 to 4/3"
+    yield "where no crop fits", "", "100 tries, then all"
+    yield "last row and column", "", "only in a full crop"
+    yield "resize", "augmentation.resize", "legacy bicubic" if a.resize == "bicubic_legacy" else "Keys bicubic"
+    yield "flip", "augmentation.flip_prob", f"{a.flip_prob:g}"
+    yield "colour jitter", "augmentation.jitter_prob", f"{a.jitter_prob:g}"
+    if a.jitter_prob:
+        yield "colour strength", "augmentation.strength", f"{a.strength:g}"
+        yield "brightness", "augmentation.brightness_law", "x + d" if a.brightness_law == "additive" else "x f"
+        yield "contrast around", "", "each channel's mean"
+        yield "saturation", "", "HSV"
+        yield "order of the four", "augmentation.random_order", "random" if a.random_order else "fixed"
+        yield "colour arithmetic", "", "float32, clipped after each"
+    yield "gray", "augmentation.gray_prob", f"{a.gray_prob:g}"
+    yield "blur", "augmentation.blur_prob", f"{a.blur_prob:g}"
+    if a.blur_prob:
+        yield "blur kernel", "", "Gaussian, zeros outside"
+        yield (
+            "blur's sigma",
+            "augmentation.blur_sigma_group",
+            "one a device's batch" if a.blur_sigma_group else "one an image",
+        )
+    if a.image_size > SMALL:
+        yield "evaluation shows", "augmentation.evaluation_crop", f"the middle {a.evaluation_crop:g}"
+
+
+def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
+    e, h = r.encoder, r.head
+    reference = e.flavor == "reference"
+    yield "stem", "encoder.stem", "3x3" if e.stem == "cifar" else "7x7 and max-pool"
+    yield "kernels start with variance", "", "1/fan-in, truncated"
+    yield "a block's last norm starts at", "", "0"
+    if e.stem == "imagenet":
+        yield "max-pool is padded", "encoder.flavor", "behind" if reference else "on both sides"
+    if e.depth < 50:
+        yield "group 1's shortcut", "encoder.flavor", "a projection" if reference else "the identity"
+    everywhere = r.training.global_batch_norm
+    yield "batch norm sees", "training.global_batch_norm", "all processes" if everywhere else "its process"
+    yield "running variance", "", "biased"
+    yield "views go through f", "", "in one pass"
+    yield "layers of g", "head.num_layers", str(h.num_layers)
+    if h.num_layers:
+        yield "dimensions of z", "head.output_dim", str(h.output_dim)
+        yield "g's last norm has an offset", "", "no"
+        yield "g's matrices start as", "", "N(0, 0.01)"
+
+
+def _our_update(r: Recipe) -> Iterator[tuple[str, str, str]]:
+    o = r.optimizer
+    rule = {"linear": "B/256", "sqrt": "sqrt(B)", "none": "at any B"}[o.learning_rate_scaling]
+    yield "optimizer", "optimizer.name", {"lars": "LARS", "sgd": "SGD", "adam": "Adam"}[o.name]
+    yield "peak learning rate", "optimizer.learning_rate", f"{o.learning_rate:g} {rule}"
+    yield "weight decay", "optimizer.weight_decay", f"{o.weight_decay:g}"
+    if o.name != "adam":
+        yield "momentum", "optimizer.momentum", f"{o.momentum:g}"
+    if o.name == "lars":
+        yield "LARS: learning rate is", "", "inside the velocity"
+        yield "LARS: trust ratio divides by", "", "|g + wd w|"
+        yield "LARS: weight decay 0", "", "leaves the adaptation on"
+        yield "LARS: norms and biases", "", "neither decay nor adapt"
+        if r.training.probe:
+            yield "LARS: adapts the probe", "optimizer.adapt_probe", _yes(o.adapt_probe)
+    if o.name == "sgd":
+        where = "inside" if o.sgd_momentum == "rate_inside" else "outside"
+        yield "SGD: learning rate is", "optimizer.sgd_momentum", f"{where} the velocity"
+    yield "gradient clipping", "optimizer.gradient_clip", f"to {o.gradient_clip:g}" if o.gradient_clip else "none"
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
