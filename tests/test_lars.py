@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from simclr_plus.heads import SimCLRProjectionHead
@@ -112,30 +114,71 @@ def lars_in_numpy(
     return w - lr * trust(u) * u, v
 
 
-@pytest.mark.parametrize("classic", [True, False])
-@pytest.mark.parametrize("nesterov", [True, False])
-@pytest.mark.parametrize("adapt", [True, False])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.05])
-def test_twenty_steps_follow_the_formula(classic: bool, nesterov: bool, adapt: bool, weight_decay: float) -> None:
-    random = np.random.default_rng(0)
-    settings = {"momentum": 0.8, "weight_decay": weight_decay, "trust_coefficient": 0.02, "nesterov": nesterov}
-    expected = [random.standard_normal(shape) for shape in ((3, 2, 3, 3), (5, 7), (4,), ())]
+@given(
+    shapes=st.lists(st.lists(st.integers(1, 4), max_size=4).map(tuple), min_size=1, max_size=4),
+    classic=st.booleans(),
+    nesterov=st.booleans(),
+    adapt=st.booleans(),
+    weight_decay=st.sampled_from([0.0, 0.05]),
+    momentum=st.floats(0, 0.95),
+    trust_coefficient=st.floats(1e-4, 0.1),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_steps_on_tensors_of_any_shape_follow_the_formula(
+    shapes: list[tuple[int, ...]],
+    classic: bool,
+    nesterov: bool,
+    adapt: bool,
+    weight_decay: float,
+    momentum: float,
+    trust_coefficient: float,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    rule = {"momentum": momentum, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
+    expected = [np.asarray(random.standard_normal(shape)) for shape in shapes]
     velocities = [np.zeros_like(w) for w in expected]
     weights = [nn.Parameter(torch.from_numpy(w.copy())) for w in expected]
-    optimizer = LARS([{"params": weights, "adapt": adapt}], lr=1.0, classic_momentum=classic, **settings)
-    for step in range(20):
+    optimizer = LARS([{"params": weights, "adapt": adapt}], lr=1.0, classic_momentum=classic, nesterov=nesterov, **rule)
+    for step in range(8):
         lr = 0.1 * step
         optimizer.param_groups[0]["lr"] = lr
         for i, weight in enumerate(weights):
-            g = np.asarray(random.standard_normal(expected[i].shape))
+            g = np.asarray(random.standard_normal(shapes[i]))
             weight.grad = torch.from_numpy(g.copy())
             expected[i], velocities[i] = lars_in_numpy(
-                expected[i], velocities[i], g, lr=lr, classic=classic, adapt=adapt, **settings
+                expected[i], velocities[i], g, lr=lr, classic=classic, adapt=adapt, nesterov=nesterov, **rule
             )
         optimizer.step()
     for i, weight in enumerate(weights):
-        np.testing.assert_allclose(weight.detach().numpy(), expected[i], rtol=1e-10)
-        np.testing.assert_allclose(optimizer.state[weight]["momentum_buffer"].numpy(), velocities[i], rtol=1e-10)
+        np.testing.assert_allclose(weight.detach().numpy(), expected[i], rtol=1e-9, atol=1e-12)
+        velocity = optimizer.state[weight]["momentum_buffer"].numpy()
+        np.testing.assert_allclose(velocity, velocities[i], rtol=1e-9, atol=1e-12)
+
+
+@given(rates=st.lists(st.floats(0, 1), min_size=2, max_size=8), momentum=st.floats(0.1, 0.95), seed=st.integers(0, 99))
+def test_both_momentum_optimizers_of_the_authors_follow_their_formulas(
+    rates: list[float], momentum: float, seed: int
+) -> None:
+    """TF1: v = m v + g, w -= lr (g + m v). TF2's Keras: v = m v - lr g, w += m v - lr g."""
+    random = np.random.default_rng(seed)
+    outside, inside = (nn.Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(2))
+    by_torch = torch.optim.SGD([outside], lr=1.0, momentum=momentum, nesterov=True)
+    by_lars = LARS([{"params": [inside], "adapt": False}], lr=1.0, momentum=momentum, nesterov=True)
+    w1, v1, w2, v2 = np.ones(3), np.zeros(3), np.ones(3), np.zeros(3)
+    for rate in rates:
+        g = random.standard_normal(3)
+        v1 = momentum * v1 + g
+        w1 = w1 - rate * (g + momentum * v1)
+        v2 = momentum * v2 - rate * g
+        w2 = w2 + momentum * v2 - rate * g
+        outside.grad, inside.grad = (torch.from_numpy(g.copy()) for _ in range(2))
+        by_torch.param_groups[0]["lr"] = by_lars.param_groups[0]["lr"] = rate
+        by_torch.step()
+        by_lars.step()
+    np.testing.assert_allclose(outside.detach().numpy(), w1, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(inside.detach().numpy(), w2, rtol=1e-9, atol=1e-12)
 
 
 def test_an_adapted_step_has_the_length_of_the_rate_whatever_the_gradients_scale() -> None:

@@ -82,6 +82,39 @@ def test_contrastive_accuracy_and_entropy_are_those_of_the_authors(case: str) ->
     assert entropy.item() == pytest.approx(float(GOLDEN[f"{case}/contrast_entropy"]), rel=2e-6, abs=2e-6)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_plain_forms_give_the_authors_logits_targets_and_loss(case: str) -> None:
+    """So that a failure above tells which side moved."""
+    hidden, temperature, normalize = settings_of(case)
+    z = hidden.numpy().astype(np.float64)
+    if normalize:
+        z = z / np.sqrt(np.maximum((z * z).sum(axis=1, keepdims=True), 1e-12))
+    z0, z1 = np.split(z, 2)
+    n, logits = len(z0), z0 @ z1.T / temperature
+    np.testing.assert_allclose(logits, GOLDEN[f"{case}/logits_ab"], rtol=1e-5, atol=1e-5)
+    assert np.array_equal(GOLDEN[f"{case}/labels"], np.eye(n, 2 * n))
+    plain = 2 * plain_nt_xent(torch.from_numpy(z0), torch.from_numpy(z1), temperature, normalize=False).item()
+    assert plain == pytest.approx(float(GOLDEN[f"{case}/loss"]), rel=3e-6, abs=1e-8)
+
+
+@given(n=st.integers(1, 9), d=st.integers(2, 8), temperature=st.floats(0.05, 3), seed=st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_contrastive_accuracy_and_entropy_are_sums_over_the_candidates(
+    n: int, d: int, temperature: float, seed: int
+) -> None:
+    z0, z1 = random_views(n, d, seed=seed)
+    hits, entropy = 0, 0.0
+    for i in range(n):
+        similarity = [float(z0[i] @ z1[j] / z0[i].norm() / z1[j].norm()) / temperature for j in range(n)]
+        hits += max(range(n), key=lambda j: similarity[j]) == i
+        weights = [math.exp(s - max(similarity)) for s in similarity]
+        p = [w / sum(weights) for w in weights]
+        entropy -= sum(q * math.log(q + 1e-8) for q in p)
+    accuracy, found = contrastive_metrics(z0, z1, temperature=temperature)
+    assert accuracy.item() == pytest.approx(hits / n, abs=1e-6)
+    assert found.item() == pytest.approx(entropy / n, rel=1e-5, abs=1e-6)
+
+
 @given(n=st.integers(1, 9), d=st.integers(2, 8), temperature=st.floats(0.02, 5), seed=st.integers(0, 2**31))
 @settings(deadline=None, max_examples=60)
 def test_it_is_algorithm_1_of_the_paper(n: int, d: int, temperature: float, seed: int) -> None:

@@ -17,6 +17,7 @@ from simclr_plus.recipe import Recipe, load_recipe, parse_recipe
 from simclr_plus.trainer import build_optimizer
 from simclr_plus.variants import VARIANTS
 
+GOLDEN = Path(__file__).parent / "golden"
 IMAGENET = 1_281_167
 
 # from the authors' flags, README and code of each version, typed here a second time
@@ -116,20 +117,47 @@ def test_the_probe_is_adapted_by_lars_only_where_the_recipe_says_so(adapt: bool,
     assert (group["adapt"], group["weight_decay"]) == (adapt, recipe.optimizer.weight_decay)
 
 
-def test_sgd_with_the_rate_inside_is_the_authors_keras_optimizer(tiny: list[str]) -> None:
-    golden = np.load(Path(__file__).parent / "golden" / "sgd.npz")
+@pytest.mark.parametrize(("optimizer", "said"), [("lars", "l2_lars"), ("sgd", "l2_momentum")])
+def test_the_probe_is_the_authors_supervised_head(tiny: list[str], optimizer: str, said: str) -> None:
+    """Logits, loss and gradients; and what decays: the kernel alone under LARS, its bias too under momentum."""
+    sup = {key[4:]: array for key, array in np.load(GOLDEN / "head.npz").items() if key.startswith("sup/")}
+    overrides = [f"optimizer.name={optimizer}", f"optimizer.weight_decay={float(sup['weight_decay'])}"]
+    recipe = load_recipe("demo", [*tiny, *overrides])
+    model = build_model(recipe, sup["w/0"].shape[1])
+    model.probe = probe = nn.Linear(*sup["w/0"].shape)
+    kernel = [str(name).endswith("kernel:0") for name in sup["names"]].index(True)
+    with torch.no_grad():
+        probe.weight.copy_(torch.from_numpy(sup[f"w/{kernel}"].T.copy()))
+        probe.bias.copy_(torch.from_numpy(sup[f"w/{1 - kernel}"]))
+    logits = probe(torch.from_numpy(sup["x"]))
+    labels = torch.from_numpy(sup["labels"])
+    labels = labels.argmax(dim=1) if labels.ndim > 1 else labels.long()
+    loss = nn.functional.cross_entropy(logits, labels)
+    loss.backward()
+    np.testing.assert_allclose(logits.detach().numpy(), sup["logits"], rtol=1e-5, atol=1e-6)
+    assert loss.item() == pytest.approx(float(sup["loss"]), rel=1e-6)
+    np.testing.assert_allclose(probe.weight.grad.numpy().T, sup[f"grad/{kernel}"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(probe.bias.grad.numpy(), sup[f"grad/{1 - kernel}"], rtol=1e-4, atol=1e-7)
+    decay = {id(p): g["weight_decay"] for g in build_optimizer(model, recipe).param_groups for p in g["params"]}
+    l2 = sum(decay[id(p)] * 0.5 * p.detach().square().sum().item() for p in probe.parameters())
+    assert l2 == pytest.approx(float(sup[said]), rel=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["", "_constlr0.1"])
+def test_sgd_with_the_rate_inside_is_the_authors_keras_optimizer(tiny: list[str], suffix: str) -> None:
+    golden = np.load(GOLDEN / "sgd.npz")
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.sgd_momentum=rate_inside", "optimizer.weight_decay=0"]
     model = nn.Module()
     for i in range(3):
         model.register_parameter(f"p{i}", nn.Parameter(torch.from_numpy(golden[f"init/{i}"].copy())))
     optimizer = build_optimizer(model, load_recipe("demo", overrides))
     assert isinstance(optimizer, LARS)
-    for step, rate in enumerate(golden["lrs"]):
+    for step, rate in enumerate([0.1] * 6 if suffix else golden["lrs"]):
         for i, parameter in enumerate(model.parameters()):
             parameter.grad = torch.from_numpy(golden[f"grad/{step}/{i}"].copy())
         for group in optimizer.param_groups:
             group["lr"] = float(rate)
         optimizer.step()
         for i, parameter in enumerate(model.parameters()):
-            expected = golden[f"tf2_keras_sgd_nesterov/param/{step}/{i}"]
+            expected = golden[f"tf2_keras_sgd_nesterov{suffix}/param/{step}/{i}"]
             np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-5, atol=1e-5)

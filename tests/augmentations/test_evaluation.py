@@ -1,8 +1,12 @@
 """The middle of an image, as the original shows it to an evaluated encoder."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from simclr_plus.augmentations import ViewLaw, crop_and_resize
 from simclr_plus.augmentations.evaluation import central_crop_box, central_parameters
@@ -62,3 +66,10 @@ def test_a_law_may_show_the_whole_square() -> None:
 
 def test_small_views_show_the_whole_square_of_an_image_of_another_size() -> None:
     assert central_crop_box(28, 28, 32) == (0, 0, 28, 28) and central_crop_box(28, 30, 32) == (0, 1, 28, 28)
+
+
+@given(height=st.integers(1, 5000), width=st.integers(1, 5000), size=st.integers(8, 512))
+def test_the_central_box_is_seven_eighths_of_the_shorter_side_rounded_half_to_even(height, width, size):
+    shorter = min(height, width)
+    side = shorter if max(height, width, size) <= 32 else round(Fraction(7 * shorter, 8))  # Python rounds half to even
+    assert central_crop_box(height, width, size) == ((height - side + 1) // 2, (width - side + 1) // 2, side, side)
