@@ -142,7 +142,7 @@ def load_encoder(path: str | Path) -> ResNet:
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
         raise CheckpointError(f"{path} was not written by SimCLR+: its header does not say how to build the encoder")
-    encoder = ResNet(architecture.depth, architecture.width, stem=architecture.stem, flavor=architecture.flavor)
+    encoder = ResNet(**architecture.as_dict())
     _load_into(encoder, tensors, path)
     return encoder.eval()
 
