@@ -15,7 +15,7 @@ PARTS = (
     "global_batch_norm augmentations recipes embedded"
 )
 MODEL = "model checkpoints datasets metrics loading features progress"
-WORK = "trainer evaluators export pictures"
+WORK = "trainer evaluators export importers pictures"
 LAUNCH = "launch evaluation"
 TOP = "cli demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
