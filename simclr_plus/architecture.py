@@ -1,4 +1,4 @@
-"""What an encoder is, in numbers: depth, width, stem, flavor; layers, parameters, activations. No torch."""
+"""What an encoder is, in numbers: depth, width, stem, flavor, SK and SE; layers, parameters, activations. No torch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,14 @@ BLOCKS = {
 }
 STEMS = ("imagenet", "cifar")
 FLAVORS = ("torchvision", "reference")
+SK_RATIO, SK_MIN_DIM = 0.0625, 32  # of SimCLR v2: channels between the two layers that weigh the streams
 
 
 class Convolution(NamedTuple):
-    """Kernel side, channels in and out, sides of the square maps in and out, number of the block (0: the stem)."""
+    """Kernel side, channels in and out, sides of the square maps in and out, number of the block (0: the stem).
+
+    `norm`: a batch norm follows; `bias`: it has an offset of its own. The pool in a shortcut counts as part of it.
+    """
 
     kernel: int
     width_in: int
@@ -28,16 +32,24 @@ class Convolution(NamedTuple):
     side_in: int
     side_out: int
     block: int
+    norm: bool = True
+    bias: bool = False
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A ResNet: depth, width multiplier, stem ("imagenet", "cifar") and flavor ("torchvision", "reference")."""
+    """A ResNet: depth, width multiplier, stem ("imagenet", "cifar") and flavor ("torchvision", "reference").
+
+    selective_kernels: SimCLR v2's networks: SK units in bottlenecks, and the stem and shortcuts of ResNet-D.
+    se_ratio: squeeze-excitation after each block, to that share of the block's width; 0: none.
+    """
 
     depth: int = 50
     width: float = 1
     stem: str = "imagenet"
     flavor: str = "torchvision"
+    selective_kernels: bool = False
+    se_ratio: float = 0.0
 
     def __post_init__(self) -> None:
         if self.depth not in BLOCKS:
@@ -48,6 +60,12 @@ class Architecture:
             raise ValueError(f'flavor = {self.flavor!r} is unknown; use "torchvision" or "reference"')
         if self.channels(64) < 1:
             raise ValueError(f"width = {self.width} leaves no channel; use 1/64 or more")
+        if self.selective_kernels and self.channels(64) < 2:
+            raise ValueError(
+                f"width = {self.width} leaves no channel in the stem of selective kernels; use 1/32 or more"
+            )
+        if not 0 <= self.se_ratio <= 1:
+            raise ValueError(f"se_ratio = {self.se_ratio} is no share of the channels; use 0 (none) to 1, e.g. 0.25")
 
     def channels(self, at_width_1: int) -> int:
         """Channels of a layer that has `at_width_1` of them at width 1."""
@@ -58,12 +76,33 @@ class Architecture:
         """Dimensions of h: 512 or 2048 times the width."""
         return self.channels(512) * (4 if BLOCKS[self.depth][1] else 1)
 
+    @property
+    def title(self) -> str:
+        """For people: ResNet-50 (1x), imagenet stem, selective kernels."""
+        extras = (", selective kernels" if self.selective_kernels else "") + (", SE" if self.se_ratio else "")
+        return f"ResNet-{self.depth} ({self.width:g}x), {self.stem} stem{extras}"
+
+    @staticmethod
+    def selection_dim(width: int) -> int:
+        """Channels between the two layers of an SK unit whose streams have `width` each."""
+        return max(int(width * SK_RATIO), SK_MIN_DIM)
+
+    def squeezed_dim(self, width: int) -> int:
+        """Channels between the two layers of squeeze-excitation in a block of that base width."""
+        return max(int(width * self.se_ratio), 1)
+
     def convolutions(self, image_size: int) -> Iterator[Convolution]:
-        """Every convolution in order, for square images of that side; a batch norm follows each."""
+        """Every convolution in the order of the authors' code, for square images of that side."""
         blocks, bottleneck = BLOCKS[self.depth]
         channels, side, number = self.channels(64), image_size, 0
         if self.stem == "imagenet":
-            yield Convolution(7, 3, channels, side, (side + 1) // 2, 0)
+            half = (side + 1) // 2
+            if self.selective_kernels:
+                yield Convolution(3, 3, channels // 2, side, half, 0)
+                yield Convolution(3, channels // 2, channels // 2, half, half, 0)
+                yield Convolution(3, channels // 2, channels, half, half, 0)
+            else:
+                yield Convolution(7, 3, channels, side, half, 0)
             side = (side + 3) // 4
         else:
             yield Convolution(3, 3, channels, side, side, 0)
@@ -78,16 +117,28 @@ class Architecture:
                     yield Convolution(1, channels, outer, before, side, number)
                 if bottleneck:
                     yield Convolution(1, channels, inner, before, before, number)
-                    yield Convolution(3, inner, inner, before, side, number)
+                    if self.selective_kernels:
+                        between = self.selection_dim(inner)
+                        yield Convolution(3, inner, 2 * inner, before, side, number)
+                        yield Convolution(1, inner, between, 1, 1, number)
+                        yield Convolution(1, between, 2 * inner, 1, 1, number, norm=False)
+                    else:
+                        yield Convolution(3, inner, inner, before, side, number)
                     yield Convolution(1, inner, outer, side, side, number)
                 else:
                     yield Convolution(3, channels, inner, before, side, number)
                     yield Convolution(3, inner, inner, side, side, number)
+                if self.se_ratio:
+                    squeezed = self.squeezed_dim(inner)
+                    yield Convolution(1, outer, squeezed, 1, 1, number, norm=False, bias=True)
+                    yield Convolution(1, squeezed, outer, 1, 1, number, norm=False, bias=True)
                 channels = outer
 
     def parameter_count(self) -> int:
-        """Trained numbers of the encoder: kernels, and scale and offset of each batch norm."""
-        return sum(c.kernel**2 * c.width_in * c.width_out + 2 * c.width_out for c in self.convolutions(32))
+        """Trained numbers of the encoder: kernels and their offsets, scale and offset of each batch norm."""
+        return sum(
+            c.width_out * (c.kernel**2 * c.width_in + 2 * c.norm + c.bias) for c in self.convolutions(image_size=32)
+        )
 
     def activation_count(self, image_size: int, recompute_blocks: bool = False) -> int:
         """Numbers an image leaves for the backward pass: the output of each convolution and of its batch norm.
@@ -97,14 +148,14 @@ class Architecture:
         of_block: dict[int, int] = {}
         inputs: dict[int, int] = {}
         for c in self.convolutions(image_size):
-            of_block[c.block] = of_block.get(c.block, 0) + 2 * c.width_out * c.side_out**2
+            of_block[c.block] = of_block.get(c.block, 0) + (1 + c.norm) * c.width_out * c.side_out**2
             inputs.setdefault(c.block, c.width_in * c.side_in**2)
         if not recompute_blocks:
             return sum(of_block.values())
         return of_block.pop(0) + sum(inputs.values()) + max(of_block.values())
 
     def as_dict(self) -> dict[str, Any]:
-        """The four values, for a file's header."""
+        """The values by name, for a file's header; `ResNet(**as_dict())` builds the network."""
         return asdict(self)
 
 

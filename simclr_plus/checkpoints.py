@@ -2,7 +2,8 @@
 
 A checkpoint holds `encoder.*`, `head.*`, `probe.*` and the optimizer's state as `optimizer.<parameter>.<key>`; its
 header holds the step and the whole recipe. An encoder file holds the encoder's tensors under torchvision's names; its
-header holds what is needed to build it. Header values are strings.
+header holds what is needed to build it. A head file holds a projection head or a linear classifier in the same way.
+Header values are strings.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from torch.optim import Optimizer
 from simclr_plus.architecture import Architecture
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
+from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import SimCLR
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.whole_files import write_whole
 
 CHECKPOINT_FORMAT = "simclr-plus checkpoint 1"
 ENCODER_FORMAT = "simclr-plus encoder 1"
+HEAD_FORMAT = "simclr-plus head 1"
 INPUT_RANGE = "RGB in [0, 1], no mean or standard deviation subtracted"
 
 
@@ -136,15 +139,69 @@ def load_encoder(path: str | Path) -> ResNet:
     path = Path(path)
     header, tensors = _read(path)
     if header.get("format") == ENCODER_FORMAT:
-        architecture = Architecture(**json.loads(header["architecture"]))
+        try:
+            architecture = Architecture(**json.loads(header["architecture"]))
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} describes an encoder that this version cannot build: {error}") from None
     elif header.get("format") == CHECKPOINT_FORMAT:
         architecture = parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
         raise CheckpointError(f"{path} was not written by SimCLR+: its header does not say how to build the encoder")
-    encoder = ResNet(architecture.depth, architecture.width, stem=architecture.stem, flavor=architecture.flavor)
+    encoder = ResNet(**architecture.as_dict())
     _load_into(encoder, tensors, path)
     return encoder.eval()
+
+
+def save_head(head: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write a projection head or a linear classifier (nn.Linear) alone, with what `load_head` needs in the header."""
+    linears = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    if isinstance(head, nn.Linear):
+        numbers = {"kind": "linear", "input_dim": head.in_features, "classes": head.out_features}
+    elif isinstance(head, SimCLRProjectionHead) and linears:
+        first, last = linears[0], linears[-1]
+        numbers = {"kind": "projection", "input_dim": first.in_features, "hidden_dim": first.out_features}
+        numbers |= {"output_dim": last.out_features, "num_layers": len(linears)}
+    else:
+        raise CheckpointError(f"save_head takes a SimCLRProjectionHead or nn.Linear, got {type(head).__name__}")
+    header = {"format": HEAD_FORMAT, "head": json.dumps(numbers), "simclr_plus": version("simclr-plus")}
+    for key, value in (metadata or {}).items():
+        header[key] = value if isinstance(value, str) else json.dumps(value)
+    _save(dict(head.state_dict()), Path(path), header)
+
+
+def load_head(path: str | Path, kind: str) -> nn.Module:
+    """Rebuild the head of that kind ("projection", "linear") from a head file or a checkpoint, in eval mode.
+
+    A checkpoint's linear head is its probe. Raises NotFoundError, or CheckpointError for another file.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    head: nn.Module
+    if header.get("format") == CHECKPOINT_FORMAT:
+        recipe = parse_recipe(header["recipe"], origin=f"recipe in {path}")
+        prefix = {"projection": "head.", "linear": "probe."}[kind]
+        tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if not tensors:
+            raise CheckpointError(f"{path} holds no {kind} head: its run trained without one")
+        f, h = recipe.architecture.feature_dim, recipe.head
+        if kind == "projection":
+            head = SimCLRProjectionHead(f, recipe.head_hidden_dim, h.output_dim, h.num_layers)
+        else:
+            head = nn.Linear(f, len(tensors["weight"]))
+    elif header.get("format") == HEAD_FORMAT:
+        numbers = json.loads(header["head"])
+        if numbers["kind"] != kind:
+            raise CheckpointError(f"{path} holds a {numbers['kind']} head, not a {kind} head")
+        if kind == "projection":
+            n = numbers
+            head = SimCLRProjectionHead(n["input_dim"], n["hidden_dim"], n["output_dim"], n["num_layers"])
+        else:
+            head = nn.Linear(numbers["input_dim"], numbers["classes"])
+    else:
+        raise CheckpointError(f"{path} is no head file of SimCLR+ (its header says {header.get('format')!r})")
+    _load_into(head, tensors, path)
+    return head.eval()
 
 
 def read_header(path: str | Path) -> dict[str, str]:

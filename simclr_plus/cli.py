@@ -153,12 +153,11 @@ def _show_plan(recipe: Recipe, plan: Plan, path: Path, as_json: bool) -> None:
             }
         )
         return
-    network = recipe.encoder
     head = recipe.head
     _print_table(
         ["", "value"],
         [
-            ["encoder", f"ResNet-{network.depth} ({network.width:g}x), {network.stem} stem"],
+            ["encoder", recipe.architecture.title],
             ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
             ["head parameters", f"{plan.head_parameters:,} ({head.num_layers} layers to {head.output_dim})"],
             ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],

@@ -3,6 +3,9 @@
 Flavor "torchvision" gives the features of torchvision and timm for the same weights. Flavor "reference" is the authors'
 network (tf2/resnet.py): max-pool padded after the image only where its side is even, a projection shortcut in group 1
 of ResNet-18 and 34 too, batch norms with a biased running variance. Both start from the authors' initial weights.
+
+Selective kernels (SimCLR v2) come with the stem and the pooled shortcuts of ResNet-D. torchvision has none of these:
+stem, shortcut and squeeze-excitation bear timm's names (`conv1.0`, `downsample.1`, `se.fc1`), the SK unit's are `sk.*`.
 """
 
 from __future__ import annotations
@@ -19,29 +22,36 @@ from torch.utils.checkpoint import checkpoint
 from simclr_plus.architecture import BLOCKS, Architecture
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
+Norm = Callable[[int], nn.Module]
+
 
 class ResNet(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> h [B, feature_dim].
 
     depth: 18, 34, 50, 101, 152 or 200. width: multiplies every channel count, may be a fraction (1/16).
     stem: "imagenet" (7x7 convolution, max-pool) or "cifar" (3x3 convolution, for images up to 32 pixels).
+    selective_kernels: SK units with ratio 0.0625 in bottlenecks, and ResNet-D. se_ratio: squeeze-excitation; 0: none.
     """
 
     def __init__(
-        self, depth: int = 50, width: float = 1, *, stem: str = "imagenet", flavor: str = "torchvision"
+        self,
+        depth: int = 50,
+        width: float = 1,
+        *,
+        stem: str = "imagenet",
+        flavor: str = "torchvision",
+        selective_kernels: bool = False,
+        se_ratio: float = 0.0,
     ) -> None:
         super().__init__()
-        self.architecture = Architecture(depth=depth, width=width, stem=stem, flavor=flavor)
+        self.architecture = Architecture(depth, width, stem, flavor, selective_kernels, se_ratio)
         self.feature_dim = self.architecture.feature_dim
         self.checkpoint_activations = False
-        norm: Callable[[int], nn.Module] = GlobalBatchNorm2d if flavor == "reference" else nn.BatchNorm2d
+        norm: Norm = GlobalBatchNorm2d if flavor == "reference" else nn.BatchNorm2d
         blocks, bottleneck = BLOCKS[depth]
         block = _Bottleneck if bottleneck else _BasicBlock
         channels = self.architecture.channels(64)
-        if stem == "imagenet":
-            self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)
-        else:
-            self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.conv1 = _stem_convolution(self.architecture, norm)
         self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = _stem_pool(stem, flavor)
@@ -52,7 +62,7 @@ class ResNet(nn.Module):
                 stride = 2 if group > 0 and i == 0 else 1
                 changes = stride > 1 or channels != inner * block.expansion
                 project = i == 0 and (changes or flavor == "reference")
-                layer.append(block(channels, inner, stride, project, norm))
+                layer.append(block(channels, inner, stride, project, norm, self.architecture))
                 channels = inner * block.expansion
             setattr(self, f"layer{group + 1}", layer)
         self._initialise()
@@ -76,6 +86,8 @@ class ResNet(nn.Module):
                 fan_in = module.weight[0].numel()
                 std = fan_in**-0.5 / 0.87962566103423978  # the standard deviation lost by cutting at 2 std
                 nn.init.trunc_normal_(module.weight, std=std, a=-2 * std, b=2 * std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, _BasicBlock):
                 nn.init.zeros_(module.bn2.weight)  # type: ignore[arg-type]
             elif isinstance(module, _Bottleneck):
@@ -85,19 +97,22 @@ class ResNet(nn.Module):
 class _BasicBlock(nn.Module):
     expansion = 1
 
-    def __init__(self, width_in: int, width: int, stride: int, project: bool, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, width_in: int, width: int, stride: int, project: bool, norm: Norm, architecture: Architecture
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = norm(width)
+        self.se = _squeeze_excitation(width, width, architecture)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _projection_shortcut(width_in, width, stride, norm) if project else None
+        self.downsample = _projection_shortcut(width_in, width, stride, norm, architecture) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.bn2(self.conv2(x))
+        x = self.se(self.bn2(self.conv2(x)))
         out: Tensor = self.relu(x + shortcut)
         return out
 
@@ -105,28 +120,109 @@ class _BasicBlock(nn.Module):
 class _Bottleneck(nn.Module):
     expansion = 4
 
-    def __init__(self, width_in: int, width: int, stride: int, project: bool, norm: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, width_in: int, width: int, stride: int, project: bool, norm: Norm, architecture: Architecture
+    ) -> None:
         super().__init__()
+        streams = 2 if architecture.selective_kernels else 1
         self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = norm(width)
+        self.conv2 = nn.Conv2d(width, streams * width, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = norm(streams * width)
+        self.sk = _SelectiveKernels(width, norm, architecture) if architecture.selective_kernels else nn.Identity()
         self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
         self.bn3 = norm(4 * width)
+        self.se = _squeeze_excitation(4 * width, width, architecture)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = _projection_shortcut(width_in, 4 * width, stride, norm) if project else None
+        self.downsample = _projection_shortcut(width_in, 4 * width, stride, norm, architecture) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
-        x = self.bn3(self.conv3(x))
+        x = self.sk(self.relu(self.bn2(self.conv2(x))))
+        x = self.se(self.bn3(self.conv3(x)))
         out: Tensor = self.relu(x + shortcut)
         return out
 
 
-def _projection_shortcut(width_in: int, width: int, stride: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+class _SelectiveKernels(nn.Module):
+    """Two streams, the halves of the channels [B, 2C, H, W], weighed channel by channel for each image -> [B, C, H, W].
+
+    Both streams have 3x3 kernels in SimCLR v2 (the original unit has a 5x5 one).
+    """
+
+    def __init__(self, width: int, norm: Norm, architecture: Architecture) -> None:
+        super().__init__()
+        between = architecture.selection_dim(width)
+        self.fc1 = nn.Conv2d(width, between, 1, bias=False)
+        self.bn = norm(between)
+        self.fc2 = nn.Conv2d(between, 2 * width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        pooled = (first + second).mean(dim=(2, 3), keepdim=True)
+        weights = self.fc2(F.relu(self.bn(self.fc1(pooled)))).unflatten(1, (2, -1)).softmax(dim=1)
+        mixed: Tensor = first * weights[:, 0] + second * weights[:, 1]
+        return mixed
+
+
+class _SqueezeExcitation(nn.Module):
+    """Every channel times a factor in (0, 1) that the means of all channels decide."""
+
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Conv2d(width, squeezed, 1)
+        self.fc2 = nn.Conv2d(squeezed, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gated: Tensor = x * self.fc2(F.relu(self.fc1(x.mean(dim=(2, 3), keepdim=True)))).sigmoid()
+        return gated
+
+
+def _squeeze_excitation(width: int, base_width: int, architecture: Architecture) -> nn.Module:
+    if not architecture.se_ratio:
+        return nn.Identity()
+    return _SqueezeExcitation(width, architecture.squeezed_dim(base_width))
+
+
+def _projection_shortcut(
+    width_in: int, width: int, stride: int, norm: Norm, architecture: Architecture
+) -> nn.Sequential:
+    if architecture.selective_kernels:
+        return nn.Sequential(_ShortcutPool(stride), nn.Conv2d(width_in, width, 1, bias=False), norm(width))
     return nn.Sequential(nn.Conv2d(width_in, width, 1, stride=stride, bias=False), norm(width))
+
+
+class _ShortcutPool(nn.Module):
+    """Average of 2x2 pixels. Stride 2 pads an odd side with zeros; stride 1 keeps the size and averages real pixels."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.stride == 1:
+            # the last row and column twice: the mean of the real pixels alone
+            return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
+        return F.avg_pool2d(x, 2, stride=2, ceil_mode=True, divisor_override=4)
+
+
+def _stem_convolution(architecture: Architecture, norm: Norm) -> nn.Module:
+    width = architecture.channels(64)
+    if architecture.stem == "cifar":
+        return nn.Conv2d(3, width, 3, padding=1, bias=False)
+    if not architecture.selective_kernels:
+        return nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+    half = width // 2
+    return nn.Sequential(
+        nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False),
+        norm(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, half, 3, padding=1, bias=False),
+        norm(half),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(half, width, 3, padding=1, bias=False),
+    )
 
 
 def _stem_pool(stem: str, flavor: str) -> nn.Module:

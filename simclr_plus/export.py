@@ -45,6 +45,8 @@ def export_timm(source: Path, folder: Path) -> ResNet:
         *([f"width {a.width:g}"] if a.width != 1 else []),
         *([f"the {a.stem} stem"] if a.stem != "imagenet" else []),
         *([f"flavor {a.flavor}"] if a.flavor != "torchvision" else []),
+        *(["selective kernels"] if a.selective_kernels else []),
+        *(["squeeze-excitation"] if a.se_ratio else []),
         *([f"depth {a.depth}"] if a.depth not in TIMM_DEPTHS else []),
     ]
     if reasons:

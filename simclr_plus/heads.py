@@ -36,3 +36,16 @@ class SimCLRProjectionHead(nn.Module):
         """[B, input_dim] -> [B, output_dim]."""
         z: Tensor = self.layers(h)
         return z
+
+    def hidden(self, h: Tensor, selector: int) -> Tensor:
+        """What fine-tuning starts from (authors' `ft_proj_selector`): 0 is h, k the k-th layer after its ReLU, -1 is z.
+
+        SimCLR v2 fine-tunes from 1, the head's first layer.
+        """
+        count = (len(self.layers) + 1) // 3
+        if not -1 <= selector <= count:
+            raise ValueError(f"selector = {selector}; this head has {count} layers: use 0 (h) to {count}, or -1 (z)")
+        if selector in (-1, count):
+            return self(h)  # type: ignore[no-any-return]
+        hidden: Tensor = self.layers[: 3 * selector](h)
+        return hidden

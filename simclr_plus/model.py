@@ -29,8 +29,7 @@ def build_encoder(recipe: Recipe) -> ResNet:
     """The recipe's encoder with initial weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        e = recipe.encoder
-        return ResNet(e.depth, e.width, stem=e.stem, flavor=e.flavor)
+        return ResNet(**recipe.architecture.as_dict())
 
 
 def build_model(recipe: Recipe, classes: int) -> SimCLR:

@@ -108,6 +108,12 @@ class Encoder(_Section):
         Literal["torchvision", "reference"],
         Field(description="features equal to torchvision's and timm's, or the authors' network to the last detail"),
     ] = "torchvision"
+    selective_kernels: Annotated[
+        bool, Field(description="SimCLR v2's networks: SK units in bottlenecks, stem and shortcuts of ResNet-D")
+    ] = False
+    se_ratio: Annotated[
+        Share, Field(description="squeeze-excitation to that share of a block's width, e.g. 0.25; 0: none")
+    ] = 0.0
 
 
 class Head(_Section):
@@ -230,7 +236,7 @@ class Recipe(_Section):
     def architecture(self) -> Architecture:
         """The encoder in numbers."""
         e = self.encoder
-        return Architecture(depth=e.depth, width=e.width, stem=e.stem, flavor=e.flavor)
+        return Architecture(e.depth, e.width, e.stem, e.flavor, e.selective_kernels, e.se_ratio)
 
     @property
     def law(self) -> ViewLaw:
@@ -419,7 +425,11 @@ def _check_together(recipe: Recipe, origin: str) -> None:
         raise RecipeError(
             f"{origin}: training.compile and training.activation_checkpointing do not work together; switch one off"
         )
-    if recipe.architecture.channels(64) * 64 != recipe.encoder.width * 64 * 64:
+    try:
+        architecture = recipe.architecture
+    except ValueError as error:
+        raise RecipeError(f"{origin}: encoder.{error}") from None
+    if architecture.channels(64) * 64 != recipe.encoder.width * 64 * 64:
         raise RecipeError(
             f"{origin}: encoder.width = {recipe.encoder.width} gives no whole number of channels; "
             "use a multiple of 1/64, e.g. 0.25"

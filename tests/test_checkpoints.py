@@ -67,11 +67,20 @@ def test_an_encoder_file_holds_torchvisions_names_and_what_one_must_know(tmp_pat
     encoder = ResNet(18, 0.125, stem="cifar").eval()
     save_encoder(encoder, tmp_path / "e.safetensors", {"data": "mine", "numbers": [1, 2]})
     header = read_header(tmp_path / "e.safetensors")
-    assert json.loads(header["architecture"]) == {"depth": 18, "width": 0.125, "stem": "cifar", "flavor": "torchvision"}
+    plain = {"flavor": "torchvision", "selective_kernels": False, "se_ratio": 0.0}
+    assert json.loads(header["architecture"]) == {"depth": 18, "width": 0.125, "stem": "cifar"} | plain
     assert (header["data"], header["numbers"], header["feature_dim"]) == ("mine", "[1, 2]", "64")
     assert "[0, 1]" in header["input"]
     assert {"conv1.weight", "layer2.0.downsample.0.weight"} <= load_file(tmp_path / "e.safetensors").keys()
     images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_encoder(tmp_path / "e.safetensors")(images), encoder(images))
+
+
+def test_an_encoder_with_selective_kernels_and_squeeze_excitation_comes_back(tmp_path: Path) -> None:
+    encoder = ResNet(50, 0.125, selective_kernels=True, se_ratio=0.25, flavor="reference").eval()
+    save_encoder(encoder, tmp_path / "e.safetensors")
+    images = torch.rand(2, 3, 40, 40)
     with torch.no_grad():
         assert torch.equal(load_encoder(tmp_path / "e.safetensors")(images), encoder(images))
 

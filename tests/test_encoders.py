@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from simclr_plus.architecture import BLOCKS, Architecture
+from simclr_plus.architecture import BLOCKS, SK_RATIO, Architecture
 from simclr_plus.encoders import ResNet
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "resnet.npz")
-CASES = [str(case) for case in GOLDEN["cases"]]
+GOLDEN = {
+    key: value
+    for name in ("resnet", "resnet_sk")
+    for key, value in np.load(Path(__file__).parent / "golden" / f"{name}.npz").items()
+    if key != "cases"
+}
+CASES = [key.removesuffix("/meta") for key in GOLDEN if key.endswith("/meta")]
+SK, SE = {"selective_kernels": True}, {"se_ratio": 0.25}
 NORMS = (nn.BatchNorm2d, GlobalBatchNorm2d)
 
 
@@ -52,26 +59,34 @@ def error(got: Tensor, expected: np.ndarray) -> float:
 # the authors' network
 
 
-def layers_in_creation_order(encoder: ResNet) -> Iterator[tuple[nn.Conv2d, nn.Module]]:
-    """Convolutions with their batch norms as the authors' code makes them: in a block, the shortcut first."""
-    yield encoder.conv1, encoder.bn1
+def layers_in_creation_order(encoder: ResNet) -> Iterator[nn.Module]:
+    """Convolutions and batch norms as the authors' code makes them: in a block, the shortcut first."""
+    yield from encoder.conv1.modules()
+    yield encoder.bn1
     for block in blocks_of(encoder):
         if block.downsample is not None:
-            yield block.downsample[0], block.downsample[1]
+            yield from block.downsample
         for i in (1, 2, 3):
             if hasattr(block, f"conv{i}"):
-                yield getattr(block, f"conv{i}"), getattr(block, f"bn{i}")
+                yield from (getattr(block, f"conv{i}"), getattr(block, f"bn{i}"))
+            if i == 2 and hasattr(block, "sk"):
+                yield from block.sk.children()
+        yield from block.se.children()
 
 
 def variables(encoder: ResNet, names: list[str]) -> list[Tensor]:
     """Our tensors for the authors' names; the number behind a layer's name is its place in the order of creation."""
     layers = list(layers_in_creation_order(encoder))
-    parts = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
+    of_kind = {
+        "conv2d": [layer for layer in layers if isinstance(layer, nn.Conv2d)],
+        "sync_batch_normalization": [layer for layer in layers if isinstance(layer, NORMS)],
+    }
+    parts = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
+    parts |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
     found = []
     for name in names:
-        layer, number, part = re.search(r"(conv2d|sync_batch_normalization)(?:_(\d+))?/(\w+):0$", name).groups()
-        convolution, norm = layers[int(number or 0)]
-        found.append(convolution.weight if layer == "conv2d" else getattr(norm, parts[part]))
+        kind, number, part = re.search(r"/(conv2d|sync_batch_normalization)(?:_(\d+))?/(\w+):0$", name).groups()
+        found.append(getattr(of_kind[kind][int(number or 0)], parts[part]))
     return found
 
 
@@ -88,9 +103,12 @@ def as_ours(values: np.ndarray) -> Tensor:
 def authors_case(case: str) -> tuple[ResNet, Tensor]:
     meta = json.loads(str(GOLDEN[f"{case}/meta"]))
     stem = "cifar" if meta["cifar"] else "imagenet"
-    encoder = ResNet(meta["depth"], meta["width"], stem=stem, flavor="reference")
+    assert meta["sk"] in (0, SK_RATIO)
+    extras = {"selective_kernels": meta["sk"] > 0, "se_ratio": meta["se"]}
+    encoder = ResNet(meta["depth"], meta["width"], stem=stem, flavor="reference", **extras)
     ours = variables(encoder, names_in(f"{case}/names"))
-    assert len({id(tensor) for tensor in ours}) == len(ours) == 5 * len(list(layers_in_creation_order(encoder)))
+    every = [t for name, t in encoder.state_dict(keep_vars=True).items() if not name.endswith("num_batches_tracked")]
+    assert {id(tensor) for tensor in ours} == {id(tensor) for tensor in every} and len(ours) == len(every)
     weights = str(GOLDEN[f"{case}/weights_from"]) if f"{case}/weights_from" in GOLDEN else case
     with torch.no_grad():
         for i, tensor in enumerate(ours):
@@ -139,6 +157,82 @@ def test_in_training_features_gradients_and_running_statistics_are_the_authors(c
         assert np.linalg.norm(norms - expected) / np.linalg.norm(expected) < 0.03
     else:
         np.testing.assert_allclose(norms, expected, rtol=2e-4)
+
+
+def numpy_selective_kernels(x: np.ndarray, sk: nn.Module, width: int) -> np.ndarray:
+    """An image [2C, H, W] -> [C, H, W], number by number; batch norm with its running statistics."""
+    first, second = x[:width], x[width:]
+    pooled = [(first[c] + second[c]).sum() / first[c].size for c in range(width)]
+    reduce, expand = (layer.weight.detach().numpy()[:, :, 0, 0].astype(float) for layer in (sk.fc1, sk.fc2))
+    mean, variance, gamma, beta = (
+        getattr(sk.bn, name).detach().numpy().astype(float)
+        for name in ("running_mean", "running_var", "weight", "bias")
+    )
+    hidden = []
+    for j in range(len(reduce)):
+        before = sum(reduce[j, c] * pooled[c] for c in range(width))
+        hidden.append(max(0.0, gamma[j] * (before - mean[j]) / np.sqrt(variance[j] + 1e-5) + beta[j]))
+    mixed = np.zeros(first.shape)
+    for c in range(width):
+        a, b = (np.exp(sum(expand[k, j] * hidden[j] for j in range(len(hidden)))) for k in (c, width + c))
+        mixed[c] = (a * first[c] + b * second[c]) / (a + b)
+    return mixed
+
+
+def test_an_sk_unit_mixes_its_two_streams_as_a_slow_formula_does() -> None:
+    torch.manual_seed(0)
+    sk = ResNet(50, 1 / 8, **SK).layer2[0].sk.eval()  # two streams of 16 channels
+    for tensor in (sk.bn.running_mean, sk.bn.running_var, sk.bn.weight.data, sk.bn.bias.data):
+        tensor.copy_(0.5 + torch.rand(tensor.shape))
+    sk.fc2.weight.data.normal_(std=2)  # far from an even mixture
+    x = torch.randn(3, 32, 5, 4)
+    expected = np.stack([numpy_selective_kernels(image, sk, 16) for image in x.numpy()])
+    assert error(sk(x), expected) < 1e-6
+    assert error(sk(x), ((x[:, :16] + x[:, 16:]) / 2).numpy()) > 0.1
+
+
+def test_squeeze_excitation_gates_each_channel_as_a_slow_formula_does() -> None:
+    torch.manual_seed(0)
+    se = ResNet(50, 1 / 4, **SE).layer1[0].se  # base width 16 squeezed to 4, output width 64
+    assert se.fc1.weight.shape == (4, 64, 1, 1) and torch.count_nonzero(se.fc1.bias) == 0
+    se.fc1.bias.data.normal_(), se.fc2.bias.data.normal_(), se.fc2.weight.data.normal_()
+    x = torch.randn(2, 64, 3, 4)
+    (w1, b1), (w2, b2) = ((fc.weight.detach().numpy()[:, :, 0, 0], fc.bias.detach().numpy()) for fc in (se.fc1, se.fc2))
+    expected = np.zeros(x.shape)
+    for n, image in enumerate(x.numpy()):
+        means = [channel.mean() for channel in image]
+        squeezed = [max(0.0, b1[j] + sum(w1[j, c] * means[c] for c in range(64))) for j in range(4)]
+        for c in range(64):
+            expected[n, c] = image[c] / (1 + np.exp(-(b2[c] + sum(w2[c, j] * squeezed[j] for j in range(4)))))
+    assert error(se(x), expected) < 1e-6
+
+
+@pytest.mark.parametrize("height, width", [(1, 2), (3, 4), (4, 5), (6, 6), (7, 1)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_pooled_shortcut_averages_real_pixels_at_stride_1_and_padded_ones_at_stride_2(
+    stride: int, height: int, width: int
+) -> None:
+    image = torch.rand(height, width)
+    expected = np.zeros((-(-height // stride), -(-width // stride)))
+    for (i, j), _ in np.ndenumerate(expected):
+        window = image[stride * i : stride * i + 2, stride * j : stride * j + 2]
+        expected[i, j] = window.sum() / (window.numel() if stride == 1 else 4)
+    pool = ResNet(18, 1 / 16, flavor="reference", **SK)
+    shortcut = (pool.layer1 if stride == 1 else pool.layer2)[0].downsample[0]
+    assert error(shortcut(image[None, None])[0, 0], expected) < 1e-6
+
+
+def test_names_of_resnet_d_and_squeeze_excitation_are_timms() -> None:
+    def named(model: nn.Module, part: str) -> dict[str, torch.Size]:
+        return {key: value.shape for key, value in model.state_dict().items() if part in key}
+
+    with torch.device("meta"):
+        ours, deep = ResNet(50, **SK), timm.create_model("resnet50d", num_classes=0)
+        gated, senet = ResNet(50, se_ratio=1 / 4), timm.create_model("seresnet50", num_classes=0)
+    assert named(ours, "downsample") == named(deep, "downsample")
+    assert named(ours, "conv1.").keys() == named(deep, "conv1.").keys()
+    assert ours.state_dict().keys() - named(ours, ".sk.").keys() == deep.state_dict().keys()
+    assert gated.state_dict().keys() == senet.state_dict().keys()
 
 
 @pytest.mark.parametrize("height", [1, 2, 3, 4, 7, 8])
@@ -205,11 +299,15 @@ def test_timms_resnet50_takes_the_weights_and_gives_the_features() -> None:
 # the start
 
 
-@pytest.mark.parametrize("depth, flavor", [(18, "torchvision"), (50, "reference")])
-def test_kernels_start_with_variance_one_over_fan_in_cut_at_two_deviations(depth: int, flavor: str) -> None:
+@pytest.mark.parametrize(
+    "depth, flavor, extras", [(18, "torchvision", {}), (50, "reference", {}), (50, "reference", SK)]
+)
+def test_kernels_start_with_variance_one_over_fan_in_cut_at_two_deviations(
+    depth: int, flavor: str, extras: dict[str, object]
+) -> None:
     torch.manual_seed(0)
     units = []
-    for module in ResNet(depth, 0.25, flavor=flavor).modules():
+    for module in ResNet(depth, 0.25, flavor=flavor, **extras).modules():
         if isinstance(module, nn.Conv2d):
             assert module.bias is None
             units.append(module.weight.detach().flatten() * module.weight[0].numel() ** 0.5)
@@ -245,9 +343,12 @@ def test_the_last_norm_of_every_block_starts_at_zero_and_all_others_at_one(depth
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("width", [1 / 16, 1, 3])
 @pytest.mark.parametrize("depth", BLOCKS)
-def test_the_closed_form_counts_the_parameters(depth: int, width: float, stem: str, flavor: str) -> None:
+@pytest.mark.parametrize("extras", [{}, SK, SE, SK | SE])
+def test_the_closed_form_counts_the_parameters(
+    depth: int, width: float, stem: str, flavor: str, extras: dict[str, object]
+) -> None:
     with torch.device("meta"):  # shapes without numbers
-        encoder = ResNet(depth, width, stem=stem, flavor=flavor)
+        encoder = ResNet(depth, width, stem=stem, flavor=flavor, **extras)
     count = sum(parameter.numel() for parameter in encoder.parameters())
     assert encoder.architecture.parameter_count() == count
     assert encoder.architecture.feature_dim == encoder.feature_dim == int((2048 if depth >= 50 else 512) * width)
@@ -260,24 +361,56 @@ def test_resnet_50_has_the_papers_parameters(width: int, count: int) -> None:
     assert round(count / 1e6) == {1: 24, 4: 375}[width]  # paper, table 6
 
 
+@pytest.mark.parametrize(
+    "depth, width, millions, selective_millions",
+    [
+        (50, 1, 24, 35),
+        (50, 2, 94, 140),
+        (101, 1, 43, 65),
+        (101, 2, 170, 257),
+        (152, 1, 58, 89),
+        (152, 2, 233, 354),
+        (152, 3, None, 795),
+    ],
+)
+def test_the_networks_of_v2_have_the_sizes_of_its_table(
+    depth: int, width: int, millions: int | None, selective_millions: int
+) -> None:
+    """The table of the authors' README counts running statistics too: without them 152 (2x) is 232, with SK 353."""
+    for selective, expected in ((False, millions), (True, selective_millions)):
+        architecture = Architecture(depth, width, selective_kernels=selective)
+        running = sum(2 * c.width_out for c in architecture.convolutions(32) if c.norm)
+        assert expected in (round((architecture.parameter_count() + running) / 1e6), None)
+
+
+@pytest.mark.parametrize("extras", [{}, SK, SE])
 @pytest.mark.parametrize("flavor", ["torchvision", "reference"])
 @pytest.mark.parametrize("stem", ["imagenet", "cifar"])
 @pytest.mark.parametrize("depth, side", [(18, 32), (18, 33), (50, 50)])
-def test_the_closed_forms_follow_the_maps_of_a_forward_pass(depth: int, side: int, stem: str, flavor: str) -> None:
-    encoder = ResNet(depth, 1 / 16, stem=stem, flavor=flavor)
+def test_the_closed_forms_follow_the_maps_of_a_forward_pass(
+    depth: int, side: int, stem: str, flavor: str, extras: dict[str, object]
+) -> None:
+    encoder = ResNet(depth, 1 / 16, stem=stem, flavor=flavor, **extras)
     convolutions, block_inputs, made = [], [], [0]
 
     def enter(_block: nn.Module, inputs: tuple[Tensor]) -> None:
-        block_inputs.append(inputs[0].numel())
+        block_inputs.append(inputs[0])
         made.append(0)
 
     def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         made[-1] += output.numel()
         if isinstance(module, nn.Conv2d):
             (width_in, side_in), (width_out, side_out) = inputs[0].shape[1:3], output.shape[1:3]
-            convolutions.append((module.kernel_size[0], width_in, width_out, side_in, side_out, len(made) - 1))
+            if id(module) in shortcuts:
+                side_in = block_inputs[-1].shape[-1]  # before the pool of ResNet-D
+            place = (width_in, width_out, side_in, side_out, len(made) - 1)
+            convolutions.append((module.kernel_size[0], *place, id(module) in normed, module.bias is not None))
 
+    layers = [layer for layer in layers_in_creation_order(encoder) if isinstance(layer, (nn.Conv2d, *NORMS))]
+    normed = {id(layer) for layer, after in pairwise(layers) if isinstance(after, NORMS)}
+    shortcuts = set()
     for block in blocks_of(encoder):
+        shortcuts |= {id(module) for module in block.downsample or []}
         block.register_forward_pre_hook(enter)
     for module in encoder.modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | GlobalBatchNorm2d):
@@ -287,7 +420,7 @@ def test_the_closed_forms_follow_the_maps_of_a_forward_pass(depth: int, side: in
         encoder.eval()(images)
     assert [tuple(convolution) for convolution in encoder.architecture.convolutions(side)] == convolutions
     assert encoder.architecture.activation_count(side) == sum(made)
-    left = images.numel() + made[0] + sum(block_inputs) + max(made[1:])
+    left = images.numel() + made[0] + sum(x.numel() for x in block_inputs) + max(made[1:])
     assert encoder.architecture.activation_count(side, recompute_blocks=True) == left
 
 
@@ -298,6 +431,8 @@ def test_the_closed_forms_follow_the_maps_of_a_forward_pass(depth: int, side: in
         ({"stem": "patch"}, "stem = 'patch'"),
         ({"flavor": "vanilla"}, "flavor = 'vanilla'"),
         ({"width": 1 / 128}, "width = 0.0078125"),
+        ({"width": 1 / 64, "selective_kernels": True}, "width = 0.015625"),
+        ({"se_ratio": 2.0}, "se_ratio = 2.0"),
     ],
 )
 def test_an_unknown_architecture_is_refused_by_key_and_value(wrong: dict[str, object], named: str) -> None:
@@ -322,11 +457,16 @@ def trained_once(encoder: ResNet, images: Tensor) -> tuple[Tensor, int]:
     return features.detach(), sum(kept)
 
 
-@pytest.mark.parametrize("depth, flavor", [(18, "torchvision"), (18, "reference"), (50, "reference")])
-def test_recomputed_activations_give_the_same_output_gradients_and_buffers(depth: int, flavor: str) -> None:
+@pytest.mark.parametrize(
+    "depth, flavor, extras",
+    [(18, "torchvision", {}), (18, "reference", SE), (50, "reference", {}), (50, "torchvision", SK)],
+)
+def test_recomputed_activations_give_the_same_output_gradients_and_buffers(
+    depth: int, flavor: str, extras: dict[str, object]
+) -> None:
     torch.manual_seed(0)
     images = torch.rand(8, 3, 32, 32)
-    plain = ResNet(depth, 1 / 8, stem="cifar", flavor=flavor)
+    plain = ResNet(depth, 1 / 8, stem="cifar", flavor=flavor, **extras)
     for block in blocks_of(plain):
         nn.init.ones_(last_norm(block).weight)  # from 0 no gradient would get inside
     thrifty = copy.deepcopy(plain)

@@ -56,8 +56,11 @@ def test_every_layer_gives_what_the_authors_fine_tune_from(case: str) -> None:
     h = torch.from_numpy(GOLDEN[f"{case}/x"])
     layers = int(case[4])
     for selector in range(layers + 1):
-        upto = 3 * selector - (selector == layers)  # the last norm is followed by no ReLU
-        close(head.layers[:upto](h.clone()), GOLDEN[f"{case}/eval_sel{selector}"], f"selector {selector}", 2e-6)
+        close(head.hidden(h, selector), GOLDEN[f"{case}/eval_sel{selector}"], f"selector {selector}", 2e-6)
+    assert torch.equal(head.hidden(h, -1), head(h)) and head.hidden(h, 0) is h
+    for wrong in (-2, layers + 1):
+        with pytest.raises(ValueError, match=f"selector = {wrong}; this head has {layers} layers"):
+            head.hidden(h, wrong)
 
 
 @pytest.mark.parametrize("case", CASES)

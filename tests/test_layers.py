@@ -16,7 +16,7 @@ PARTS = (
     "global_batch_norm augmentations recipes embedded variants lightly_parts deviations"
 )
 MODEL = "model checkpoints datasets metrics loading features progress"
-WORK = "trainer evaluators export pictures"
+WORK = "trainer evaluators export importers pictures"
 LAUNCH = "launch evaluation proof doctor"
 TOP = "cli demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}

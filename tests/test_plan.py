@@ -29,9 +29,19 @@ def test_a_batch_that_does_not_divide_by_the_processes_is_refused_with_two_that_
         make_plan(parse_recipe("", ["training.batch_size=2"]), 1000, 4)
 
 
-@pytest.mark.parametrize(("depth", "stem", "size"), [(18, "cifar", 28), (50, "imagenet", 96)])
-def test_the_activations_in_closed_form_are_near_what_autograd_keeps(depth: int, stem: str, size: int) -> None:
-    encoder = ResNet(depth, 0.25, stem=stem)
+@pytest.mark.parametrize(
+    ("depth", "stem", "size", "extras"),
+    [
+        (18, "cifar", 28, {}),
+        (50, "imagenet", 96, {}),
+        (50, "imagenet", 96, {"selective_kernels": True}),
+        (50, "imagenet", 96, {"se_ratio": 0.25}),
+    ],
+)
+def test_the_activations_in_closed_form_are_near_what_autograd_keeps(
+    depth: int, stem: str, size: int, extras: dict[str, object]
+) -> None:
+    encoder = ResNet(depth, 0.25, stem=stem, **extras)
     kept: dict[int, int] = {}
 
     def pack(x: torch.Tensor) -> torch.Tensor:

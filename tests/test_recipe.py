@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from simclr_plus.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe import documented_keys, find_recipe, load_recipe, parse_recipe, shipped_recipes
 
@@ -64,6 +65,7 @@ def test_every_key_is_documented() -> None:
         ("training.warmup_epochs=101", "training.warmup_epochs = 101 is longer than training.epochs = 100"),
         ("encoder.depth=20", "input should be 18, 34, 50, 101, 152 or 200"),
         ("encoder.width=0.3", "use a multiple of 1/64"),
+        ("encoder.se_ratio=2", "encoder.se_ratio = 2"),
         ("data.name=cifar", "input should be 'embedded'"),
         ("training=3", "unknown key 'training'"),
     ],
@@ -121,6 +123,11 @@ def test_the_paper_recipe_holds_the_papers_numbers() -> None:
     assert (law.brightness, law.contrast, law.saturation, law.hue) == (0.8, 0.8, 0.8, 0.2)
     assert (law.jitter_prob, law.gray_prob, law.blur_prob, law.sigmas) == (0.8, 0.2, 0.5, (0.1, 2.0))
     assert (law.brightness_law, law.resize) == ("additive", "bicubic_legacy")
+
+
+def test_a_recipe_builds_the_network_it_names() -> None:
+    recipe = parse_recipe("", ["encoder.depth=101", "encoder.selective_kernels=true", "encoder.se_ratio=0.25"])
+    assert recipe.architecture == Architecture(101, selective_kernels=True, se_ratio=0.25)
 
 
 def test_a_recipe_is_immutable() -> None:

@@ -39,8 +39,7 @@ def subjects(encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int
     if baselines:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            a = encoder.architecture
-            random = ResNet(a.depth, a.width, stem=a.stem, flavor=a.flavor).eval()
+            random = ResNet(**encoder.architecture.as_dict()).eval()
         pixel_law = replace(law, size=native_size, evaluation_crop=1.0) if native_size else law
         found += [Subject("raw pixels", RawPixels(), pixel_law), Subject("random encoder", random, law)]
     return found
