@@ -1,4 +1,4 @@
-"""The processes of a run: who am I, gather, sum. The one place that imports Lightly."""
+"""The processes of a run: who am I, gather, sum."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from simclr_plus import lightly_parts
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
 
 
@@ -50,15 +51,13 @@ def gather(x: Tensor) -> Tensor:
 
     Raises SimclrPlusError when the processes hold different numbers of rows.
     """
-    from lightly.utils.dist import gather as lightly_gather
-
     sizes = all_gather(torch.tensor([x.shape[0]], device=x.device)).flatten().tolist()
     if len(set(sizes)) > 1:
         raise SimclrPlusError(
             f"uneven batches: the processes hold {sizes} rows, but a loss over the global batch needs equal numbers; "
             "drop the last batch (drop_last=True) or pad it"
         )
-    return torch.stack(lightly_gather(x.contiguous()))
+    return torch.stack(lightly_parts.gather(x))
 
 
 def all_gather(x: Tensor) -> Tensor:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simclr_plus import lightly_parts
+
+VOTES = 1 << 25  # numbers that knn_predict may hold at a time: 128 MiB
+
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
     """Share of rows [B, C] whose label [B] is among the k highest scores."""
@@ -31,20 +35,22 @@ def summary(scores: Tensor, labels: Tensor) -> dict[str, float]:
 def knn_scores(
     features: Tensor, bank: Tensor, bank_labels: Tensor, classes: int, *, k: int = 200, temperature: float = 0.1
 ) -> Tensor:
-    """Votes [B, classes] of the k nearest of bank [M, D] by cosine similarity, weighted exp(similarity / temperature).
+    """Scores [B, classes] by rank: classes for the likeliest class, 1 for the least likely.
 
-    The weighting is Wu et al.'s (2018), as in Lightly's knn_predict; k above M means all of the bank.
+    Each of the k nearest of bank [M, D] by cosine similarity votes with weight exp(similarity / temperature) (Wu et al.
+    2018), by Lightly's knn_predict; k above M means all of the bank.
     """
-    from torch.nn.functional import normalize
-
-    bank = normalize(bank.float(), dim=1)
-    votes = []
-    for part in normalize(features.float(), dim=1).split(1024):  # type: ignore[no-untyped-call]
-        similarity, nearest = (part @ bank.T).topk(min(k, len(bank)), dim=1)
-        weights = ((similarity - 1) / temperature).exp()
-        one_hot = torch.zeros(len(part), classes, device=part.device)
-        votes.append(one_hot.scatter_add_(1, bank_labels[nearest], weights))
-    return torch.cat(votes)
+    if not temperature >= 0.0125:  # exp(1 / temperature) leaves float32
+        raise ValueError(f"temperature = {temperature} of kNN; use 0.0125 or more (the usual value is 0.1)")
+    k = min(k, len(bank))
+    unit = torch.nn.functional.normalize
+    bank, scores = unit(bank.float(), dim=1), torch.empty(len(features), classes, device=features.device)
+    ranks = torch.arange(classes, 0, -1, dtype=scores.dtype, device=features.device)
+    rows = max(1, min(1024, VOTES // (k * classes)))
+    for part, out in zip(unit(features.float(), dim=1).split(rows), scores.split(rows), strict=True):  # type: ignore[no-untyped-call]
+        ranking = lightly_parts.knn_ranking(part, bank, bank_labels, classes, k=k, temperature=temperature)
+        out.scatter_(1, ranking, ranks.expand(len(part), -1))
+    return scores
 
 
 def feature_std(h: Tensor) -> float:

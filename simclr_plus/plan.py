@@ -30,6 +30,7 @@ class Plan:
     global_batch: int
     batch_per_process: int
     total_steps: int
+    schedule_steps: int  # steps until the learning rate is 0; the rest of total_steps runs at 0
     warmup_steps: int
     peak_learning_rate: float
     encoder_parameters: int
@@ -51,12 +52,15 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             f"use {f'{below} or ' if below else ''}{above}"
         )
     f = recipe.architecture.feature_dim
+    schedule_steps = step_count(t.epochs, images, t.batch_size)
+    interval = max(1, round(recipe.checkpoints.every_epochs * round(images / t.batch_size)))
     return Plan(
         images=images,
         processes=processes,
         global_batch=t.batch_size,
         batch_per_process=t.batch_size // processes,
-        total_steps=step_count(t.epochs, images, t.batch_size),
+        total_steps=-(-schedule_steps // interval) * interval if t.round_up_to_checkpoint else schedule_steps,
+        schedule_steps=schedule_steps,
         warmup_steps=warmup_step_count(t.warmup_epochs, images, t.batch_size),
         peak_learning_rate=peak_learning_rate(
             recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling

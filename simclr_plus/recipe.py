@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import MAX_STRENGTH, ViewLaw, simclr_law
 from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.variants import fill_in, forget
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -145,6 +146,14 @@ class Optimizer(_Section):
         float, Field(ge=0, description="weight decay; batch norms (and biases under LARS) are exempt")
     ] = 1e-6
     trust_coefficient: Annotated[float, Field(gt=0, description="LARS: scale of the trust ratio")] = 0.001
+    adapt_probe: Annotated[
+        bool,
+        Field(description="LARS adapts the probe's kernel too (authors' code of March 2020; later code leaves it out)"),
+    ] = False
+    sgd_momentum: Annotated[
+        Literal["rate_outside", "rate_inside"],
+        Field(description="SGD: the learning rate outside the velocity (PyTorch, TF1) or inside it (authors' TF2)"),
+    ] = "rate_outside"
     gradient_clip: Annotated[float, Field(ge=0, description="largest norm of the whole gradient; 0: no clipping")] = 0.0
 
 
@@ -154,6 +163,10 @@ class Training(_Section):
     epochs: Annotated[float, Field(gt=0, description="passes over the images")] = 100
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up")] = 10
     batch_size: Annotated[int, Field(ge=2, description="images a step over all processes (the global batch N)")] = 4096
+    round_up_to_checkpoint: Annotated[
+        bool,
+        Field(description="go on at rate 0 until the next checkpoint is due, as the authors' TF2 loop does"),
+    ] = False
     seed: Annotated[int, Field(ge=0, description="of the initial weights, the order and every augmentation")] = 0
     global_batch_norm: Annotated[bool, Field(description="batch statistics over all processes")] = True
     probe: Annotated[
@@ -195,6 +208,13 @@ class Monitor(_Section):
 class Recipe(_Section):
     """A whole recipe; every value has a default, every key is known."""
 
+    variant: Annotated[
+        Literal["none", "paper", "tf1", "tf2"],
+        Field(
+            description="sets the keys in which the published forms of SimCLR differ: the paper's experiments, the "
+            "authors' TF1 or TF2 code; keys given beside it win"
+        ),
+    ] = "none"
     about: About = About()
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
@@ -267,6 +287,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "rec
         raise RecipeError(f"{origin} is not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(values, override)
+    fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
@@ -312,7 +333,9 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
     """(dotted key, type, default, help) of every key."""
     for section, field in Recipe.model_fields.items():
         model = field.annotation
-        assert isinstance(model, type) and issubclass(model, _Section)
+        if not (isinstance(model, type) and issubclass(model, _Section)):
+            yield section, _type_name(model), field.default, field.description or ""
+            continue
         for key, info in model.model_fields.items():
             yield f"{section}.{key}", _type_name(info.annotation), info.default, info.description or ""
 
@@ -335,6 +358,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare string
+    if not name:
+        forget(values)
+        values[section] = value
+        return
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise RecipeError(f"{section} = {table!r} must be a table, [{section}]")

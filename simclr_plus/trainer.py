@@ -280,13 +280,16 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
     """LARS, SGD with Nesterov momentum or Adam; batch norms are exempt from decay, the probe from LARS's adaptation."""
     o = recipe.optimizer
     if o.name == "lars":
-        groups = _lars_groups(model, o.weight_decay)
+        groups = parameter_groups(model, o.weight_decay) if o.adapt_probe else _lars_groups(model, o.weight_decay)
         return LARS(groups, lr=0.0, momentum=o.momentum, trust_coefficient=o.trust_coefficient)
     norms = {id(p) for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) for p in m.parameters()}
     groups = [
         {"params": [p for p in model.parameters() if id(p) not in norms], "weight_decay": o.weight_decay},
         {"params": [p for p in model.parameters() if id(p) in norms], "weight_decay": 0.0},
     ]
+    if o.name == "sgd" and o.sgd_momentum == "rate_inside":  # Keras' SGD is LARS without its adaptation
+        groups = [{**group, "adapt": False} for group in groups]
+        return LARS(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
     if o.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
     return torch.optim.Adam(groups, lr=0.0, fused=True)
@@ -339,7 +342,7 @@ def _require_finite(t: Training, first_bad: Tensor) -> None:
 
 def _learning_rate(plan: Plan, step: int) -> float:
     return warmup_cosine(
-        step, peak=plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.total_steps
+        step, peak=plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.schedule_steps
     )
 
 

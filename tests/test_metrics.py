@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
-from lightly.utils.benchmarking.knn import knn_predict
 
 from simclr_plus.metrics import (
     effective_rank,
@@ -34,13 +34,26 @@ def test_top5_is_there_from_five_classes_on() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 5, 40])
-def test_knn_votes_as_lightlys(k: int) -> None:
-    torch.manual_seed(0)
-    bank, labels, queries = torch.randn(300, 16), torch.randint(0, 7, (300,)), torch.randn(50, 16)
-    ours = knn_scores(queries, bank, labels, 7, k=k, temperature=0.1).argmax(dim=1)
-    unit = torch.nn.functional.normalize
-    theirs = knn_predict(unit(queries), unit(bank).T, labels, num_classes=7, knn_k=k, knn_t=0.1)[:, 0]
-    assert torch.equal(ours, theirs)
+@pytest.mark.parametrize("votes", [1, 7 * 40 * 3, 1 << 25])
+def test_knn_ranks_the_classes_by_weighted_votes(monkeypatch: pytest.MonkeyPatch, k: int, votes: int) -> None:
+    monkeypatch.setattr("simclr_plus.metrics.VOTES", votes)  # queries at a time
+    rng = np.random.default_rng(0)
+    bank, labels, queries = rng.normal(size=(300, 16)), rng.integers(0, 7, 300), rng.normal(size=(50, 16))
+    scores = knn_scores(*map(torch.from_numpy, (queries, bank, labels)), 7, k=k, temperature=0.1).numpy()
+    for query, got in zip(queries, scores, strict=True):
+        similarity = bank @ query / np.linalg.norm(bank, axis=1) / np.linalg.norm(query)
+        votes_of = np.zeros(7)
+        for i in np.argsort(-similarity)[:k]:
+            votes_of[labels[i]] += np.exp(similarity[i] / 0.1)
+        voted = np.flatnonzero(votes_of)
+        expected = sorted(voted, key=lambda c: -votes_of[c])
+        assert np.argsort(-got)[: len(voted)].tolist() == expected
+        assert sorted(got) == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_knn_temperature_that_leaves_float32_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"temperature = 0.01 .*0.0125 or more"):
+        knn_scores(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 2]), 3, temperature=0.01)
 
 
 def test_knn_takes_all_of_a_small_bank() -> None:
