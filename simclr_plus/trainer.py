@@ -161,7 +161,7 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
     with torch.autocast(t.device.type, torch.bfloat16, enabled=half):
         h, z, logits = model(images)
     z0, z1 = z.to(dtype).chunk(2)
-    loss = nt_xent(z0, z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True)
+    loss = nt_xent(z0, z1, **_nt_xent_settings(recipe))
     objective = loss * 2 if recipe.loss.reduction == "reference" else loss
     accuracy = None
     if logits is not None:
@@ -178,12 +178,16 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
     return _Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
 
 
+def _nt_xent_settings(recipe: Recipe) -> dict[str, Any]:
+    """equal_rows: the plan gives each process as many rows, so that the host need not wait for the device to ask."""
+    settings = {"temperature": recipe.loss.temperature, "normalize": recipe.loss.normalize}
+    return settings | {"gather": True, "equal_rows": True}
+
+
 def _measure(t: Training, o: _Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
     """A line of metrics.jsonl; every process takes part, each mean is over the global batch."""
     recipe = t.recipe
-    accuracy, entropy = contrastive_metrics(  # of the global batch
-        o.z0, o.z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True
-    )
+    accuracy, entropy = contrastive_metrics(o.z0, o.z1, **_nt_xent_settings(recipe))  # of the global batch
     own = torch.stack(
         [o.loss, torch.zeros_like(o.loss) if o.probe_accuracy is None else o.probe_accuracy.to(o.loss.dtype)]
     )
