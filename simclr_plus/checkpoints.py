@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -58,12 +57,22 @@ def save_checkpoint(
     classes: tuple[str, ...] = (),
 ) -> None:
     """Write everything that a run needs to go on."""
+    write_tensors(path, checkpoint_tensors(model, optimizer), checkpoint_header(step, recipe, images, classes))
+
+
+def checkpoint_tensors(model: SimCLR, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, not copied: weights, buffers, the optimizer's state."""
     tensors = dict(model.state_dict())
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{name}.{key}"] = value
-    header = {
+    return tensors
+
+
+def checkpoint_header(step: int, recipe: Recipe, images: int = 0, classes: tuple[str, ...] = ()) -> dict[str, str]:
+    """The strings of a checkpoint's header."""
+    return {
         "format": CHECKPOINT_FORMAT,
         "step": str(step),
         "recipe": recipe.to_toml(),
@@ -71,7 +80,6 @@ def save_checkpoint(
         "classes": json.dumps(classes),
         "simclr_plus": version("simclr-plus"),
     }
-    _save(tensors, path, header)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -115,7 +123,7 @@ def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] 
     }
     for key, value in (metadata or {}).items():
         header[key] = value if isinstance(value, str) else json.dumps(value)
-    _save(dict(encoder.state_dict()), Path(path), header)
+    write_tensors(Path(path), dict(encoder.state_dict()), header)
 
 
 def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
@@ -165,26 +173,43 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all: 8 bytes of length, the header as JSON, the tensors one after the other.
+
+    Written here because equal contents must give equal bytes (safetensors writes the header's strings in no fixed
+    order), because no second copy of all tensors is then made, and because writing then leaves the GIL to others.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # large items first: all aligned
+    table: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        table[name] = {"dtype": _TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
 
     def write(aside: Path) -> None:
-        save_file(on_cpu, aside, metadata=header)
-        _order_header(aside)
+        with aside.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                flat = tensors[name].detach().to("cpu").contiguous().view(-1)
+                file.write(flat.view(torch.uint8).numpy().data)
 
     write_whole(path, write)
 
 
-def _order_header(path: Path) -> None:
-    """Sort the header's strings, which safetensors writes in no fixed order: equal contents, equal bytes."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= length, "the same header, in another order, has grown"
-        file.seek(8)
-        file.write(text.ljust(length))
+# safetensors' names of types
+_TYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def _load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

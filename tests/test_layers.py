@@ -15,7 +15,7 @@ PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
     "global_batch_norm augmentations recipes embedded variants lightly_parts"
 )
-MODEL = "model checkpoints datasets metrics loading features progress"
+MODEL = "model checkpoints background_saving datasets metrics loading features progress"
 WORK = "trainer evaluators export pictures"
 LAUNCH = "launch evaluation"
 TOP = "cli demo tui"
