@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from simclr_plus.checkpoints import write_tensors
+from simclr_plus.checkpoints import checkpoint_tensors, write_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -37,12 +38,14 @@ class CheckpointSaver:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown(wait=True)
 
-    def save(self, path: Path, steady: Tensors, moving: Tensors, header: dict[str, str]) -> None:
-        """Begin a checkpoint of two sets of tensors: those that only an update changes, those that a forward pass does.
+    def save(self, path: Path, model: nn.Module, optimizer: Optimizer, header: dict[str, str]) -> None:
+        """Begin a checkpoint; the file at `path` appears, whole, some time later.
 
-        Call `before_update` before the next update. The file at `path` appears, whole, some time later.
+        Call `before_update` before anything changes weights or momenta.
         """
         self.wait()
+        steady = checkpoint_tensors(model, optimizer)
+        moving = {name: steady.pop(name) for name, _ in model.named_buffers() if name in steady}
         self._keep(moving)
         ready = torch.cuda.current_stream().record_event() if any(x.is_cuda for x in steady.values()) else None
         self._copying = self._thread.submit(self._copy, steady, ready)

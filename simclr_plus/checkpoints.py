@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 from simclr_plus.architecture import Architecture
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
-from simclr_plus.model import SimCLR
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.whole_files import write_whole
 
@@ -48,7 +47,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    model: SimCLR,
+    model: nn.Module,
     optimizer: Optimizer,
     *,
     step: int,
@@ -60,7 +59,7 @@ def save_checkpoint(
     write_tensors(path, checkpoint_tensors(model, optimizer), checkpoint_header(step, recipe, images, classes))
 
 
-def checkpoint_tensors(model: SimCLR, optimizer: Optimizer) -> dict[str, Tensor]:
+def checkpoint_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, not copied: weights, buffers, the optimizer's state."""
     tensors = dict(model.state_dict())
     for name, parameter in model.named_parameters():
@@ -95,7 +94,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, int(header["step"]), recipe, int(header["images"]), classes)
 
 
-def restore(checkpoint: Checkpoint, model: SimCLR, optimizer: Optimizer) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put weights and optimizer state back, in the memory layout they had; raises CheckpointError when they differ."""
     _load_into(model, {k: v for k, v in checkpoint.tensors.items() if not k.startswith("optimizer.")}, checkpoint.path)
     parameters = dict(model.named_parameters())

@@ -29,7 +29,6 @@ from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import (
     Checkpoint,
     checkpoint_header,
-    checkpoint_tensors,
     encoder_metadata,
     load_checkpoint,
     load_encoder,
@@ -120,7 +119,7 @@ def _loop(t: Training, stop: _StopRequest) -> str:
     first_bad = torch.full((), t.plan.total_steps, device=t.device)
     for batch in batches.batches(t.step, t.plan.total_steps):
         rate = _learning_rate(t.plan, t.step)
-        outputs = _update(t, model, batch, rate)
+        outputs = update(t, model, batch, rate)
         _note_saved(t, t.saver.finished())
         first_bad = torch.where(torch.isfinite(outputs.objective), first_bad, first_bad.clamp(max=t.step))
         t.step += 1
@@ -147,7 +146,9 @@ def _loop(t: Training, stop: _StopRequest) -> str:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
+    """What a step leaves for the metrics."""
+
     h: Tensor
     z0: Tensor
     z1: Tensor
@@ -156,7 +157,7 @@ class _Outputs:
     probe_accuracy: Tensor | None
 
 
-def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Outputs:
+def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
     """One step of SimCLR: both views through f and g in one pass, NT-Xent over the global batch, one update."""
     recipe = t.recipe
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
@@ -181,7 +182,7 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
         group["lr"] = rate
     t.saver.before_update()
     t.optimizer.step()
-    return _Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
+    return Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
 
 
 def _nt_xent_settings(recipe: Recipe) -> dict[str, Any]:
@@ -190,7 +191,7 @@ def _nt_xent_settings(recipe: Recipe) -> dict[str, Any]:
     return settings | {"gather": True, "equal_rows": True}
 
 
-def _measure(t: Training, o: _Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
+def _measure(t: Training, o: Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
     """A line of metrics.jsonl; every process takes part, each mean is over the global batch."""
     recipe = t.recipe
     accuracy, entropy = contrastive_metrics(o.z0, o.z1, **_nt_xent_settings(recipe))  # of the global batch
@@ -406,11 +407,9 @@ def _asked_to_stop(t: Training, stop: _StopRequest) -> bool:
 def _save(t: Training) -> None:
     """Begin to save a checkpoint; what the recipe does not keep is dropped when the file is there."""
     if t.is_main:
-        tensors = checkpoint_tensors(t.model, t.optimizer)
-        moving = {name: tensors.pop(name) for name, _ in t.model.named_buffers() if name in tensors}
-        header = checkpoint_header(t.step, t.recipe, len(t.images), t.images.classes)
         _note_saved(t, t.saver.wait())
-        t.saver.save(t.run.checkpoint_file(t.step), tensors, moving, header)
+        header = checkpoint_header(t.step, t.recipe, len(t.images), t.images.classes)
+        t.saver.save(t.run.checkpoint_file(t.step), t.model, t.optimizer, header)
 
 
 def _note_saved(t: Training, path: Path | None) -> None:

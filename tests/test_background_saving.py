@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from simclr_plus import background_saving
 from simclr_plus.background_saving import CheckpointSaver
@@ -20,6 +21,14 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import create_run
 from simclr_plus.trainer import train
 from simclr_plus.whole_files import remove_unfinished
+
+
+def something(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A model of one weight and one buffer."""
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.arange(float(size)))
+    model.register_buffer("statistics", torch.arange(5.0))
+    return model, torch.optim.SGD(model.parameters(), lr=1.0)
 
 
 def some_tensors() -> dict[str, torch.Tensor]:
@@ -46,17 +55,18 @@ def test_what_is_written_is_what_safetensors_reads(tmp_path: Path) -> None:
 
 
 def test_a_saved_state_is_that_of_the_moment_of_saving(tmp_path: Path) -> None:
-    weight, statistics = torch.arange(400_000.0), torch.arange(5.0)
+    model, optimizer = something(400_000)
     with CheckpointSaver() as saver:
         for i in range(3):
-            expected = {"weight": weight.clone(), "statistics": statistics.clone()}
+            expected = {name: x.clone() for name, x in model.state_dict().items()}
             path = tmp_path / f"{i}.safetensors"
-            saver.save(path, {"weight": weight}, {"statistics": statistics}, {"i": str(i)})
-            statistics += 1  # a forward pass
+            saver.save(path, model, optimizer, {"i": str(i)})
+            model.statistics += 1  # a forward pass
             saver.before_update()
-            weight *= 2  # an update
+            model.weight.data *= 2  # an update
             assert saver.wait() == path and saver.wait() is None
             found = load_file(path)
+            assert found.keys() == expected.keys()
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
@@ -71,7 +81,7 @@ def test_the_loop_goes_on_while_the_file_is_written(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(background_saving, "write_tensors", slow)
     path = tmp_path / "a.safetensors"
     with CheckpointSaver() as saver:
-        saver.save(path, {"weight": torch.ones(3)}, {}, {})
+        saver.save(path, *something(3), {})
         saver.before_update()
         assert saver.finished() is None and not path.exists()
         gate.touch()
@@ -82,17 +92,17 @@ def test_the_loop_goes_on_while_the_file_is_written(tmp_path: Path, monkeypatch:
 
 def test_leaving_waits_for_the_file_under_way(tmp_path: Path) -> None:
     with CheckpointSaver() as saver:
-        saver.save(tmp_path / "a.safetensors", {"weight": torch.ones(1_000_000)}, {}, {})
-    assert load_file(tmp_path / "a.safetensors")["weight"].sum() == 1_000_000
+        saver.save(tmp_path / "a.safetensors", *something(1_000_000), {})
+    assert load_file(tmp_path / "a.safetensors")["weight"][-1] == 999_999
 
 
 def test_a_save_that_fails_is_told_by_the_next_call(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with CheckpointSaver() as saver:
-        saver.save(tmp_path / "file" / "a.safetensors", {"weight": torch.ones(3)}, {}, {})
+        saver.save(tmp_path / "file" / "a.safetensors", *something(3), {})
         with pytest.raises(EnvironmentNotAbleError, match=r"cannot write .*permissions"):
             saver.wait()
-        saver.save(tmp_path / "b.safetensors", {"weight": torch.ones(3)}, {}, {})
+        saver.save(tmp_path / "b.safetensors", *something(3), {})
         assert saver.wait() == tmp_path / "b.safetensors"
 
 
@@ -103,8 +113,9 @@ from simclr_plus.background_saving import CheckpointSaver
 folder = Path(sys.argv[1])
 with CheckpointSaver() as saver:
     for step in (1, 2):
-        weights = {f"weight{i:03}": torch.full((1_000_000,), float(step)) for i in range(60)}
-        saver.save(folder / f"step_{step}.safetensors", weights, {}, {"step": str(step)})
+        weights = torch.nn.ParameterList([torch.full((1_000_000,), float(step)) for _ in range(60)])
+        optimizer = torch.optim.SGD(weights, lr=1.0)
+        saver.save(folder / f"step_{step}.safetensors", weights, optimizer, {"step": str(step)})
         if step == 1:
             saver.wait()
     print("second save begun", flush=True)

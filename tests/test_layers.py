@@ -17,7 +17,7 @@ PARTS = (
 )
 MODEL = "model checkpoints background_saving datasets metrics loading features progress"
 WORK = "trainer evaluators export pictures"
-LAUNCH = "launch evaluation"
+LAUNCH = "launch evaluation bench"
 TOP = "cli demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
