@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -24,7 +23,6 @@ from simclr_plus.architecture import Architecture
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.model import SimCLR
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.whole_files import write_whole
 
@@ -52,7 +50,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    model: SimCLR,
+    model: nn.Module,
     optimizer: Optimizer,
     *,
     step: int,
@@ -61,12 +59,22 @@ def save_checkpoint(
     classes: tuple[str, ...] = (),
 ) -> None:
     """Write everything that a run needs to go on."""
+    write_tensors(path, checkpoint_tensors(model, optimizer), checkpoint_header(step, recipe, images, classes))
+
+
+def checkpoint_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, not copied: weights, buffers, the optimizer's state."""
     tensors = dict(model.state_dict())
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer.{name}.{key}"] = value
-    header = {
+    return tensors
+
+
+def checkpoint_header(step: int, recipe: Recipe, images: int = 0, classes: tuple[str, ...] = ()) -> dict[str, str]:
+    """The strings of a checkpoint's header."""
+    return {
         "format": CHECKPOINT_FORMAT,
         "step": str(step),
         "recipe": recipe.to_toml(),
@@ -74,7 +82,6 @@ def save_checkpoint(
         "classes": json.dumps(classes),
         "simclr_plus": version("simclr-plus"),
     }
-    _save(tensors, path, header)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -90,7 +97,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, tensors, int(header["step"]), recipe, int(header["images"]), classes)
 
 
-def restore(checkpoint: Checkpoint, model: SimCLR, optimizer: Optimizer) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put weights and optimizer state back, in the memory layout they had; raises CheckpointError when they differ."""
     _load_into(model, {k: v for k, v in checkpoint.tensors.items() if not k.startswith("optimizer.")}, checkpoint.path)
     parameters = dict(model.named_parameters())
@@ -118,7 +125,7 @@ def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] 
     }
     for key, value in (metadata or {}).items():
         header[key] = value if isinstance(value, str) else json.dumps(value)
-    _save(dict(encoder.state_dict()), Path(path), header)
+    write_tensors(Path(path), dict(encoder.state_dict()), header)
 
 
 def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
@@ -167,7 +174,7 @@ def save_head(head: nn.Module, path: str | Path, metadata: dict[str, Any] | None
     header = {"format": HEAD_FORMAT, "head": json.dumps(numbers), "simclr_plus": version("simclr-plus")}
     for key, value in (metadata or {}).items():
         header[key] = value if isinstance(value, str) else json.dumps(value)
-    _save(dict(head.state_dict()), Path(path), header)
+    write_tensors(Path(path), dict(head.state_dict()), header)
 
 
 def load_head(path: str | Path, kind: str) -> nn.Module:
@@ -222,26 +229,43 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def _save(tensors: dict[str, Tensor], path: Path, header: dict[str, str]) -> None:
-    on_cpu = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """A safetensors file, whole or not at all: 8 bytes of length, the header as JSON, the tensors one after the other.
+
+    Written here because equal contents must give equal bytes (safetensors writes the header's strings in no fixed
+    order), because no second copy of all tensors is then made, and because writing then leaves the GIL to others.
+    """
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))  # large items first: all aligned
+    table: dict[str, Any] = {"__metadata__": dict(sorted(header.items()))}
+    end = 0
+    for name in names:
+        tensor = tensors[name]
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        table[name] = {"dtype": _TYPE_NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
 
     def write(aside: Path) -> None:
-        save_file(on_cpu, aside, metadata=header)
-        _order_header(aside)
+        with aside.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in names:
+                flat = tensors[name].detach().to("cpu").contiguous().view(-1)
+                file.write(flat.view(torch.uint8).numpy().data)
 
     write_whole(path, write)
 
 
-def _order_header(path: Path) -> None:
-    """Sort the header's strings, which safetensors writes in no fixed order: equal contents, equal bytes."""
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= length, "the same header, in another order, has grown"
-        file.seek(8)
-        file.write(text.ljust(length))
+# safetensors' names of types
+_TYPE_NAMES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def _load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -67,9 +67,9 @@ class LARS(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
-            if weights:
-                update = _update_classic if group["classic_momentum"] else _update_popular
-                update(weights, [self._velocity(w) for w in weights], group)
+            update = _update_classic if group["classic_momentum"] else _update_popular
+            for together in _worked_on_together(weights):
+                update(together, [self._velocity(w) for w in together], group)
         return loss
 
     def _velocity(self, w: Tensor) -> Tensor:
@@ -80,13 +80,21 @@ class LARS(Optimizer):
         return velocity
 
 
+def _worked_on_together(weights: list[Tensor]) -> list[list[Tensor]]:
+    """All in one call on a device, which saves launches; one by one on a CPU, where a tensor then stays in cache."""
+    if not weights or not weights[0].is_cpu:
+        return [weights] if weights else []
+    return [[w] for w in weights]
+
+
 def _update_classic(weights: list[Tensor], velocities: list[Tensor], group: dict[str, Any]) -> None:
-    steps = _times_rate(_decayed_gradients(weights, group), weights, group)
+    gradients = _decayed_gradients(weights, group)
+    rates = _rates(gradients, weights, group)
     torch._foreach_mul_(velocities, group["momentum"])
-    torch._foreach_add_(velocities, steps)
+    _add_at_rate(velocities, gradients, rates)
     if group["nesterov"]:
-        torch._foreach_add_(steps, velocities, alpha=group["momentum"])
-        torch._foreach_sub_(weights, steps)
+        _add_at_rate(weights, gradients, rates, sign=-1.0)
+        torch._foreach_add_(weights, velocities, alpha=-group["momentum"])
     else:
         torch._foreach_sub_(weights, velocities)
 
@@ -98,7 +106,7 @@ def _update_popular(weights: list[Tensor], velocities: list[Tensor], group: dict
     updates = velocities
     if group["nesterov"]:
         updates = list(torch._foreach_add(gradients, velocities, alpha=group["momentum"]))
-    torch._foreach_sub_(weights, _times_rate(updates, weights, group))
+    _add_at_rate(weights, updates, _rates(updates, weights, group), sign=-1.0)
 
 
 def _decayed_gradients(weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
@@ -108,15 +116,23 @@ def _decayed_gradients(weights: list[Tensor], group: dict[str, Any]) -> list[Ten
     return list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
 
 
-def _times_rate(updates: list[Tensor], weights: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-    """The updates times lr, and times their trust ratios where the group adapts; the inputs stay as they are."""
+def _rates(updates: list[Tensor], weights: list[Tensor], group: dict[str, Any]) -> float | list[Tensor]:
+    """lr, or where the group adapts lr times each tensor's trust ratio, on its device."""
     if not group["adapt"]:
-        return list(torch._foreach_mul(updates, group["lr"]))
+        return float(group["lr"])
     weight_norms = torch.stack(list(torch._foreach_norm(weights)))
     update_norms = torch.stack(list(torch._foreach_norm(updates)))
     trust = group["trust_coefficient"] * weight_norms / update_norms
     trust = torch.where((weight_norms > 0) & (update_norms > 0), trust, torch.ones_like(trust))
-    return list(torch._foreach_mul(updates, list((group["lr"] * trust).unbind())))
+    return list((group["lr"] * trust).unbind())
+
+
+def _add_at_rate(into: list[Tensor], updates: list[Tensor], rates: float | list[Tensor], sign: float = 1.0) -> None:
+    """into += sign rate update; the updates, which may be the gradients themselves, stay as they are."""
+    if isinstance(rates, float):
+        torch._foreach_add_(into, updates, alpha=sign * rates)
+    else:
+        torch._foreach_addcmul_(into, updates, rates, value=sign)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

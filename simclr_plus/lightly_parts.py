@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def gather(x: Tensor) -> list[Tensor]:
@@ -20,3 +23,35 @@ def knn_ranking(
     from lightly.utils.benchmarking.knn import knn_predict
 
     return torch.as_tensor(knn_predict(features, bank.T, bank_labels, classes, knn_k=k, knn_t=temperature))
+
+
+def simclr_transform(input_size: int, **settings: Any) -> Callable[[Any], list[Tensor]]:
+    """Lightly's SimCLRTransform, for comparison."""
+    from lightly.transforms import SimCLRTransform
+
+    transform: Callable[[Any], list[Tensor]] = SimCLRTransform(input_size, **settings)
+    return transform
+
+
+def nt_xent_loss(temperature: float) -> nn.Module:
+    """Lightly's NTXentLoss, for comparison."""
+    from lightly.loss import NTXentLoss
+
+    loss: nn.Module = NTXentLoss(temperature=temperature)
+    return loss
+
+
+def projection_head(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> nn.Module:
+    """Lightly's SimCLRProjectionHead, for comparison."""
+    from lightly.models.modules import SimCLRProjectionHead
+
+    head: nn.Module = SimCLRProjectionHead(input_dim, hidden_dim, output_dim, num_layers)
+    return head
+
+
+def lars(parameters: Iterable[Tensor], lr: float, **settings: Any) -> torch.optim.Optimizer:
+    """Lightly's LARS, for comparison."""
+    from lightly.utils.lars import LARS
+
+    optimizer: torch.optim.Optimizer = LARS(parameters, lr, **settings)
+    return optimizer

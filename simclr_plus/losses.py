@@ -10,31 +10,43 @@ from torch import Tensor, nn
 
 from simclr_plus import distributed
 
-CHUNK_ELEMENTS = 1 << 24  # logits held at a time: 64 MiB of float32
+CHUNK_ELEMENTS = 1 << 22  # logits held at a time: 16 MiB of float32, which a CPU keeps nearer than memory
 
 
 def nt_xent(
-    z0: Tensor, z1: Tensor, *, temperature: float = 0.1, normalize: bool = True, gather: bool = False
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    gather: bool = False,
+    equal_rows: bool = False,
 ) -> Tensor:
     """Two views' projections, [N, D] each -> the paper's mean over 2N rows, a scalar in float32 (or float64).
 
     gather=True takes the negatives of all processes; the mean over processes, which DistributedDataParallel takes of
     the gradients, is then the loss of the global batch. The authors' code adds both views' losses: twice this.
-    It has first derivatives only.
+    It has first derivatives only. equal_rows=True: see distributed.gather.
     Raises ValueError for wrong shapes or temperature, SimclrPlusError for uneven batches.
     """
-    rows, columns, first = _rows_and_columns(z0, z1, normalize, gather)
+    rows, columns, first = _rows_and_columns(z0, z1, normalize, gather, equal_rows)
     _check_temperature(temperature)
     loss: Tensor = _RowsAgainstColumns.apply(rows, columns, temperature, first)
     return loss
 
 
 def contrastive_metrics(
-    z0: Tensor, z1: Tensor, *, temperature: float = 0.1, normalize: bool = True, gather: bool = False
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float = 0.1,
+    normalize: bool = True,
+    gather: bool = False,
+    equal_rows: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Contrastive accuracy and entropy (nats) of view 0 against the M candidates of view 1 (authors' metrics.py)."""
     with torch.no_grad(), torch.autocast(z0.device.type, enabled=False):
-        rows, columns, first = _rows_and_columns(z0, z1, normalize, gather)
+        rows, columns, first = _rows_and_columns(z0, z1, normalize, gather, equal_rows)
         n = len(z0)
         logits = rows[:n] @ columns[len(columns) // 2 :].T / temperature
         p = logits.softmax(dim=1)
@@ -66,7 +78,9 @@ def _check_temperature(temperature: float) -> None:
         raise ValueError(f"temperature = {temperature}; NT-Xent needs a temperature above 0")
 
 
-def _rows_and_columns(z0: Tensor, z1: Tensor, normalize: bool, gather: bool) -> tuple[Tensor, Tensor, int]:
+def _rows_and_columns(
+    z0: Tensor, z1: Tensor, normalize: bool, gather: bool, equal_rows: bool
+) -> tuple[Tensor, Tensor, int]:
     """Own rows [2N, D], all columns [2M, D] (view 0 of all, then view 1), the number of the first own image."""
     if z0.shape != z1.shape or z0.ndim != 2 or not len(z0):
         raise ValueError(
@@ -79,7 +93,7 @@ def _rows_and_columns(z0: Tensor, z1: Tensor, normalize: bool, gather: bool) -> 
     rows = z.flatten(0, 1)
     if not gather or distributed.world_size() == 1:
         return rows, rows, 0
-    columns = distributed.gather(z.transpose(0, 1)).flatten(0, 1).transpose(0, 1)  # [2, M, D]
+    columns = distributed.gather(z.transpose(0, 1), equal_rows=equal_rows).flatten(0, 1).transpose(0, 1)  # [2, M, D]
     return rows, columns.flatten(0, 1), distributed.rank() * len(z0)
 
 

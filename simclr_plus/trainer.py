@@ -25,13 +25,14 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from simclr_plus import distributed, metrics
+from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import (
     Checkpoint,
+    checkpoint_header,
     encoder_metadata,
     load_checkpoint,
     load_encoder,
     restore,
-    save_checkpoint,
     save_encoder,
 )
 from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable, open_images
@@ -46,6 +47,7 @@ from simclr_plus.progress import TrainingProgress
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run, machine
 from simclr_plus.schedules import warmup_cosine
+from simclr_plus.whole_files import remove_unfinished
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 KNN_BANK, KNN_QUERIES, KNN_K = 4000, 2000, 20  # the monitor's kNN: fixed, so that runs can be compared
@@ -63,6 +65,7 @@ class Training:
     optimizer: Optimizer
     device: torch.device
     progress: TrainingProgress
+    saver: CheckpointSaver
     knn_images: tuple[Images, Images] | None  # bank and queries of the monitor, in process 0
     step: int = 0  # updates done
 
@@ -88,7 +91,7 @@ def train(run: Run, *, quiet: bool = False) -> str:
     with _stop_on_signals() as stop:
         try:
             training = _prepare(run, recipe, device, quiet)
-            with training.progress:
+            with training.progress, training.saver:
                 return _loop(training, stop)
         except torch.OutOfMemoryError as error:
             raise SimclrPlusError(
@@ -116,7 +119,8 @@ def _loop(t: Training, stop: _StopRequest) -> str:
     first_bad = torch.full((), t.plan.total_steps, device=t.device)
     for batch in batches.batches(t.step, t.plan.total_steps):
         rate = _learning_rate(t.plan, t.step)
-        outputs = _update(t, model, batch, rate)
+        outputs = update(t, model, batch, rate)
+        _note_saved(t, t.saver.finished())
         first_bad = torch.where(torch.isfinite(outputs.objective), first_bad, first_bad.clamp(max=t.step))
         t.step += 1
         clock.waited += batch.waited
@@ -142,7 +146,9 @@ def _loop(t: Training, stop: _StopRequest) -> str:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
+    """What a step leaves for the metrics."""
+
     h: Tensor
     z0: Tensor
     z1: Tensor
@@ -151,7 +157,7 @@ class _Outputs:
     probe_accuracy: Tensor | None
 
 
-def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Outputs:
+def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
     """One step of SimCLR: both views through f and g in one pass, NT-Xent over the global batch, one update."""
     recipe = t.recipe
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
@@ -161,7 +167,7 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
     with torch.autocast(t.device.type, torch.bfloat16, enabled=half):
         h, z, logits = model(images)
     z0, z1 = z.to(dtype).chunk(2)
-    loss = nt_xent(z0, z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True)
+    loss = nt_xent(z0, z1, **_nt_xent_settings(recipe))
     objective = loss * 2 if recipe.loss.reduction == "reference" else loss
     accuracy = None
     if logits is not None:
@@ -174,16 +180,21 @@ def _update(t: Training, model: nn.Module, batch: Batch, rate: float) -> _Output
         nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.gradient_clip)
     for group in t.optimizer.param_groups:
         group["lr"] = rate
+    t.saver.before_update()
     t.optimizer.step()
-    return _Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
+    return Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
 
 
-def _measure(t: Training, o: _Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
+def _nt_xent_settings(recipe: Recipe) -> dict[str, Any]:
+    """equal_rows: the plan gives each process as many rows, so that the host need not wait for the device to ask."""
+    settings = {"temperature": recipe.loss.temperature, "normalize": recipe.loss.normalize}
+    return settings | {"gather": True, "equal_rows": True}
+
+
+def _measure(t: Training, o: Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
     """A line of metrics.jsonl; every process takes part, each mean is over the global batch."""
     recipe = t.recipe
-    accuracy, entropy = contrastive_metrics(  # of the global batch
-        o.z0, o.z1, temperature=recipe.loss.temperature, normalize=recipe.loss.normalize, gather=True
-    )
+    accuracy, entropy = contrastive_metrics(o.z0, o.z1, **_nt_xent_settings(recipe))  # of the global batch
     own = torch.stack(
         [o.loss, torch.zeros_like(o.loss) if o.probe_accuracy is None else o.probe_accuracy.to(o.loss.dtype)]
     )
@@ -253,6 +264,8 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Tra
     if recipe.training.compile:
         model.encoder.compile()
     is_main = distributed.rank() == 0
+    if is_main:
+        remove_unfinished(run.checkpoints)
     progress = TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main)
     if is_main:
         come_from = {"from_step": step} if step else {}
@@ -263,7 +276,8 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Tra
                 f"note: {images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
             )
     knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
-    return Training(run, recipe, plan, images, model, optimizer, device, progress, knn_images, step)
+    saver = CheckpointSaver()
+    return Training(run, recipe, plan, images, model, optimizer, device, progress, saver, knn_images, step)
 
 
 def _require_same_data(checkpoint: Checkpoint, images: Images) -> None:
@@ -331,6 +345,7 @@ def _require_finite(t: Training, first_bad: Tensor) -> None:
     norms = torch.stack(list(torch._foreach_norm([p.detach() for p in t.model.parameters()])))
     if bad == t.plan.total_steps and bool(torch.isfinite(norms).all()):
         return
+    _note_saved(t, t.saver.wait())
     what, step = ("the loss is", bad) if bad < t.plan.total_steps else ("the updated weights are", t.step - 1)
     saved = t.run.checkpoint_files()
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
@@ -390,26 +405,28 @@ def _asked_to_stop(t: Training, stop: _StopRequest) -> bool:
 
 
 def _save(t: Training) -> None:
-    """Save a checkpoint, then drop those that the recipe does not keep."""
+    """Begin to save a checkpoint; what the recipe does not keep is dropped when the file is there."""
     if t.is_main:
-        path = t.run.checkpoint_file(t.step)
-        save_checkpoint(
-            path,
-            t.model,
-            t.optimizer,
-            step=t.step,
-            recipe=t.recipe,
-            images=len(t.images),
-            classes=t.images.classes,
-        )
-        t.run.log_event("checkpoint", step=t.step, file=path.name)
-        for old in t.run.checkpoint_files()[: -t.recipe.checkpoints.keep_last]:
-            if not t.crossed(t.recipe.checkpoints.keep_every_epochs, step=int(old.stem.removeprefix("step_"))):
-                old.unlink()
-    distributed.barrier()
+        _note_saved(t, t.saver.wait())
+        header = checkpoint_header(t.step, t.recipe, len(t.images), t.images.classes)
+        t.saver.save(t.run.checkpoint_file(t.step), t.model, t.optimizer, header)
+
+
+def _note_saved(t: Training, path: Path | None) -> None:
+    if path is None:
+        return
+    t.run.log_event("checkpoint", step=_step_of(path), file=path.name)
+    for old in t.run.checkpoint_files()[: -t.recipe.checkpoints.keep_last]:
+        if not t.crossed(t.recipe.checkpoints.keep_every_epochs, step=_step_of(old)):
+            old.unlink()
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step_"))
 
 
 def _leave(t: Training, reason: str, **values: Any) -> str:
+    _note_saved(t, t.saver.wait())
     if t.is_main:
         t.run.stop_file.unlink(missing_ok=True)
         if reason == FINISHED:

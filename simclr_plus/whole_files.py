@@ -44,6 +44,12 @@ def write_text_whole(path: Path, text: str) -> None:
     write_whole(path, write)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder; nobody may be writing there."""
+    for aside in folder.glob(".*.part"):
+        aside.unlink(missing_ok=True)
+
+
 def _flush_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -109,6 +109,9 @@ def work() -> dict[str, Any]:
         metrics = contrastive_metrics(share(z0), share(z1), temperature=temperature, normalize=normalize, gather=True)
         found[f"metrics {name}"] = torch.stack(metrics)
     found["local loss"] = nt_xent(share(z0), share(z1))
+    with pytest.MonkeyPatch.context() as patch:  # the loss asks for rows through all_gather alone
+        patch.setattr(distributed, "all_gather", lambda x: pytest.fail("asked for the number of rows"))
+        found["unasked loss"] = nt_xent(share(z0), share(z1), gather=True, equal_rows=True)
     too_many = numbers(3 + rank, 8)
     found["uneven loss"] = message_of(nt_xent, too_many, too_many)
     found["uneven metrics"] = message_of(contrastive_metrics, too_many, too_many)
@@ -183,6 +186,11 @@ def test_the_mean_of_the_losses_and_of_their_gradients_is_that_of_the_whole_batc
     torch.testing.assert_close((loss0 + loss1) / 2, loss)
     for gradient, *parts in zip(gradients, gradients0, gradients1, strict=True):
         torch.testing.assert_close(torch.cat(parts) / 2, gradient)
+
+
+def test_known_equal_rows_give_the_same_loss_without_asking(both: list[dict[str, Any]]) -> None:
+    for found in both:
+        assert torch.equal(found["unasked loss"], found["loss paper"][0])
 
 
 def test_without_gather_a_process_sees_its_own_images_only(both: list[dict[str, Any]]) -> None:
