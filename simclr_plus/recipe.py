@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +20,7 @@ from simclr_plus.augmentations.law import MAX_STRENGTH, ViewLaw, simclr_law
 from simclr_plus.errors import NotFoundError, RecipeError
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Three = Annotated[tuple[float, float, float], Field(strict=False)]  # TOML has lists
 
 
 class _Section(BaseModel):
@@ -100,8 +101,8 @@ class Encoder(_Section):
         float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
     ] = 1
     stem: Annotated[
-        Literal["imagenet", "cifar"],
-        Field(description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels"),
+        Literal["imagenet", "cifar", "cifar_pad2"],
+        Field(description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels; pad2: solo-learn's"),
     ] = "imagenet"
     flavor: Annotated[
         Literal["torchvision", "reference"],
@@ -113,6 +114,12 @@ class Encoder(_Section):
     se_ratio: Annotated[
         Share, Field(description="squeeze-excitation to that share of a block's width, e.g. 0.25; 0: none")
     ] = 0.0
+    mean: Annotated[Three, Field(description="of the images an imported encoder was trained on; authors: 0")] = (
+        0,
+        0,
+        0,
+    )
+    std: Annotated[Three, Field(description="images are divided by it, after the mean; authors: 1")] = (1, 1, 1)
 
 
 class Head(_Section):
@@ -216,7 +223,7 @@ class Recipe(_Section):
     def architecture(self) -> Architecture:
         """The encoder in numbers."""
         e = self.encoder
-        return Architecture(e.depth, e.width, e.stem, e.flavor, e.selective_kernels, e.se_ratio)
+        return Architecture(**e.model_dump())
 
     @property
     def law(self) -> ViewLaw:
@@ -324,6 +331,8 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
 
 
 def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is tuple:
+        return "three numbers"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))

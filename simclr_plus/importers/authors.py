@@ -22,7 +22,7 @@ from simclr_plus.checkpoints import save_encoder, save_head
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.importers.imported import Imported, beside
+from simclr_plus.importers.imported import Imported, beside, filled
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle, object_graph
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -82,15 +82,19 @@ def import_tensorflow(path: str | Path, out_path: str | Path) -> Imported:
         return {ours: _as_ours(bundle.tensor(keys[theirs])) for theirs, ours in part.items()}
 
     heads: dict[str, nn.Module] = {}
-    encoder = _filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder))
+    encoder = filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder), str(bundle.prefix))
     if names.projection:
         given = tensors(names.projection)
         shapes = [given[key].shape for key in sorted(given) if given[key].ndim == 2]
         (hidden, width), output = shapes[0], shapes[-1][0]
-        heads["projection"] = _filled(lambda: SimCLRProjectionHead(width, hidden, output, len(shapes)), given)
+        heads["projection"] = filled(
+            lambda: SimCLRProjectionHead(width, hidden, output, len(shapes)), given, str(bundle.prefix)
+        )
     if names.supervised:
         given = tensors(names.supervised)
-        heads["linear"] = _filled(lambda: nn.Linear(given["weight"].shape[1], len(given["weight"])), given)
+        heads["linear"] = filled(
+            lambda: nn.Linear(given["weight"].shape[1], len(given["weight"])), given, str(bundle.prefix)
+        )
     metadata = _metadata(bundle, names.architecture)
     save_encoder(encoder, out, metadata)
     written = {kind: beside(out, kind) for kind in heads}
@@ -249,28 +253,6 @@ def _as_ours(values: np.ndarray[Any, Any]) -> Tensor:
     axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(values.ndim)
     values = values.astype(np.float32)
     return torch.from_numpy(np.ascontiguousarray(values.transpose(axes) if axes else values))
-
-
-def _filled(build: Any, tensors: dict[str, Tensor]) -> Any:
-    """The module with these values, every one of them; counters of batches, which TensorFlow has not, are 0."""
-    with torch.device("meta"):  # no time for initial weights that nobody reads
-        module = build()
-    own = module.state_dict()
-    counters = {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - tensors.keys() - counters.keys())
-    wrong = [
-        f"{key} is {list(tensors[key].shape)}, not {list(own[key].shape)}"
-        for key in own.keys() & tensors.keys()
-        if own[key].shape != tensors[key].shape
-    ]
-    foreign = sorted(tensors.keys() - own.keys())
-    if missing or wrong or foreign:
-        problems = [*(f"missing {key}" for key in missing), *(f"unknown {key}" for key in foreign), *wrong]
-        raise CheckpointError(
-            f"the {type(module).__name__} of this checkpoint is incomplete: {'; '.join(problems[:5])}"
-        )
-    module.load_state_dict(tensors | counters, assign=True)
-    return module.eval()
 
 
 def _metadata(bundle: TensorBundle, architecture: Architecture) -> dict[str, Any]:

@@ -1,22 +1,28 @@
-"""What an import gives: the files written, the network found, and what had no place in it."""
+"""What an import gives: the files written, the network found, and what had no place in it; and how it is filled."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from simclr_plus.architecture import Architecture
+from simclr_plus.errors import CheckpointError
 
 
 @dataclass(frozen=True)
 class Imported:
-    """The encoder's file, its architecture, files of heads by kind ("projection", "linear"), names left out."""
+    """The encoder's file, its architecture, files of heads by kind ("projection", "linear"), names left out, notes."""
 
     encoder: Path
     architecture: Architecture
     heads: dict[str, Path]
     left_out: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -26,9 +32,35 @@ class Imported:
             "architecture": self.architecture.as_dict(),
             "heads": {kind: str(path) for kind, path in self.heads.items()},
             "left_out": list(self.left_out),
+            "notes": list(self.notes),
         }
 
 
 def beside(encoder: Path, kind: str) -> Path:
     """Where the head of that kind goes: e.safetensors -> e.projection_head.safetensors."""
     return encoder.with_name(f"{encoder.stem}.{kind}_head.safetensors")
+
+
+def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: str) -> nn.Module:
+    """The module with these values, every one of them; counters of batches, which not every file has, are 0.
+
+    Raises CheckpointError naming the origin and what is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):  # no time for initial weights that nobody reads
+        module = build()
+    own = module.state_dict()
+    counters = {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
+    missing = [f"missing {key}" for key in sorted(own.keys() - tensors.keys() - counters.keys())]
+    foreign = [f"unknown {key}" for key in sorted(tensors.keys() - own.keys())]
+    wrong = [
+        f"{key} is {list(tensors[key].shape)}, not {list(own[key].shape)}"
+        for key in sorted(own.keys() & tensors.keys())
+        if own[key].shape != tensors[key].shape
+    ]
+    if missing or foreign or wrong:
+        raise CheckpointError(
+            f"{origin} does not fit {type(module).__name__}: {len(missing)} tensors missing, {len(foreign)} unknown, "
+            f"{len(wrong)} of another shape ({'; '.join([*missing[:4], *foreign[:4], *wrong[:4]])})"
+        )
+    module.load_state_dict(tensors | counters, assign=True)
+    return module
