@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
-    "global_batch_norm augmentations recipes embedded"
+    "global_batch_norm augmentations recipes embedded published"
 )
 MODEL = "model checkpoints datasets metrics loading features progress"
 WORK = "trainer evaluators export importers pictures"
-LAUNCH = "launch evaluation"
+LAUNCH = "launch evaluation verify"
 TOP = "cli demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 

@@ -122,6 +122,12 @@ def find_bundle(path: Path) -> Path:
     return path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))
 
 
+def is_tensorflow(path: Path) -> bool:
+    """Whether a path looks like a TensorFlow checkpoint (or a folder of one) rather than a file of PyTorch."""
+    named = re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or path.name == "saved_model.pb"
+    return path.is_dir() or bool(named) or path.with_name(path.name + ".index").is_file()
+
+
 @dataclass(frozen=True)
 class Variable:
     """A variable of a TF2 object graph: its name in the program that made it, and the key of its tensor."""

@@ -97,6 +97,26 @@ def import_pytorch(
     return Imported(out, architecture, written, tuple(sorted(tensors.keys() - used)), notes)
 
 
+def read_linear_head(path: Path) -> nn.Linear:
+    """The one linear classifier of a trainer's file; CheckpointError where there is none or are several."""
+    tensors = read_tensors(path)
+    pairs = {
+        name.removesuffix(".weight") if "." in name else "": tensor
+        for name, tensor in tensors.items()
+        if re.search(r"(^|\.)weight$", name) and tensor.ndim == 2 and re.sub("weight$", "bias", name) in tensors
+    }
+    named = [place for place in pairs if place.rpartition(".")[2] in _CLASSIFIERS] or list(pairs)
+    if len(named) != 1:
+        there = ", ".join(named) or "none at all"
+        raise CheckpointError(f"{path} must hold one linear classifier (weight and bias); found: {there}")
+    dot = f"{named[0]}." if named[0] else ""
+    values = {part: tensors[f"{dot}{part}"].float() for part in ("weight", "bias")}
+    classes, width = values["weight"].shape
+    head = filled(lambda: nn.Linear(width, classes), values, str(path))
+    assert isinstance(head, nn.Linear)
+    return head.eval()
+
+
 # reading
 
 
