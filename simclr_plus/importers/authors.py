@@ -8,6 +8,7 @@ block is made first and listed last. Kernels are HWIO and (in, out) there, OIHW 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.architecture import BLOCKS, STEMS, Architecture
-from simclr_plus.checkpoints import save_encoder, save_head
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.importers.imported import Imported, beside, filled
+from simclr_plus.importers.imported import Imported, filled, linear_head, write_files
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle, object_graph
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -81,25 +81,14 @@ def import_tensorflow(path: str | Path, out_path: str | Path) -> Imported:
     def tensors(part: dict[str, str]) -> dict[str, Tensor]:
         return {ours: _as_ours(bundle.tensor(keys[theirs])) for theirs, ours in part.items()}
 
-    heads: dict[str, nn.Module] = {}
-    encoder = filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder), str(bundle.prefix))
+    origin = str(bundle.prefix)
+    encoder = filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder), origin)
+    heads = {}
     if names.projection:
-        given = tensors(names.projection)
-        shapes = [given[key].shape for key in sorted(given) if given[key].ndim == 2]
-        (hidden, width), output = shapes[0], shapes[-1][0]
-        heads["projection"] = filled(
-            lambda: SimCLRProjectionHead(width, hidden, output, len(shapes)), given, str(bundle.prefix)
-        )
+        heads["projection"] = _projection_head(tensors(names.projection), origin)
     if names.supervised:
-        given = tensors(names.supervised)
-        heads["linear"] = filled(
-            lambda: nn.Linear(given["weight"].shape[1], len(given["weight"])), given, str(bundle.prefix)
-        )
-    metadata = _metadata(bundle, names.architecture)
-    save_encoder(encoder, out, metadata)
-    written = {kind: beside(out, kind) for kind in heads}
-    for kind, head in heads.items():
-        save_head(head, written[kind], metadata)
+        heads["linear"] = linear_head(tensors(names.supervised), origin)
+    written = write_files(encoder, heads, out, _metadata(bundle, names.architecture))
     return Imported(out, names.architecture, written, names.left_out)
 
 
@@ -148,7 +137,7 @@ def our_names(shapes: Mapping[str, tuple[int, ...]]) -> Names:
         if place.part == _PROJECTION
     }
     for part in (names, projection, supervised):
-        twice = sorted(ours for ours in part.values() if list(part.values()).count(ours) > 1)
+        twice = [ours for ours, count in Counter(part.values()).items() if count > 1]
         if twice:
             raise CheckpointError(f"two variables of this checkpoint are {twice[0]}; it holds more than one network")
     left_out = tuple(sorted(name for name in shapes if name not in places and not _is_expected(name, shapes)))
@@ -251,8 +240,16 @@ def _architecture_of(found: list[_Kernel]) -> Architecture:
 def _as_ours(values: np.ndarray[Any, Any]) -> Tensor:
     """float32; HWIO becomes OIHW, (in, out) becomes (out, in)."""
     axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(values.ndim)
-    values = values.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(axes) if axes else values))
+    return torch.from_numpy(np.array(values.transpose(axes) if axes else values, dtype=np.float32, order="C"))
+
+
+def _projection_head(tensors: dict[str, Tensor], origin: str) -> nn.Module:
+    kernels = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if tensor.ndim == 2}
+    if not kernels:
+        raise CheckpointError(f"the projection head of {origin} has no matrix; the checkpoint is incomplete")
+    first, last = kernels[min(kernels)], kernels[max(kernels)]
+    numbers = (first.shape[1], first.shape[0], last.shape[0], max(kernels) // 3 + 1)
+    return filled(lambda: SimCLRProjectionHead(*numbers), tensors, origin)
 
 
 def _metadata(bundle: TensorBundle, architecture: Architecture) -> dict[str, Any]:

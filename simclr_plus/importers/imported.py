@@ -1,4 +1,4 @@
-"""What an import gives: the files written, the network found, and what had no place in it; and how it is filled."""
+"""What an import gives: files, the network found, what had no place in it; and how modules are filled and written."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.architecture import Architecture
+from simclr_plus.checkpoints import save_encoder, save_head
 from simclr_plus.errors import CheckpointError
 
 
@@ -39,6 +40,30 @@ class Imported:
 def beside(encoder: Path, kind: str) -> Path:
     """Where the head of that kind goes: e.safetensors -> e.projection_head.safetensors."""
     return encoder.with_name(f"{encoder.stem}.{kind}_head.safetensors")
+
+
+def write_files(
+    encoder: nn.Module, heads: dict[str, nn.Module], out: Path, metadata: dict[str, Any]
+) -> dict[str, Path]:
+    """The encoder at `out`, its heads beside it; heads that an earlier import left there are removed."""
+    save_encoder(encoder, out, metadata)
+    for kind in ("projection", "linear"):
+        if kind in heads:
+            save_head(heads[kind], beside(out, kind), metadata)
+        else:
+            beside(out, kind).unlink(missing_ok=True)
+    return {kind: beside(out, kind) for kind in heads}
+
+
+def linear_head(tensors: dict[str, Tensor], origin: str) -> nn.Linear:
+    """A classifier from its weight [classes, features] and bias."""
+    weight = tensors.get("weight")
+    if weight is None or weight.ndim != 2:
+        raise CheckpointError(f"the linear head of {origin} has no matrix; the checkpoint is incomplete")
+    classes, features = weight.shape
+    head = filled(lambda: nn.Linear(features, classes), tensors, origin)
+    assert isinstance(head, nn.Linear)
+    return head.eval()
 
 
 def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: str) -> nn.Module:

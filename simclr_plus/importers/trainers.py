@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr_plus.architecture import BLOCKS, Architecture
-from simclr_plus.checkpoints import read_header, save_encoder, save_head
+from simclr_plus.checkpoints import read_header
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
-from simclr_plus.importers.imported import Imported, beside, filled
+from simclr_plus.importers.imported import Imported, filled, linear_head, write_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what most trainers normalise by
 NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
@@ -86,14 +86,10 @@ def import_pytorch(
         "image_size": "224" if architecture.stem == "imagenet" else "32",
     }
     classifier = _classifier(tensors, found, architecture.feature_dim)
+    values = {name: tensors[theirs].float() for name, theirs in classifier.items()}
+    heads: dict[str, nn.Module] = {"linear": linear_head(values, str(path))} if values else {}
+    written = write_files(encoder, heads, out, metadata)
     used = {*own.values(), *classifier.values()}
-    written = {}
-    save_encoder(encoder, out, metadata)
-    if classifier:
-        values = {name: tensors[theirs].float() for name, theirs in classifier.items()}
-        head = filled(lambda: nn.Linear(architecture.feature_dim, len(values["weight"])), values, str(path))
-        written["linear"] = beside(out, "linear")
-        save_head(head, written["linear"], metadata)
     return Imported(out, architecture, written, tuple(sorted(tensors.keys() - used)), notes)
 
 
@@ -111,10 +107,7 @@ def read_linear_head(path: Path) -> nn.Linear:
         raise CheckpointError(f"{path} must hold one linear classifier (weight and bias); found: {there}")
     dot = f"{named[0]}." if named[0] else ""
     values = {part: tensors[f"{dot}{part}"].float() for part in ("weight", "bias")}
-    classes, width = values["weight"].shape
-    head = filled(lambda: nn.Linear(width, classes), values, str(path))
-    assert isinstance(head, nn.Linear)
-    return head.eval()
+    return linear_head(values, str(path))
 
 
 # reading
