@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import nn
 from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.checkpoints import save_checkpoint, save_encoder, save_head
+from simclr_plus.cli import main
 from simclr_plus.datasets import FASHION_CLASSES, TEST, Images, open_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
@@ -197,38 +197,52 @@ def test_what_is_verified_may_be_a_name_a_folder_or_imagenets_layout(tmp_path: P
         images_to_verify(str(tmp_path / "nowhere"))
 
 
-# the command line
+# the command line, in this process: a new one would load PyTorch each time
 
 
-def test_import_and_verify_as_a_user_types_them(
-    simclr_plus: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    done = simclr_plus("import", GOLDEN / "tf1_ckpt" / "model.ckpt-123", "-o", "e.safetensors", cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout == "e.safetensors\n", done.stderr
-    assert "ResNet-18 (0.0625x), cifar stem, flavor reference: 32 features" in done.stderr
-    assert "linear head: e.linear_head.safetensors" in done.stderr
-    done = simclr_plus("verify", "e.safetensors", "embedded", "--stated", 9.5, "-o", "r.json", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, stdout and stderr of `simclr-plus ARGUMENTS` in a folder of its own."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["simclr-plus", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+def test_import_and_verify_as_a_user_types_them(typed: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    code, out, said = typed("import", GOLDEN / "tf1_ckpt" / "model.ckpt-123", "-o", "e.safetensors")
+    assert (code, out) == (0, "e.safetensors\n"), said
+    assert "ResNet-18 (0.0625x), cifar stem, flavor reference: 32 features" in said
+    assert "linear head: e.linear_head.safetensors" in said
+    code, out, said = typed("verify", "e.safetensors", "embedded", "--stated", 9.5, "-o", "r.json", "--json")
+    assert code == 0, said
+    result = json.loads(out)
     assert result == json.loads((tmp_path / "r.json").read_text())
     assert result["views"] == {"size": 32, "central_crop": 0.875, "resize": "bicubic_legacy"}
     assert result["difference"] == pytest.approx(result["results"]["top1"] - 0.095)
-    table = simclr_plus("verify", "e.safetensors", "embedded", "--stated", 9.5, cwd=tmp_path)
-    assert f"{result['results']['top1']:.2%}" in table.stdout and "9.50%" in table.stdout
-    assert result["files"]["encoder"]["sha256"] in table.stderr
+    _, table, said = typed("verify", "e.safetensors", "embedded", "--stated", 9.5)
+    assert f"{result['results']['top1']:.2%}" in table and "9.50%" in table
+    assert result["files"]["encoder"]["sha256"] in said
 
 
 def test_a_pytorch_file_is_imported_with_its_normalisation(
-    simclr_plus: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+    typed: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     torch.save({"model": ResNet(18, 1 / 8, stem="cifar").state_dict()}, tmp_path / "x.pth")
-    done = simclr_plus(
-        "import", "x.pth", "-o", "e.safetensors", "--normalize", "0.5,0.5,0.5,0.25,0.25,0.25", cwd=tmp_path
-    )
-    assert done.returncode == 0 and "subtracts (0.5, 0.5, 0.5) and divides by (0.25, 0.25, 0.25) itself" in done.stderr
-    assert "note: the 3x3 stem is taken to be padded by 1" in done.stderr
-    done = simclr_plus("import", "x.pth", "-o", "e.safetensors", "--normalize", "none", "--json", cwd=tmp_path)
-    assert json.loads(done.stdout)["architecture"]["mean"] == [0, 0, 0]
+    code, _, said = typed("import", "x.pth", "-o", "e.safetensors", "--normalize", "0.5,0.5,0.5,0.25,0.25,0.25")
+    assert code == 0 and "subtracts (0.5, 0.5, 0.5) and divides by (0.25, 0.25, 0.25) itself" in said
+    assert "note: the 3x3 stem is taken to be padded by 1" in said
+    code, out, _ = typed("import", "x.pth", "-o", "e.safetensors", "--normalize", "none", "--json")
+    assert code == 0 and json.loads(out)["architecture"]["mean"] == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -244,13 +258,9 @@ def test_a_pytorch_file_is_imported_with_its_normalisation(
     ],
 )
 def test_a_mistake_is_one_plain_message(
-    simclr_plus: Callable[..., subprocess.CompletedProcess[str]],
-    tmp_path: Path,
-    arguments: tuple[str, ...],
-    code: int,
-    says: str,
+    typed: Callable[..., tuple[int, str, str]], tmp_path: Path, arguments: tuple[str, ...], code: int, says: str
 ) -> None:
     (tmp_path / "words.pth").write_text("no weights at all, only words")
-    done = simclr_plus(*arguments, cwd=tmp_path)
-    assert done.returncode == code and says in done.stderr and "Traceback" not in done.stderr, done.stderr
+    ended, _, said = typed(*arguments)
+    assert ended == code and says in said and "Traceback" not in said, said
     assert not (tmp_path / "e").exists()
