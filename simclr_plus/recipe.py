@@ -265,9 +265,10 @@ class Recipe(_Section):
             found.append(
                 f'optimizer.name = "lars" is made for large batches, not for {batch}; "sgd" or "adam" may do better'
             )
-        if self.encoder.stem == "cifar" and size > 64:
+        if self.encoder.stem != "imagenet" and size > 64:
             found.append(
-                f'encoder.stem = "cifar" keeps {size}-pixel views at full size: slow, and much memory; use "imagenet"'
+                f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '
+                'use "imagenet"'
             )
         return found
 

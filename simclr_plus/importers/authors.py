@@ -37,6 +37,7 @@ _PARTS = {  # names in the graph of TF1 and TF2, and in TF2's tree of objects
     "head_supervised": _SUPERVISED,
     "supervised_head": _SUPERVISED,
 }
+_OF_OPTIMIZER = re.compile(r"^optimizer\b|\.OPTIMIZER_SLOT|/_(variables|momentums|velocities)/")
 _OF_LAYER = {"kernel": "weight", "bias": "bias"}
 _OF_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 # attributes of TF2's objects in the order in which the authors' code makes their layers
@@ -76,12 +77,15 @@ def import_tensorflow(path: str | Path, out_path: str | Path) -> Imported:
     """
     bundle, out = TensorBundle(find_bundle(Path(path))), Path(out_path)
     keys = variables_of(bundle)
-    names = our_names({name: bundle.entries[key].shape for name, key in keys.items()})
+    origin = str(bundle.prefix)
+    try:
+        names = our_names({name: bundle.entries[key].shape for name, key in keys.items()})
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
 
     def tensors(part: dict[str, str]) -> dict[str, Tensor]:
         return {ours: _as_ours(bundle.tensor(keys[theirs])) for theirs, ours in part.items()}
 
-    origin = str(bundle.prefix)
     encoder = filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder), origin)
     heads = {}
     if names.projection:
@@ -100,8 +104,7 @@ def variables_of(bundle: TensorBundle) -> dict[str, str]:
     """
     if OBJECT_GRAPH not in bundle.entries:
         return {key: key for key in bundle.entries}
-    kept = [v for v in object_graph(bundle) if v.key in bundle.entries and not re.match(r"optimizer\b", v.key)]
-    kept = [v for v in kept if ".OPTIMIZER_SLOT" not in v.key]
+    kept = [v for v in object_graph(bundle) if v.key in bundle.entries and not _OF_OPTIMIZER.search(v.key)]
     named, placed = ({getattr(v, by): v.key for v in kept} for by in ("full_name", "key"))
     known_names, known_places = (sum(place_of(name) is not None for name in found) for found in (named, placed))
     return named if known_names >= known_places else placed
@@ -117,19 +120,7 @@ def our_names(shapes: Mapping[str, tuple[int, ...]]) -> Names:
     if not encoder:
         some = ", ".join(sorted(shapes)[:5])
         raise CheckpointError(f"this checkpoint is not of the authors' SimCLR: no variable of its ResNet ({some}, ...)")
-    found = _convolutions(encoder, shapes)
-    architecture = _architecture_of(found)
-    layers = list(layer_names(architecture))
-    convolutions = dict(zip(sorted({p.rank for p in encoder.values() if not p.norm}), layers, strict=True))
-    norms = [norm for _, norm in layers if norm]
-    ranks = sorted({place.rank for place in encoder.values() if place.norm})
-    if len(ranks) != len(norms):
-        raise CheckpointError(f"the encoder has {len(ranks)} batch norms; {architecture.title} has {len(norms)}")
-    by_rank = dict(zip(ranks, norms, strict=True))
-    names = {
-        name: f"{by_rank[place.rank] if place.norm else convolutions[place.rank][0]}.{place.attribute}"
-        for name, place in encoder.items()
-    }
+    architecture, names = _encoder_names(encoder, shapes)
     supervised = {name: place.attribute for name, place in places.items() if place.part == _SUPERVISED}
     projection = {
         name: f"layers.{3 * place.rank[0] + place.norm}.{place.attribute}"
@@ -142,6 +133,22 @@ def our_names(shapes: Mapping[str, tuple[int, ...]]) -> Names:
             raise CheckpointError(f"two variables of this checkpoint are {twice[0]}; it holds more than one network")
     left_out = tuple(sorted(name for name in shapes if name not in places and not _is_expected(name, shapes)))
     return Names(architecture, names, projection, supervised, left_out)
+
+
+def _encoder_names(
+    encoder: Mapping[str, Place], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Architecture, dict[str, str]]:
+    """The architecture, and our name for each of the encoder's variables."""
+    architecture = _architecture_of(_convolutions(encoder, shapes))
+    layers = list(layer_names(architecture))
+    norms = [norm for _, norm in layers if norm]
+    of_convolutions, of_norms = (sorted({p.rank for p in encoder.values() if p.norm == norm}) for norm in (False, True))
+    if len(of_norms) != len(norms):
+        raise CheckpointError(f"the encoder has {len(of_norms)} batch norms; {architecture.title} has {len(norms)}")
+    layer_of = {(False, rank): name for rank, (name, _) in zip(of_convolutions, layers, strict=True)}
+    layer_of |= {(True, rank): name for rank, name in zip(of_norms, norms, strict=True)}
+    names = {name: f"{layer_of[place.norm, place.rank]}.{place.attribute}" for name, place in encoder.items()}
+    return architecture, names
 
 
 def _is_expected(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:

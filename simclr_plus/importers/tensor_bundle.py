@@ -108,7 +108,11 @@ def find_bundle(path: Path) -> Path:
         if (path / "saved_model.pb").is_file() or (path / "variables" / "variables.index").is_file():
             return path / "variables" / "variables"
         if (path / "checkpoint").is_file():
-            named = re.search(r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text("utf-8"), re.MULTILINE)
+            named = re.search(
+                r'^model_checkpoint_path: "(.+)"',
+                (path / "checkpoint").read_text("utf-8", errors="replace"),
+                re.MULTILINE,
+            )
             if named:
                 return path / Path(named[1]).name
         found = sorted(path.glob("*.index"))

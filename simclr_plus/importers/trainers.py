@@ -3,6 +3,9 @@
 What they share is a ResNet somewhere in a (nested) dictionary of tensors, under a prefix of the trainer's. The prefix
 is found by the names behind it and removed; depth, width and stem follow from the shapes; every tensor of the network
 must fit, and those of no place in it are listed. Nothing in a file is ever run: see `read_tensors`.
+
+Names and shapes do not tell everything: a bottleneck's stride is taken to be in its 3x3 convolution, as torchvision and
+all of these trainers have it (the oldest Caffe networks have it in the first 1x1).
 """
 
 from __future__ import annotations

@@ -222,6 +222,16 @@ def test_another_or_an_incomplete_network_is_refused(shapes: dict[str, tuple[int
         our_names(shapes)
 
 
+def test_a_refusal_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simclr_plus.importers import authors
+
+    monkeypatch.setattr(authors, "variables_of", lambda _bundle: {"global_step": "global_step"})
+    with pytest.raises(
+        CheckpointError, match=r"tf1_ckpt/model\.ckpt-123: this checkpoint is not of the authors' SimCLR"
+    ):
+        import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
+
+
 def test_unknown_variables_are_listed_and_slots_and_counters_are_not() -> None:
     more = {"ema/decay_table": (7,), "global_step": (), "base_model/conv2d/kernel/Momentum": (7, 7, 3, 64)}
     assert our_names(listed(2) | more).left_out == ("ema/decay_table",)
