@@ -15,7 +15,7 @@ BLOCKS = {
     152: ((3, 8, 36, 3), True),
     200: ((3, 24, 36, 3), True),
 }
-STEMS = ("imagenet", "cifar", "cifar_pad2")
+STEMS = ("imagenet", "cifar", "cifar_pad2", "cifar_no_relu")
 FLAVORS = ("torchvision", "reference")
 SK_RATIO, SK_MIN_DIM = 0.0625, 32  # of SimCLR v2: channels between the two layers that weigh the streams
 
@@ -40,7 +40,8 @@ class Convolution(NamedTuple):
 class Architecture:
     """A ResNet: depth, width multiplier, stem ("imagenet", "cifar") and flavor ("torchvision", "reference").
 
-    Stem "cifar_pad2" is solo-learn's for CIFAR: its 3x3 convolution is padded by 2 and enlarges the image by 2 pixels.
+    Two stems are for files of others. "cifar_pad2" is solo-learn's: its 3x3 convolution is padded by 2 and enlarges the
+    image by 2 pixels. "cifar_no_relu" is what a Sequential of Lightly's ResNetGenerator has: the ReLU is lost.
     selective_kernels: SimCLR v2's networks: SK units in bottlenecks, and the stem and shortcuts of ResNet-D.
     se_ratio: squeeze-excitation after each block, to that share of the block's width; 0: none.
     mean, std: subtracted from each channel of the images in [0, 1], and divided by; the authors do neither.

@@ -291,7 +291,7 @@ def import_weights(
     ] = "imagenet",
     prefix: Annotated[str, typer.Option(help="PyTorch files with several encoders: the prefix of its names.")] = "",
     stem: Annotated[
-        str, typer.Option(help='PyTorch files with a 3x3 stem: "cifar" or "cifar_pad2" (solo-learn).')
+        str, typer.Option(help="PyTorch files with a 3x3 stem: cifar, cifar_pad2 (solo-learn), cifar_no_relu.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:

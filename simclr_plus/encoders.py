@@ -75,7 +75,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> pooled features [B, feature_dim]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(self.normalize(images)))))
+        x = self.bn1(self.conv1(self.normalize(images)))
+        x = x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             if self.checkpoint_activations and self.training:
                 for block in layer:  # type: ignore[union-attr]

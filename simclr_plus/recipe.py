@@ -101,8 +101,10 @@ class Encoder(_Section):
         float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
     ] = 1
     stem: Annotated[
-        Literal["imagenet", "cifar", "cifar_pad2"],
-        Field(description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels; pad2: solo-learn's"),
+        Literal["imagenet", "cifar", "cifar_pad2", "cifar_no_relu"],
+        Field(
+            description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels; the rest for files of others"
+        ),
     ] = "imagenet"
     flavor: Annotated[
         Literal["torchvision", "reference"],

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from simclr_plus.architecture import BLOCKS, Architecture
+from simclr_plus.architecture import BLOCKS, STEMS, Architecture
 from simclr_plus.checkpoints import read_header
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
@@ -32,11 +32,9 @@ NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 # our top-level names in a named ResNet, in Sequential(*resnet.children()), and in that of Lightly's ResNetGenerator
-_LAYOUTS = (
-    {part: part for part in _PARTS},
-    dict(zip(_PARTS, "014567", strict=True)),
-    dict(zip(_PARTS, "012345", strict=True)),
-)
+_NAMED = {part: part for part in _PARTS}
+_SEQUENTIAL = dict(zip(_PARTS, "014567", strict=True))
+_GENERATED = dict(zip(_PARTS, "012345", strict=True))
 _COPIES = re.compile(r"momentum|encoder_k\b|key_encoder|target|ema|student|offline")  # of the network that is used
 _WRAPPERS = re.compile(r"(module|model|state_dict|model_state_dict|_orig_mod|net|network)\.")
 _CLASSIFIERS = ("fc", "classifier", "head", "linear", "online_classifier", "classification_head")
@@ -74,13 +72,13 @@ def import_pytorch(
     """
     path, out = Path(path), Path(out_path)
     tensors = read_tensors(path)
-    if path.suffix == ".safetensors" and str(read_header(path).get("format", "")).startswith("simclr-plus"):
+    if _is_safetensors(path) and str(read_header(path).get("format", "")).startswith("simclr-plus"):
         raise CheckpointError(
             f"{path} is a file of SimCLR+ already: simclr_plus.load_encoder and every command open it"
         )
     found = _choose(tensors, prefix, path)
     own = dict(_renamed(tensors, found))
-    architecture, notes = _architecture_of(own, tensors, stem, path)
+    architecture, notes = _architecture_of(found, own, tensors, stem, path)
     architecture = Architecture(**(architecture.as_dict() | {"mean": mean, "std": std}))
     state = {name: tensors[theirs].float() for name, theirs in own.items() if not name.endswith("num_batches_tracked")}
     encoder = filled(lambda: ResNet(**architecture.as_dict()), state, f"{path} under {found.prefix!r}")
@@ -124,9 +122,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}; name a .pth, .ckpt or .safetensors file, or a TensorFlow checkpoint")
-    with path.open("rb") as file:
-        start = file.read(9)
-    if path.suffix == ".safetensors" or start[8:] == b"{":  # after eight bytes of length comes JSON
+    if _is_safetensors(path):
         try:
             return dict(load_file(path))
         except (SafetensorError, ValueError, OSError) as error:
@@ -137,11 +133,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return found
 
 
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # after eight bytes of length comes JSON
+
+
 def _unpickled(path: Path) -> Any:
-    stand_ins: dict[str, type] = {}
+    stand_ins: dict[str, Any] = {}
     while True:
         try:
-            with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
+            with torch.serialization.safe_globals(list(stand_ins.values())):
                 return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a foreign file raises anything, KeyError and UnicodeDecodeError among them
             wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -156,7 +157,8 @@ def _unpickled(path: Path) -> Any:
                     f"{path} is refused: it asks for {name}, which files of weights do not need and which could run "
                     "code; nothing was run. If you trust its origin, save its state_dict() there as safetensors"
                 ) from None
-            stand_ins[name] = type(name.rpartition(".")[2], (_StandIn,), {})
+            module, _, kind = name.rpartition(".")
+            stand_ins[name] = type(kind, (_StandIn,), {"__module__": module})
 
 
 class _StandIn:
@@ -172,12 +174,12 @@ class _StandIn:
     def __setitem__(self, _: Any, __: Any) -> None: ...
 
 
-def _flat(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+def _flat(value: Any, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield name, value
-    elif isinstance(value, Mapping) and not _NOT_WEIGHTS.search(name):
+    elif isinstance(value, Mapping) and not _NOT_WEIGHTS.search(name) and depth < 10:  # one may hold itself
         for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else str(key))
+            yield from _flat(inner, f"{name}.{key}" if name else str(key), depth + 1)
 
 
 # finding the network
@@ -207,7 +209,7 @@ def _choose(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> _Found:
 
 def _networks(tensors: Mapping[str, Tensor]) -> Iterator[_Found]:
     """Every place where the parts of a ResNet lie side by side."""
-    for layout in _LAYOUTS:
+    for layout in (_NAMED, _SEQUENTIAL, _GENERATED):
         first = f"{layout['conv1']}.weight"
         for name, tensor in tensors.items():
             prefix = name.removesuffix(first)
@@ -229,7 +231,7 @@ def _renamed(tensors: Mapping[str, Tensor], found: _Found) -> Iterator[tuple[str
 
 
 def _architecture_of(
-    own: Mapping[str, str], tensors: Mapping[str, Tensor], stem: str, path: Path
+    found: _Found, own: Mapping[str, str], tensors: Mapping[str, Tensor], stem: str, path: Path
 ) -> tuple[Architecture, tuple[str, ...]]:
     """Depth, width, stem, flavor and squeeze-excitation by names and shapes, and what had to be assumed."""
     blocks = tuple(len({k.split(".")[1] for k in own if k.startswith(f"{part}.")}) for part in _PARTS[2:])
@@ -239,12 +241,12 @@ def _architecture_of(
         kind = "bottleneck" if bottleneck else "basic"
         raise CheckpointError(f"{path} holds a ResNet with {blocks} {kind} blocks; SimCLR+ has none like it")
     kernel = tensors[own["conv1.weight"]]
-    possible = ("imagenet",) if kernel.shape[2] == 7 else ("cifar", "cifar_pad2")
+    possible = ("imagenet",) if kernel.shape[2] == 7 else tuple(stem for stem in STEMS if stem != "imagenet")
     if stem and stem not in possible:
         raise RecipeError(f"stem {stem!r} does not fit {path}: its first kernel is {kernel.shape[2]}x{kernel.shape[3]}")
     notes: tuple[str, ...] = ()
     if not stem and len(possible) > 1:
-        stem, notes = _padding(tensors)
+        stem, notes = _small_stem(found, tensors)
     ratio = 0.0
     if "layer1.0.se.fc1.weight" in own:
         inner = len(tensors[own["layer1.0.conv1.weight"]])
@@ -257,9 +259,11 @@ def _architecture_of(
     return Architecture(depths[0], width, stem or possible[0], flavor, se_ratio=ratio), notes
 
 
-def _padding(tensors: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
-    """A 3x3 stem does not show how it is padded: solo-learn pads by 2, all others by 1."""
+def _small_stem(found: _Found, tensors: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
+    """What follows a 3x3 kernel is not in the file: it is taken by the names of the trainer, and said."""
     names = {part for name in tensors for part in name.split(".")[:2]}
+    if found.layout is _GENERATED:
+        return "cifar_no_relu", ("a Sequential of Lightly's ResNetGenerator has no ReLU after its stem; nor has this",)
     if {"projector", "classifier"} <= names:
         return "cifar_pad2", (
             "the 3x3 stem is taken for solo-learn's, padded by 2; if it is padded by 1: --stem cifar",

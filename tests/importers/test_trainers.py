@@ -211,15 +211,30 @@ def test_solo_learns_cifar_network_keeps_its_wider_padding(tmp_path: Path, resne
 @torch.no_grad()
 def test_lightlys_own_resnet_comes_in(tmp_path: Path) -> None:
     torch.manual_seed(0)
+    generated = lived_in(ResNetGenerator("resnet-18", width=0.25))
+    images = torch.rand(2, 3, 32, 32)
+    torch.save(generated.state_dict(), tmp_path / "named.pth")
+    imported = import_pytorch(tmp_path / "named.pth", tmp_path / "e.safetensors", mean=NO_MEAN, std=NO_STD)
+    assert (imported.architecture.width, imported.architecture.stem) == (0.25, "cifar")
+    logits = load_head(imported.heads["linear"], "linear")(load_encoder(imported.encoder)(images))
+    torch.testing.assert_close(logits, generated(images), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_sequential_of_it_stays_without_the_relu_that_it_lost(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     generated = ResNetGenerator("resnet-18", width=0.25)
-    theirs = lived_in(nn.Sequential(*list(generated.children())[:-1], nn.AdaptiveAvgPool2d(1)))
+    theirs = lived_in(nn.Sequential(*list(generated.children())[:-1], nn.AdaptiveAvgPool2d(1)))  # as Lightly's docs do
     torch.save({"state_dict": put(theirs.state_dict(), "backbone.")}, tmp_path / "lightly.ckpt")
     imported = import_pytorch(tmp_path / "lightly.ckpt", tmp_path / "e.safetensors", mean=NO_MEAN, std=NO_STD)
-    assert (imported.architecture.width, imported.architecture.stem) == (0.25, "cifar")
+    assert imported.architecture.stem == "cifar_no_relu" and "ReLU" in imported.notes[0]
     images = torch.rand(2, 3, 32, 32)
-    x = torch.relu(theirs[1](theirs[0](images)))  # the generator's forward has a ReLU where the Sequential has none
-    expected = theirs[2:](x).flatten(1)
+    expected = theirs(images).flatten(1)
     torch.testing.assert_close(load_encoder(imported.encoder)(images), expected, rtol=1e-4, atol=1e-5)
+    usual = import_pytorch(
+        tmp_path / "lightly.ckpt", tmp_path / "u.safetensors", mean=NO_MEAN, std=NO_STD, stem="cifar"
+    )
+    assert not torch.allclose(load_encoder(usual.encoder)(images), expected, rtol=1e-2)
 
 
 def test_half_precision_becomes_float32_and_counters_may_be_missing(tmp_path: Path, resnet18: nn.Module) -> None:
@@ -264,6 +279,13 @@ def test_a_malicious_pickle_is_refused_and_nothing_is_run(
 def test_settings_are_read_as_empty_objects_and_never_built(tmp_path: Path) -> None:
     torch.save({"w": torch.ones(2), "args": argparse.Namespace(x=1), "where": Path("/x")}, tmp_path / "x.pth")
     assert list(read_tensors(tmp_path / "x.pth")) == ["w"]
+
+
+def test_a_dictionary_that_holds_itself_comes_to_an_end(tmp_path: Path) -> None:
+    endless: dict[str, Any] = {"w": torch.ones(2)}
+    endless["again"] = endless
+    torch.save(endless, tmp_path / "x.pth")
+    assert {"w", "again.w"} <= read_tensors(tmp_path / "x.pth").keys()
 
 
 def test_a_whole_pickled_network_is_refused(tmp_path: Path, resnet18: nn.Module) -> None:
