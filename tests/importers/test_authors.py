@@ -198,6 +198,23 @@ def numbered(name: str, number: int) -> str:
     return f"{name}_{number}" if number else name
 
 
+def test_what_an_optimizer_keeps_is_not_taken_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simclr_plus.importers import authors
+    from simclr_plus.importers.tensor_bundle import Variable, object_graph
+
+    bundle = TensorBundle(find_bundle(GOLDEN / "tf2_ckpt"))
+    kept = variables_of(bundle)
+    assert not any("SLOT" in key or key.startswith("optimizer") for key in kept.values())
+    assert (
+        sum(".OPTIMIZER_SLOT" in key for key in bundle.entries) == 73
+    )  # 21 kernels, 42 of norms, 8 and 2 of the heads
+    newer = Variable("SGD/m/resnet/conv2d/kernel", "opt/_variables/3/.ATTRIBUTES/VARIABLE_VALUE")
+    bundle.entries[newer.key] = bundle.entries["global_step/.ATTRIBUTES/VARIABLE_VALUE"]
+    with_newer = [*object_graph(bundle), newer]
+    monkeypatch.setattr(authors, "object_graph", lambda _bundle: with_newer)
+    assert variables_of(bundle) == kept
+
+
 # what is no checkpoint of the authors
 
 
