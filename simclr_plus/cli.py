@@ -288,6 +288,121 @@ def export(
     print(output)
 
 
+@app.command("import")
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="TensorFlow checkpoint or SavedModel; .pth, .ckpt, .safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Encoder file to write; heads go beside it.")],
+    normalize: Annotated[
+        str,
+        typer.Option(help='PyTorch files: how images were normalised: "imagenet", "none", or six numbers (mean, std).'),
+    ] = "imagenet",
+    prefix: Annotated[str, typer.Option(help="PyTorch files with several encoders: the prefix of its names.")] = "",
+    stem: Annotated[
+        str, typer.Option(help="PyTorch files with a 3x3 stem: cifar, cifar_pad2 (solo-learn), cifar_no_relu.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring in weights: the authors' checkpoints, or a file of another trainer."""
+    from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow
+
+    if is_tensorflow(source):
+        imported = import_tensorflow(source, output)
+    else:
+        mean, std = _mean_and_std(normalize)
+        imported = import_pytorch(source, output, mean=mean, std=std, prefix=prefix, stem=stem)
+    if as_json:
+        _print_json(imported.as_dict())
+        return
+    a = imported.architecture
+    _say(f"{a.title}, flavor {a.flavor}: {a.feature_dim} features")
+    if a.normalizes:
+        _say(f"the encoder takes images in [0, 1], subtracts {a.mean} and divides by {a.std} itself (--normalize)")
+    for note in imported.notes:
+        _say(f"note: {note}")
+    if imported.left_out:
+        shown = ", ".join(imported.left_out[:8]) + (", ..." if len(imported.left_out) > 8 else "")
+        _say(f"{len(imported.left_out)} tensors have no place in it: {shown}")
+    for kind, path in imported.heads.items():
+        _say(f"{kind} head: {path}")
+    print(imported.encoder)
+
+
+def _mean_and_std(text: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    from simclr_plus.importers.trainers import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD
+
+    if text in ("imagenet", "none"):
+        return (IMAGENET_MEAN, IMAGENET_STD) if text == "imagenet" else (NO_MEAN, NO_STD)
+    try:
+        a, b, c, d, e, f = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(
+            f'--normalize {text!r}: use "imagenet", "none", or six numbers such as 0.5,0.5,0.5,0.25,0.25,0.25'
+        ) from None
+    if min(d, e, f) <= 0:
+        raise RecipeError(f"--normalize {text!r}: the last three numbers, the standard deviations, must be above 0")
+    return (a, b, c), (d, e, f)
+
+
+@app.command()
+def verify(
+    target: Target,
+    data: Annotated[str, typer.Argument(help="Labelled folder, or a data set's name for its test images.")],
+    head: Annotated[Path | None, typer.Option(help="Linear head; default: the probe, or what import wrote.")] = None,
+    stated: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Top-1 in percent that the publishers state.")
+    ] = None,
+    published: Annotated[
+        str,
+        typer.Option(help="The authors' figure: v1-linear, v2-linear, v2-1pct, v2-10pct, v2-100pct, v2-supervised."),
+    ] = "",
+    classes: Annotated[Path | None, typer.Option(help="Class names in the head's order, one a line.")] = None,
+    selector: Annotated[
+        int, typer.Option(min=-1, help="Layer of the projection head that the linear head stands on; 0: none.")
+    ] = 0,
+    projection: Annotated[Path | None, typer.Option(help="Projection head; default: what import wrote.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write the result to.")] = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate weights with a given linear head, beside the figure their publishers state."""
+    from simclr_plus.evaluation import best_device, weights_of
+    from simclr_plus.export import recipe_of
+    from simclr_plus.verify import images_to_verify
+    from simclr_plus.verify import verify as verify_weights
+    from simclr_plus.whole_files import write_text_whole
+
+    if stated is not None and published:
+        raise RecipeError("--stated and --published both name a figure; give one of them")
+    weights, _ = weights_of(target, runs)
+    result = verify_weights(
+        weights,
+        images_to_verify(data),
+        recipe_of(weights).law,
+        device=best_device(),
+        head=head,
+        projection=projection,
+        selector=selector,
+        classes=tuple(classes.read_text("utf-8").splitlines()) if classes else (),
+        stated=stated,
+        published=published,
+    )
+    if output:
+        write_text_whole(output, json.dumps(result, indent=2) + "\n")
+    if as_json:
+        _print_json(result)
+        return
+    found, expected = result["results"], result.get("stated")
+    measured = [f"{found[m]:.2%}" if m in found else "" for m in ("top1", "top5", "mean_per_class")]
+    rows = [["measured", *measured]]
+    if expected:
+        rows.append([f"stated ({expected['source']})", f"{expected['top1']:.2%}", "", ""])
+        rows.append(["difference", f"{100 * result['difference']:+.2f} points", "", ""])
+    title = f"{result['test_images']:,} images of {result['data']}; standard error {result['standard_error']:.2%}"
+    _print_table(["", "top-1", "top-5", "mean per class"], rows, title)
+    for part, file in result["files"].items():
+        _say(f"{part}: {file['path']} sha256 {file['sha256']}")
+
+
 @app.command()
 def embed(
     target: Target,

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,7 @@ from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.variants import fill_in, forget
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Three = Annotated[tuple[float, float, float], Field(strict=False)]  # TOML has lists
 
 
 class _Section(BaseModel):
@@ -101,8 +102,10 @@ class Encoder(_Section):
         float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
     ] = 1
     stem: Annotated[
-        Literal["imagenet", "cifar"],
-        Field(description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels"),
+        Literal["imagenet", "cifar", "cifar_pad2", "cifar_no_relu"],
+        Field(
+            description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels; the rest for files of others"
+        ),
     ] = "imagenet"
     flavor: Annotated[
         Literal["torchvision", "reference"],
@@ -114,6 +117,12 @@ class Encoder(_Section):
     se_ratio: Annotated[
         Share, Field(description="squeeze-excitation to that share of a block's width, e.g. 0.25; 0: none")
     ] = 0.0
+    mean: Annotated[Three, Field(description="of the images an imported encoder was trained on; authors: 0")] = (
+        0,
+        0,
+        0,
+    )
+    std: Annotated[Three, Field(description="images are divided by it, after the mean; authors: 1")] = (1, 1, 1)
 
 
 class Head(_Section):
@@ -236,7 +245,7 @@ class Recipe(_Section):
     def architecture(self) -> Architecture:
         """The encoder in numbers."""
         e = self.encoder
-        return Architecture(e.depth, e.width, e.stem, e.flavor, e.selective_kernels, e.se_ratio)
+        return Architecture(**e.model_dump())
 
     @property
     def law(self) -> ViewLaw:
@@ -278,9 +287,10 @@ class Recipe(_Section):
             found.append(
                 f'optimizer.name = "lars" is made for large batches, not for {batch}; "sgd" or "adam" may do better'
             )
-        if self.encoder.stem == "cifar" and size > 64:
+        if self.encoder.stem != "imagenet" and size > 64:
             found.append(
-                f'encoder.stem = "cifar" keeps {size}-pixel views at full size: slow, and much memory; use "imagenet"'
+                f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '
+                'use "imagenet"'
             )
         return found
 
@@ -347,6 +357,8 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
 
 
 def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is tuple:
+        return "three numbers"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))

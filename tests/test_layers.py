@@ -13,11 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
-    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations"
+    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations published"
 )
 MODEL = "model checkpoints background_saving datasets metrics loading features progress"
 WORK = "trainer evaluators export importers pictures"
-LAUNCH = "launch evaluation proof doctor bench"
+LAUNCH = "launch evaluation proof doctor bench verify"
 TOP = "cli demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
