@@ -56,15 +56,19 @@ _TABLES = {"bicubic": _cubic_table(-0.5), "bicubic_legacy": _cubic_table(-0.75)}
 
 
 class ViewMaker:
-    """Makes the views of one law; holds the buffers of one thread."""
+    """Makes the views of one law; holds the buffers of one thread.
 
-    def __init__(self, law: ViewLaw) -> None:
+    crops_only=True crops, resizes and flips, and leaves overshoot, colour and blur to `finish_views` on a device.
+    """
+
+    def __init__(self, law: ViewLaw, *, crops_only: bool = False) -> None:
         self.law = law
         size, radius = law.size, law.blur_radius
         self._settings = (
             _TABLES[law.resize],
             law.resize == "bicubic_legacy",
             law.brightness_law == "additive",
+            crops_only,
         )
         self._row = np.zeros(0, dtype=np.float32)
         self._buffers = (
@@ -123,29 +127,70 @@ class ViewMaker:
 
 @njit(**_LOOP)
 def _fill_many(  # type: ignore[no-untyped-def]
-    images, indices, parameters, out, first, last, table, legacy, additive, row, starts, weights, taps, padded, columns
+    images,
+    indices,
+    parameters,
+    out,
+    first,
+    last,
+    table,
+    legacy,
+    additive,
+    crops_only,
+    row,
+    starts,
+    weights,
+    taps,
+    padded,
+    columns,
 ):
     height, width = images.shape[1], images.shape[2]
     for b in range(first, last):
         image = images[indices[b]].reshape(height, width * 3)
         for v in range(out.shape[0]):
             _fill_view(
-                image, parameters[b, v], out[v, b], table, legacy, additive, row, starts, weights, taps, padded, columns
+                image,
+                parameters[b, v],
+                out[v, b],
+                table,
+                legacy,
+                additive,
+                crops_only,
+                row,
+                starts,
+                weights,
+                taps,
+                padded,
+                columns,
             )
 
 
 @njit(**_LOOP)
 def _fill_one(  # type: ignore[no-untyped-def]
-    image, parameters, out, b, table, legacy, additive, row, starts, weights, taps, padded, columns
+    image, parameters, out, b, table, legacy, additive, crops_only, row, starts, weights, taps, padded, columns
 ):
     flat = image.reshape(image.shape[0], image.shape[1] * 3)
     for v in range(out.shape[0]):
-        _fill_view(flat, parameters[v], out[v, b], table, legacy, additive, row, starts, weights, taps, padded, columns)
+        _fill_view(
+            flat,
+            parameters[v],
+            out[v, b],
+            table,
+            legacy,
+            additive,
+            crops_only,
+            row,
+            starts,
+            weights,
+            taps,
+            padded,
+            columns,
+        )
 
 
 @njit(**_LOOP)
 def _fill_view(  # type: ignore[no-untyped-def]
-    image, p, out, table, legacy, additive, row, starts, weights, taps, padded, columns
+    image, p, out, table, legacy, additive, crops_only, row, starts, weights, taps, padded, columns
 ):
     """One view of an image [H, W 3] into planes [3, S S]."""
     size = starts.shape[1]
@@ -160,6 +205,8 @@ def _fill_view(  # type: ignore[no-untyped-def]
     else:
         contrast_at = -1
     gray = p[GRAY] != 0
+    if crops_only:
+        contrast_at, gray = -1, False
     rows = max(1, _CHUNK_PIXELS // size)
     sum0, sum1, sum2 = _ZERO, _ZERO, _ZERO
     for start in range(0, size, rows):
@@ -177,7 +224,7 @@ def _fill_view(  # type: ignore[no-untyped-def]
             sum2 += _total(b)
         elif gray:
             _to_gray(r, g, b)
-        else:
+        elif not crops_only:
             _clip(r)
             _clip(g)
             _clip(b)
@@ -193,7 +240,7 @@ def _fill_view(  # type: ignore[no-untyped-def]
             _colour(r, g, b, p, contrast_at + 1, 4, additive)
             if gray:
                 _to_gray(r, g, b)
-    if p[SIGMA] > 0:
+    if p[SIGMA] > 0 and not crops_only:
         radius = _gaussian_taps(p[SIGMA], taps)
         for c in range(1 if gray else 3):
             _blur(out[c], size, taps, radius, padded, columns)
