@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from simclr_plus import distributed, metrics
+from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import (
     Checkpoint,
@@ -102,16 +103,7 @@ def train(run: Run, *, quiet: bool = False) -> str:
 
 def _loop(t: Training, stop: _StopRequest) -> str:
     recipe, every = t.recipe, t.recipe.monitor.log_every_steps
-    batches = ViewBatches(
-        t.images,
-        recipe.law,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        rank=distributed.rank(),
-        processes=distributed.world_size(),
-        threads=recipe.data.threads,
-        pin_memory=t.device.type == "cuda",
-    )
+    batches = view_batches(recipe, t.images, t.device)
     model = _in_processes(t)
     clock = _Clock(t.step)
     if _asked_to_stop(t, stop):
@@ -143,6 +135,28 @@ def _loop(t: Training, stop: _StopRequest) -> str:
             if asked and not last:
                 return _leave(t, STOPPED, signal=stop.signal_number)
     return _leave(t, FINISHED)
+
+
+def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBatches:
+    """This process's batches; colour and blur are done where augmentation.augment_on says.
+
+    "auto" takes the device with CUDA and images in files: views of a small set in memory cost a CPU next to nothing.
+    """
+    a = recipe.augmentation
+    on_device = a.augment_on == "device" or (a.augment_on == "auto" and device.type == "cuda" and images.pixels is None)
+    finish = torch.compile(finish_views) if recipe.training.compile else finish_views
+    return ViewBatches(
+        images,
+        recipe.law,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        rank=distributed.rank(),
+        processes=distributed.world_size(),
+        threads=recipe.data.threads,
+        device=device,
+        finish=finish if on_device else None,
+        crops=a.device_crops,
+    )
 
 
 @dataclass(frozen=True)

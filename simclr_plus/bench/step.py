@@ -24,7 +24,7 @@ from simclr_plus.plan import make_plan
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run
-from simclr_plus.trainer import Training, build_optimizer, update
+from simclr_plus.trainer import Training, build_optimizer, update, view_batches
 
 OURS, LIGHTLYS = "SimCLR+ step", "Lightly's step"
 OUR_VIEWS, LIGHTLYS_VIEWS = "SimCLR+ views", "Lightly's views"
@@ -36,14 +36,7 @@ def bench_step(recipe: Recipe, *, rounds: int, threads: int, device: torch.devic
     images, source = _images_of(recipe)
     compile_views(recipe.law)
     training = _training(recipe, images, device)
-    batches = ViewBatches(
-        images,
-        recipe.law,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        threads=recipe.data.threads,
-        pin_memory=device.type == "cuda",
-    )
+    batches = view_batches(recipe, images, device)
     views, labels = batches.batch(0)
     batch = Batch(views, labels, 0.0)
     turns = {
