@@ -250,17 +250,6 @@ def evaluation_batches(
                 yield torch.from_numpy(out[0] if read.all() else out[0, read]), indices[read]
 
 
-def compile_views(law: ViewLaw) -> None:
-    """Compile, or load from the cache, the loops that make views, before anything is timed."""
-    image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
-    out = np.empty((2, 1, 3, law.size, law.size), dtype=np.float32)
-    parameters = draw_views(0, 0, [0], heights=8, widths=8, law=law)
-    maker = ViewMaker(law)
-    maker.fill(image[0], parameters[0], out, 0)
-    maker.fill_batch(image, np.zeros(1, dtype=np.int64), parameters, out, 0, 1)
-    epoch_order(0, 0, 1)
-
-
 def default_threads() -> int:
     """Cores that this process may use, shared with the other processes of this machine."""
     return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 
 from simclr_plus import distributed, metrics
 from simclr_plus.augmentations.finishing import finish_views
+from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import (
     Checkpoint,
@@ -40,7 +41,7 @@ from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable,
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
-from simclr_plus.loading import Batch, ViewBatches, compile_views
+from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import Plan, make_plan

@@ -8,12 +8,15 @@ unclipped until the first colour operation. The same law on batches of tensors i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from threading import Timer
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from simclr_plus.augmentations.compiled_code import KEPT
 from simclr_plus.augmentations.draws import (
     BRIGHTNESS,
     COLUMNS,
@@ -29,6 +32,8 @@ from simclr_plus.augmentations.draws import (
     SIGMA,
     TOP,
     WIDTH,
+    draw_views,
+    epoch_order,
 )
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.operations import CUBIC_STEPS, GRAY_WEIGHTS
@@ -40,7 +45,7 @@ _EDGE = 2  # pixels repeated on both ends of a row, so that no tap needs a check
 _CHUNK_PIXELS = 1536  # rows worked on at a time, about the size of the first-level cache
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GRAY_WEIGHTS)
 
-_LOOP: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+_LOOP: dict[str, Any] = {"cache": KEPT, "nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp", "reassoc", "nnan", "ninf"}, **_LOOP}
 
 
@@ -123,6 +128,25 @@ class ViewMaker:
         if len(self._row) < needed:
             self._row = np.zeros(needed, dtype=np.float32)
         return self._row
+
+
+def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> None:
+    """Compile, or load what was kept of it, all that makes views: before anything is timed, and before a fork.
+
+    `say` is told when it takes longer than a second, which it does the first time on a machine.
+    """
+    told = Timer(1.0, say or (lambda text: None), ["compiling the loops that make views, once (about half a minute)"])
+    told.start()
+    try:
+        image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+        out = np.empty((2, 1, 3, law.size, law.size), dtype=np.float32)
+        parameters = draw_views(0, 0, [0], heights=8, widths=8, law=law)
+        maker = ViewMaker(law)
+        maker.fill(image[0], parameters[0], out, 0)
+        maker.fill_batch(image, np.zeros(1, dtype=np.int64), parameters, out, 0, 1)
+        epoch_order(0, 0, 1)
+    finally:
+        told.cancel()
 
 
 @njit(**_LOOP)

@@ -12,13 +12,14 @@ from PIL import Image
 from torch import Tensor
 
 from simclr_plus import lightly_parts
+from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.bench.data import needs
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
 from simclr_plus.datasets import PRETRAIN, Images, open_images
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.loading import Batch, ViewBatches, compile_views, default_threads
+from simclr_plus.loading import Batch, ViewBatches, default_threads
 from simclr_plus.model import build_encoder, build_model
 from simclr_plus.plan import make_plan
 from simclr_plus.progress import TrainingProgress
