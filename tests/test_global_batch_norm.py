@@ -119,6 +119,15 @@ def test_it_is_pytorchs_layer_but_for_the_biased_running_variance(shape: tuple[i
     assert torch.equal(ours.eval()(x), theirs.eval()(x))
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_a_variance_as_small_as_epsilon_is_divided_by_both(training: bool) -> None:
+    """epsilon is 1e-5: of a channel whose variance is 1e-5 too, a half is left, to a thousandth."""
+    norm = GlobalBatchNorm1d(1).double().train(training)
+    x = torch.tensor([[-1.0], [1.0]], dtype=torch.float64) * 1e-5**0.5
+    norm.running_var.fill_(1e-5)
+    assert norm(x)[1].item() == pytest.approx(0.5**0.5, rel=1e-3)
+
+
 def test_evaluation_reads_the_running_statistics_and_leaves_them_alone() -> None:
     norm = GlobalBatchNorm1d(2).eval()
     norm.running_mean.copy_(torch.tensor([1.0, -2.0]))

@@ -139,6 +139,41 @@ def test_our_head_and_lars_keep_their_rules_under_ddp(ddp: dict[str, list[dict[s
         assert float(share) == pytest.approx(LARS_RATE * TRUST, rel=1e-3)
 
 
+# the README
+
+
+def test_the_readmes_script_trains(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it stands there, but for the folder, the size of images, batch and network, and the workers."""
+    readme = (PROGRAMS.parent.parent / "README.md").read_text()
+    script = readme.partition("## In a Lightly script")[2].partition("```python\n")[2].partition("```")[0]
+    smaller = {
+        '"PHOTOS"': repr(str(photos)),
+        "input_size=224": "input_size=32",
+        "batch_size=256": "batch_size=16",
+        "ResNet(50)": "ResNet(18, 0.25)",
+        "(2048, 2048, 128)": "(128, 128, 16)",
+        "num_workers=8": "num_workers=0",
+        "256**0.5": "16**0.5",
+    }
+    for old, new in smaller.items():
+        assert script.count(old) == 1, old
+        script = script.replace(old, new)
+    losses: list[float] = []
+    monkeypatch.setattr(torch.Tensor, "backward", _noting(losses))
+    exec(compile(script, "README.md", "exec"), {})
+    assert len(losses) == 3 and all(0 < loss < 10 for loss in losses)
+
+
+def _noting(losses: list[float]) -> Any:
+    backward = torch.Tensor.backward
+
+    def noted(loss: Tensor, *arguments: Any, **options: Any) -> None:
+        losses.append(loss.item())
+        backward(loss, *arguments, **options)
+
+    return noted
+
+
 # Lightly's evaluators
 
 

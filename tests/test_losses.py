@@ -97,6 +97,26 @@ def test_the_plain_forms_give_the_authors_logits_targets_and_loss(case: str) -> 
     assert plain == pytest.approx(float(GOLDEN[f"{case}/loss"]), rel=3e-6, abs=1e-8)
 
 
+def test_the_squared_norm_of_a_row_counts_at_least_1e_12() -> None:
+    """A row shorter than 1e-6 is multiplied by a million: its products with the others, and so the loss, tell."""
+    tiny = torch.tensor([[5e-7, 0.0]], dtype=torch.float64)
+    z0, z1 = torch.cat([tiny, tiny.flip(1)]), torch.eye(2, dtype=torch.float64)
+    logits = torch.tensor([[0, 0.5, 0], [0, 0.5, 0], [0.5, 0, 0], [0.5, 0, 0]], dtype=torch.float64)  # positive second
+    expected = float((logits.logsumexp(dim=1) - logits[torch.arange(4), torch.tensor([1, 1, 0, 0])]).mean())
+    assert nt_xent(z0, z1, temperature=1.0).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_entropy_takes_the_logarithm_of_p_plus_1e_8() -> None:
+    """Of a candidate with p near 1e-8 the term is -p log(2e-8): far below what a batch of usual ones shows."""
+    z0 = torch.tensor([[1.0, 0.0]], dtype=torch.float64).repeat(2, 1)
+    gap = -math.log(1e-8)
+    z1 = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    _, entropy = contrastive_metrics(z0, z1, temperature=1 / gap, normalize=True)
+    p = [1 / (1 + 1e-8), 1e-8 / (1 + 1e-8)]
+    expected = -sum(q * math.log(q + 1e-8) for q in p)
+    assert abs(float(entropy) - expected) < 1e-11
+
+
 @given(n=st.integers(1, 9), d=st.integers(2, 8), temperature=st.floats(0.05, 3), seed=st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
 def test_contrastive_accuracy_and_entropy_are_sums_over_the_candidates(

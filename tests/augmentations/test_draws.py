@@ -78,11 +78,13 @@ def plain_below(word: int, n: int) -> int:
     return word * n // 2**32
 
 
-def plain_crop(words_of_attempt, image_height: int, image_width: int, min_scale: float) -> tuple[int, int, int, int]:
+def plain_crop(
+    words_of_attempt, image_height: int, image_width: int, min_scale: float, attempts: int = 100
+) -> tuple[int, int, int, int]:
     """sample_distorted_bounding_box step by step, single precision; a box is y, x, height, width."""
     whole = f(image_height * image_width)
     smallest = f(min_scale) * whole
-    for attempt in range(100):
+    for attempt in range(attempts):
         words = words_of_attempt(attempt)
         aspect = plain_uniform(words[0], 3 / 4, 4 / 3)
 
@@ -230,6 +232,34 @@ def test_crops_of_a_square_are_as_often_wide_as_tall_as_the_aspect_says():
 def test_an_image_without_a_possible_crop_is_taken_whole(height, width):
     boxes = draw_views(8, 0, np.arange(50), heights=height, widths=width, law=ViewLaw())[..., TOP : WIDTH + 1]
     assert (boxes == [0, 0, height, width]).all()
+
+
+def test_the_hundredth_attempt_is_the_last():
+    """Into 40 x 528 pixels a crop seldom fits: a 100th attempt that is the first to fit is taken, a 101st is not."""
+    height, width, seed = 40, 528, 3
+
+    def crop_of_attempt(index: int, attempt: int) -> tuple[int, int, int, int]:
+        words = plain_philox((index, 0, 0x100, attempt), (seed, 0))
+        return plain_crop(lambda _: words, height, width, 0.08, attempts=1)
+
+    whole, seen = (0, 0, height, width), {99: 0, 100: 0}
+    for index in range(1000):
+        fitting = next((n for n in range(101) if crop_of_attempt(index, n) != whole), None)
+        if fitting in seen:
+            seen[fitting] += 1
+            (row,) = draw_views(seed, 0, [index], heights=height, widths=width, law=ViewLaw(), views=1)[:, 0]
+            expected = crop_of_attempt(index, 99) if fitting == 99 else whole
+            assert tuple(row[TOP : WIDTH + 1]) == expected
+    assert min(seen.values()) >= 1
+
+
+def test_a_crop_covers_a_tenth_exactly():
+    """Of 45 x 50 pixels 15 x 15 are enough and 14 x 16 are not, whatever min_scale allows."""
+    boxes = draw_views(9, 0, np.arange(60_000), heights=45, widths=50, law=ViewLaw(min_scale=0.05), views=1)[:, 0]
+    areas = boxes[:, HEIGHT] * boxes[:, WIDTH]
+    plain = [plain_crop(lambda n, i=i: plain_philox((i, 0, 0x100, n), (9, 0)), 45, 50, 0.05) for i in range(300)]
+    assert areas.min() == 225
+    assert [tuple(box) for box in boxes[:300, TOP : WIDTH + 1]] == plain
 
 
 # a pure function of counters
