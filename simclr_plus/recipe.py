@@ -89,6 +89,20 @@ class Augmentation(_Section):
         Field(description="x f (authors' code since June 2020) or x + d (the paper's experiments)"),
     ] = "multiplicative"
     random_order: Annotated[bool, Field(description="the four colour operations in random order")] = True
+    augment_on: Annotated[
+        Literal["auto", "cpu", "device"],
+        Field(
+            description="where colour and blur are done: by CPU threads, or on the device for a whole batch (equal to "
+            "1e-5); auto: the device with CUDA and images in files"
+        ),
+    ] = "auto"
+    device_crops: Annotated[
+        Literal["float32", "float16", "uint8"],
+        Field(
+            description="crops on their way to the device: float32 is exact, float16 is off by up to 2.5e-4, uint8 by "
+            "up to 2e-3 and cuts the overshoot of the resize"
+        ),
+    ] = "float32"
     evaluation_crop: Annotated[
         float, Field(gt=0, le=1, description="share of the shorter side shown in evaluation, above 32 pixels")
     ] = 0.875

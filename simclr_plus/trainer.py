@@ -25,6 +25,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from simclr_plus import distributed, metrics
+from simclr_plus.augmentations.finishing import finish_views
+from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import (
     Checkpoint,
@@ -39,7 +41,7 @@ from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable,
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
-from simclr_plus.loading import Batch, ViewBatches, compile_views
+from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import Plan, make_plan
@@ -102,16 +104,7 @@ def train(run: Run, *, quiet: bool = False) -> str:
 
 def _loop(t: Training, stop: _StopRequest) -> str:
     recipe, every = t.recipe, t.recipe.monitor.log_every_steps
-    batches = ViewBatches(
-        t.images,
-        recipe.law,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        rank=distributed.rank(),
-        processes=distributed.world_size(),
-        threads=recipe.data.threads,
-        pin_memory=t.device.type == "cuda",
-    )
+    batches = view_batches(recipe, t.images, t.device)
     model = _in_processes(t)
     clock = _Clock(t.step)
     if _asked_to_stop(t, stop):
@@ -143,6 +136,28 @@ def _loop(t: Training, stop: _StopRequest) -> str:
             if asked and not last:
                 return _leave(t, STOPPED, signal=stop.signal_number)
     return _leave(t, FINISHED)
+
+
+def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBatches:
+    """This process's batches; colour and blur are done where augmentation.augment_on says.
+
+    "auto" takes the device with CUDA and images in files: views of a small set in memory cost a CPU next to nothing.
+    """
+    a = recipe.augmentation
+    on_device = a.augment_on == "device" or (a.augment_on == "auto" and device.type == "cuda" and images.pixels is None)
+    finish = torch.compile(finish_views) if recipe.training.compile else finish_views
+    return ViewBatches(
+        images,
+        recipe.law,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        rank=distributed.rank(),
+        processes=distributed.world_size(),
+        threads=recipe.data.threads,
+        device=device,
+        finish=finish if on_device else None,
+        crops=a.device_crops,
+    )
 
 
 @dataclass(frozen=True)

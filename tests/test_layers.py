@@ -15,7 +15,7 @@ PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
     "global_batch_norm augmentations recipes embedded variants lightly_parts deviations published"
 )
-MODEL = "model checkpoints background_saving datasets metrics loading features progress"
+MODEL = "model checkpoints background_saving file_list datasets metrics loading features progress"
 WORK = "trainer evaluators export importers pictures"
 LAUNCH = "launch evaluation proof doctor bench verify"
 TOP = "cli demo tui"

@@ -182,3 +182,21 @@ def test_the_monitor_measures_knn_without_changing_the_training(tmp_path: Path, 
     weights = [load_file(run.path / "encoder.safetensors") for run in (plain, watched)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert 0.1 < watched.metrics()[-1]["knn_accuracy"] < 1 and "knn_accuracy" not in plain.metrics()[-1]
+
+
+def test_a_run_that_augments_on_the_device_is_that_of_the_cpu_and_resumes_bit_for_bit(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    overrides = [*tiny, "augmentation.augment_on=device", *EACH_STEP]
+    device, again, cpu = (
+        trained(tmp_path, overrides, "device"),
+        trained(tmp_path, overrides, "again"),
+        trained(tmp_path, [*tiny, "augmentation.augment_on=cpu"], "cpu"),
+    )
+    first, of_cpu = device.metrics()[0], cpu.metrics()[0]
+    assert first["loss"] == pytest.approx(of_cpu["loss"], abs=1e-4)
+    assert last_bytes(device) == last_bytes(again)
+    for path in again.checkpoint_files()[4:]:
+        path.unlink()
+    assert train(again, quiet=True) == "finished"
+    assert last_bytes(device) == last_bytes(again)
