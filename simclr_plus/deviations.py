@@ -184,7 +184,9 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "contrast around", "", "each channel's mean"
         yield "saturation", "", "HSV"
         yield "order of the four", "augmentation.random_order", "random" if a.random_order else "fixed"
-        yield "colour arithmetic", "", "float32, clipped after each"
+        inexact = a.augment_on != "cpu" and a.device_crops != "float32"
+        clipped = f"{a.device_crops} crops, then float32" if inexact else "float32, clipped after each"
+        yield "colour arithmetic", "augmentation.device_crops", clipped
     yield "gray", "augmentation.gray_prob", f"{a.gray_prob:g}"
     yield "blur", "augmentation.blur_prob", f"{a.blur_prob:g}"
     if a.blur_prob:

@@ -57,6 +57,7 @@ def test_the_tf1_variant_differs_from_tf2_where_the_table_says_so() -> None:
         ("augmentation.jitter_prob=0.3", "colour jitter", "0.3"),
         ("augmentation.brightness_law=additive", "brightness", "x + d"),
         ("augmentation.random_order=false", "order of the four", "fixed"),
+        ("augmentation.device_crops=uint8", "colour arithmetic", "uint8 crops, then float32"),
         ("augmentation.gray_prob=0.3", "gray", "0.3"),
         ("augmentation.blur_prob=0.3", "blur", "0.3"),
         ("augmentation.blur_sigma_group=8", "blur's sigma", "one a device's batch"),
