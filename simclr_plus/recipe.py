@@ -301,6 +301,10 @@ class Recipe(_Section):
             found.append(
                 f'optimizer.name = "lars" is made for large batches, not for {batch}; "sgd" or "adam" may do better'
             )
+        if self.augmentation.augment_on == "cpu" and self.augmentation.device_crops != "float32":
+            found.append(
+                f'augmentation.device_crops = "{self.augmentation.device_crops}" does nothing with augment_on = "cpu"'
+            )
         if self.encoder.stem != "imagenet" and size > 64:
             found.append(
                 f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '

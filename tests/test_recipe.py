@@ -162,6 +162,9 @@ def test_known_mistakes_are_pointed_out() -> None:
     doubts = parse_recipe("", ["augmentation.image_size=32", "training.batch_size=64"]).doubts()
     assert len(doubts) == 3
     assert any("encoder.stem" in d for d in doubts) and any("blur_prob" in d for d in doubts)
+    unread = ["augmentation.device_crops=uint8", "augmentation.augment_on=cpu"]
+    assert ["device_crops" in d for d in parse_recipe("", unread).doubts()] == [True]
+    assert parse_recipe("", unread[:1]).doubts() == []
 
 
 def test_recipes_are_toml_that_any_reader_takes() -> None:

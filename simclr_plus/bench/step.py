@@ -186,6 +186,7 @@ def _delivered(batches: ViewBatches, rounds: int) -> float:
     for step in range(rounds):
         started = time.perf_counter()
         batches.batch(step)
+        _finish(batches.device)
         seconds.append(time.perf_counter() - started)
     return batches.batch_size / float(np.median(seconds))
 
