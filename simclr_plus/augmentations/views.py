@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Timer
 from typing import Any
 
@@ -138,8 +139,9 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
     told = Timer(1.0, say or (lambda text: None), ["compiling the loops that make views, once (about half a minute)"])
     told.start()
     try:
+        law = replace(law, size=8)  # the code is the same for all sizes
         image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
-        out = np.empty((2, 1, 3, law.size, law.size), dtype=np.float32)
+        out = np.empty((2, 1, 3, 8, 8), dtype=np.float32)
         parameters = draw_views(0, 0, [0], heights=8, widths=8, law=law)
         maker = ViewMaker(law)
         maker.fill(image[0], parameters[0], out, 0)
@@ -147,6 +149,7 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
         epoch_order(0, 0, 1)
     finally:
         told.cancel()
+        told.join()  # no thread is left when workers fork
 
 
 @njit(**_LOOP)

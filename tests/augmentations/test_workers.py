@@ -114,3 +114,30 @@ def test_the_first_use_says_what_takes_so_long_and_the_second_is_quiet(tmp_path:
     assert first.stderr == "simclr_plus: compiling the loops that make views, once (about half a minute)\n"
     assert second.stderr in ("", first.stderr)  # a slow disk may take a second to load what was kept
     assert any(tmp_path.rglob("*.nbc"))
+
+
+def test_nothing_is_left_to_compile_when_views_are_made() -> None:
+    code = """
+import numpy as np
+from simclr_plus.augmentations import draws, views
+from simclr_plus.augmentations.law import simclr_law
+
+def forms():
+    loops = (views._fill_one, views._fill_many, draws._draw, draws._order_keys)
+    return [len(loop.signatures) for loop in loops]
+
+law = simclr_law(64, brightness_law="additive", resize="bicubic_legacy", blur_sigma_group=4)
+views.compile_views(law)
+before = forms()
+images = np.zeros((3, 100, 150, 3), np.uint8)
+out = np.empty((2, 3, 3, 64, 64), np.float32)
+rows = draws.draw_views(1, 2, [0, 1, 2], heights=100, widths=150, law=law, step=7, positions=np.arange(3))
+for crops_only in (False, True):
+    maker = views.ViewMaker(law, crops_only=crops_only)
+    maker.fill(images[0], rows[0], out, 0)
+    maker.fill_batch(images, np.arange(3), rows, out, 0, 3)
+draws.epoch_order(1, 2, 10)
+print(before, forms())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[1, 1, 1, 1] [1, 1, 1, 1]", done.stderr
