@@ -209,6 +209,14 @@ class Monitor(_Section):
     knn_every_epochs: Annotated[
         float, Field(ge=0, description="epochs between two kNN evaluations on the test split (where labelled); 0: none")
     ] = 0.0
+    hung_after_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="a process whose step takes longer is hung and the run is ended; preparing, evaluating and "
+            "saving may take four times as long; 0: never",
+        ),
+    ] = 1800.0
 
 
 class Recipe(_Section):

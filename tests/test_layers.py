@@ -13,12 +13,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
-    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations"
+    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
+    "processes tail metrics_table pulse failures slurm states system_figures overview"
 )
 MODEL = "model checkpoints background_saving datasets metrics loading features progress"
 WORK = "trainer evaluators export importers pictures"
-LAUNCH = "launch evaluation proof doctor bench"
-TOP = "cli demo tui"
+LAUNCH = "supervisor agent launch evaluation proof doctor bench"
+TOP = "cli verbs run_verbs watch_verbs demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 
