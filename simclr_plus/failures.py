@@ -111,7 +111,11 @@ def root_cause(noted: list[Failure], exits: list[Exit], *, memory_kills: int = 0
         return (own or noted)[0]
     if exits:
         end = exits[0]
-        return Failure(RAISED, f"ended with exit code {end.code} without a word", rank=end.rank)
+        return Failure(
+            RAISED,
+            f"ended with exit code {end.code} without a word; logs/rank_{end.rank}.log may say more",
+            rank=end.rank,
+        )
     return Failure(RAISED, "ended without a word")
 
 

@@ -164,6 +164,8 @@ def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) ->
         error = SimclrPlusError(str(status.get("why") or "the run failed"))
         error.exit_code = int(status.get("exit_code", 1))
         raise error
+    if code not in (None, 0, PREEMPTED, INTERRUPTED) and code > 0 and state not in states.ENDED:
+        raise SimclrPlusError(f"the run failed and {run.status_file} cannot say why: {_last_words(run)}")
     if code is None or code < 0:
         raise SimclrPlusError(
             f"the supervisor of {run.path} was killed; `simclr-plus resume {run.name}` goes on from the newest "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simclr_plus import slurm
-from simclr_plus.processes import boot_id
+from simclr_plus.processes import boot_id, start_time
 from simclr_plus.pulse import pulse_file, read_pulse
 from simclr_plus.runs import Run
 from simclr_plus.tail import last_objects
@@ -70,7 +70,7 @@ def state_of(run: Run, *, now: float | None = None) -> State:
     same_machine = bool(status.get("boot_id")) and status["boot_id"] == boot_id()
     held = is_locked(run) if same_machine else None
     if said in ENDED:
-        return State(STARTING) if held else State(said, _why(status))
+        return State(STARTING) if held and not _is_writer_alive(status) else State(said, _why(status))
     if held is False:
         return _after_the_supervisor(run, status)
     if held is None:
@@ -133,6 +133,12 @@ def _without_supervisor(run: Run) -> State:
         if event.get("event") in ("start", "resume"):
             return State(LOST, "its process is gone")
     return State(QUEUED, "not started yet")
+
+
+def _is_writer_alive(status: dict[str, Any]) -> bool:
+    """Whether the supervisor that wrote status.json still lives: after its last word it holds the lock for a moment."""
+    pid, started = status.get("pid"), status.get("pid_started")
+    return isinstance(pid, int) and started is not None and start_time(pid) == started
 
 
 def _job_is_gone(status: dict[str, Any]) -> bool:

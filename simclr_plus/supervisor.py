@@ -38,12 +38,14 @@ from simclr_plus.failures import (
 )
 from simclr_plus.pulse import Pulse, read_pulses
 from simclr_plus.runs import STOP_WORDS, Run, cpu_count
+from simclr_plus.sinks import wanted
 from simclr_plus.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
 from simclr_plus.system_figures import SECONDS_BETWEEN_LINES, SystemFigures
 
 OK, PREEMPTED, INTERRUPTED = 0, 75, 130
 SECONDS_BETWEEN_LOOKS = 0.2
 SECONDS_BETWEEN_SIGNS = 60.0  # status.json is written at least so often
+SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
 RESERVE = 1 << 16  # bytes kept, so that a full disk does not hide how the run ended
 ORDER_OF_WORK = ("preparing", "data", "step", "measuring", "evaluating", "saving", "done")
@@ -124,22 +126,25 @@ def supervise(run: Run, order: Order) -> int:
     s = Supervision(run, order, lock, _first_status(run, order))
     s.hold_reserve()
     with _signals(s):
-        return _attempts(s)
+        with _sinks(s):
+            state, failure, why = _attempts(s)
+        return _end(s, state, failure, why)
 
 
-def _attempts(s: Supervision) -> int:
+def _attempts(s: Supervision) -> tuple[str, Failure | None, str]:
+    """Start the processes until they end well or a restart is of no use: state, failure, why no restart."""
     saved, without_progress = _saved_step(s.run), 0
     while True:
         failure = _attempt(s)
         if failure is None:
-            return _end(s, STOPPED if s.asked else FINISHED)
+            return STOPPED if s.asked else FINISHED, None, ""
         without_progress = without_progress + 1 if _saved_step(s.run) == saved else 0
         saved = _saved_step(s.run)
         wanted = len(s.status["restarts"]) < s.order.max_restarts and not s.order.rdzv  # several nodes: torchrun's part
         if not wanted or failure.would_happen_again or s.asked:
-            return _end(s, FAILED, failure)
+            return FAILED, failure, ""
         if without_progress > 1:
-            return _end(s, FAILED, failure, "failed twice without a new checkpoint, so it is not restarted")
+            return FAILED, failure, "failed twice without a new checkpoint, so it is not restarted"
         s.tell(restarts=[*s.status["restarts"], failure.as_dict()])
         _say(f"{failure.sentence()}; restarting from step {saved}")
 
@@ -365,7 +370,7 @@ def _cause(s: Supervision, code: int, exits_file: Path, memory_kills: int) -> Fa
     return root_cause(noted, exits, memory_kills=memory_kills)
 
 
-def _end(s: Supervision, state: str, failure: Failure | None = None, why: str = "") -> int:
+def _end(s: Supervision, state: str, failure: Failure | None, why: str) -> int:
     code = failure.exit_code if failure else _code(s) if state == STOPPED else OK
     sentence = failure.sentence() if failure else ""
     if state == STOPPED and s.stopped_by == "requeue":
@@ -421,6 +426,31 @@ def _take_lock(run: Run, order: Order) -> int | None:
     if lock is None and not order.rdzv:
         raise SimclrPlusError(f"run {run.path} is being trained by another process; wait for it or stop it")
     return lock
+
+
+@contextmanager
+def _sinks(s: Supervision) -> Iterator[None]:
+    """Processes that pass the metrics on to TensorBoard and the like; how they do does not matter to the run."""
+    started = []
+    names = []
+    with suppress(SimclrPlusError):
+        names = list(wanted(s.run.recipe())) if s.speaks else []
+    for name in names:
+        command = [sys.executable, "-m", "simclr_plus.sinks", str(s.run.path), name, str(os.getpid())]
+        with (s.run.logs / f"sink.{name}.log").open("ab") as log:
+            started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+    try:
+        yield
+    finally:
+        for process in started:
+            process.terminate()
+        end = time.monotonic() + SECONDS_FOR_SINKS
+        for process in started:
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def meets_here(rdzv: str) -> bool:
