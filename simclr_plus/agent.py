@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main() -> None:
     """Start the processes and wait for them."""
     folder, exits_file, parent, *options = sys.argv[1:]
     die_with_parent(int(parent))
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM may send it to all processes; the supervisor takes it
     trainer = ["-m", "simclr_plus.trainer", folder, "--to-logs", "--parent", str(os.getpid())]
     try:
         run(parse_args([*options, *trainer]))  # type: ignore[no-untyped-call]

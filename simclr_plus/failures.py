@@ -107,16 +107,13 @@ def root_cause(noted: list[Failure], exits: list[Exit], *, memory_kills: int = 0
     for end in exits:
         if end.code < 0 and end.rank not in told_before:
             return _killed(end, memory_kills)
-    if own or noted:
-        return (own or noted)[0]
-    if exits:
-        end = exits[0]
-        return Failure(
-            RAISED,
-            f"ended with exit code {end.code} without a word; logs/rank_{end.rank}.log may say more",
-            rank=end.rank,
-        )
-    return Failure(RAISED, "ended without a word")
+    if own:
+        return own[0]
+    silent = [end for end in exits if end.rank not in {failure.rank for failure in noted}]
+    if silent:
+        rank, code = silent[0].rank, silent[0].code
+        return Failure(RAISED, f"ended with exit code {code} without a word; see logs/rank_{rank}.log", rank=rank)
+    return noted[0] if noted else Failure(RAISED, "ended without a word")
 
 
 def _killed(end: Exit, memory_kills: int) -> Failure:

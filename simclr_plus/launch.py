@@ -110,6 +110,22 @@ def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0)
     return job
 
 
+def resubmit(run: Run) -> str:
+    """Hand the batch script of a run that has ended to SLURM again; returns the job's id."""
+    script = run.path / "slurm.sh"
+    if not script.exists():
+        raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
+    with run.locked(patience=2.0):
+        run.stop_file.unlink(missing_ok=True)
+        job = slurm.submit(script)
+        before = {
+            key: value for key, value in states.read_status(run).items() if key in ("attempt", "processes", "nodes")
+        }
+        queued = {**before, "state": states.QUEUED, "run": run.name, "started": time.time(), "updated": time.time()}
+        states.write_status(run, {**queued, "slurm": {"job_id": job}})
+    return job
+
+
 def stop(run: Run, word: str = "") -> bool:
     """Ask a run to stop, wherever it trains (words: see runs.STOP_WORDS); returns whether there is anything to stop."""
     status, state = states.read_status(run), states.state_of(run)

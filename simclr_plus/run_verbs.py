@@ -106,10 +106,12 @@ def resume(
     rdzv: Rdzv = "",
     max_restarts: MaxRestarts = 0,
     name: Annotated[str, typer.Option(help="Name of the new run, where keys are changed.")] = "",
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit its batch script to SLURM again.")] = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run from its newest checkpoint, bit for bit; with keys changed, as a new run."""
+    from simclr_plus.launch import resubmit
     from simclr_plus.runs import find_run
     from simclr_plus.states import read_status
 
@@ -129,6 +131,9 @@ def resume(
             print_json(_outcome(found))
         return
     say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
+    if slurm:
+        _say_submitted(found, resubmit(found), as_json)
+        return
     _start(found, order, None, detached=detach, as_json=as_json)
 
 
@@ -199,12 +204,7 @@ def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: b
     from simclr_plus.launch import detach, launch, submit_run
 
     if allocation is not None:
-        job = submit_run(run, allocation, max_restarts=order.max_restarts)
-        if as_json:
-            print_json({"schema": 1, "run": str(run.path), "state": "queued", "slurm": {"job_id": job}})
-        else:
-            say(f"SLURM job {job}; watch it with: simclr-plus ps")
-            print(run.path)
+        _say_submitted(run, submit_run(run, allocation, max_restarts=order.max_restarts), as_json)
         raise typer.Exit
     if detached:
         status = detach(run, order)
@@ -226,6 +226,14 @@ def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: b
     else:
         say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
     raise typer.Exit(code)
+
+
+def _say_submitted(run: Run, job: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"schema": 1, "run": str(run.path), "state": "queued", "slurm": {"job_id": job}})
+    else:
+        say(f"SLURM job {job}; watch it with: simclr-plus ps")
+        print(run.path)
 
 
 def _outcome(run: Run) -> dict[str, Any]:

@@ -181,6 +181,13 @@ class Run:
         aside.write_text(word)
         aside.replace(self.stop_file)
 
+    def stop_word(self) -> str | None:
+        """What stands in the STOP file; None where there is none."""
+        try:
+            return self.stop_file.read_text().strip()
+        except OSError:
+            return None
+
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write results/NAME.json and return its path."""
         path = self.results / f"{name}.json"

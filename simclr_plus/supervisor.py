@@ -192,7 +192,10 @@ def _attempt(s: Supervision) -> Failure | None:
         _say(f"processes {left} do not end")
     if hung:
         return hung
-    reason = states.last_exit(run, since=s.status["attempt_started"]).get("reason")
+    event = states.last_exit(run, since=s.status["attempt_started"])
+    reason = event.get("reason")
+    if reason == STOPPED:  # it may have been quicker than the last look at the STOP file
+        _note_asker(s, event.get("asked"), int(event.get("signal") or 0))
     if reason in (FINISHED, STOPPED):  # whatever the exit code: torchrun calls it a failure when SIGTERM stopped them
         s.asked = max(s.asked, 1) if reason == STOPPED else 0
         return None
@@ -270,13 +273,18 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
 
 
 def _look_at_stop_file(s: Supervision) -> None:
-    try:
-        word = s.run.stop_file.read_text().strip()
-    except OSError:
-        return
-    if not s.asked:
-        s.stopped_by = word if word == "requeue" else "a STOP file"
-    s.asked = max(s.asked, STOP_WORDS.get(word, 1))
+    word = s.run.stop_word()
+    if word is not None:
+        _note_asker(s, word)
+        s.asked = max(s.asked, STOP_WORDS.get(word, 1))
+
+
+def _note_asker(s: Supervision, word: str | None, number: int = 0) -> None:
+    """Who asked first: a signal's name, "requeue" or "a STOP file"."""
+    if word is not None:
+        s.stopped_by = s.stopped_by or (word if word == "requeue" else "a STOP file")
+    elif number:
+        s.stopped_by = s.stopped_by or signal.Signals(number).name
 
 
 def _note_progress(s: Supervision, pulses: dict[int, Pulse]) -> None:
@@ -391,6 +399,8 @@ def _end(s: Supervision, state: str, failure: Failure | None, why: str) -> int:
 
 
 def _code(s: Supervision) -> int:
+    if not s.speaks:  # srun would kill the others for it, the one that speaks too
+        return OK
     if s.stopped_by == "SIGINT":
         return INTERRUPTED
     return PREEMPTED if s.stopped_by in ("SIGTERM", "SIGUSR2", "requeue") else OK
@@ -399,8 +409,7 @@ def _code(s: Supervision) -> int:
 @contextmanager
 def _signals(s: Supervision) -> Iterator[None]:
     def ask(number: int, _frame: FrameType | None) -> None:
-        if not s.asked:
-            s.stopped_by = signal.Signals(number).name
+        _note_asker(s, None, number)
         s.asked += 1
         if s.asked == 1:
             with suppress(OSError):

@@ -442,6 +442,7 @@ def _leave(t: Training, reason: str, **values: Any) -> str:
     t.pulse.beat(t.step, "saving")
     if t.is_main and reason == STOPPED:
         t.run.log_event("stopping", step=t.step)
+        values["asked"] = t.run.stop_word()
     _note_saved(t, t.saver.wait())
     if t.is_main:
         t.run.stop_file.unlink(missing_ok=True)

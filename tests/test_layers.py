@@ -94,6 +94,19 @@ def test_light_modules_import_neither_torch_nor_textual_nor_numba(module: str) -
     assert not loaded_after(f"import {module}") & {"torch", "textual", "numba", "lightly"}
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["ps"], ["show", "x"], ["logs", "x"], ["stop", "x"]])
+def test_verbs_that_watch_import_neither_torch_nor_textual_nor_numba(arguments: list[str], tmp_path: Path) -> None:
+    from simclr_plus.recipe import load_recipe
+    from simclr_plus.runs import create_run
+
+    create_run(load_recipe("demo"), tmp_path, "x").logs.mkdir()
+    (tmp_path / "x" / "logs" / "rank_0.log").write_text("a line\n")
+    given = [*arguments, *([] if arguments == ["--help"] else ["--runs", str(tmp_path)])]
+    code = f"from simclr_plus.cli import app\ntry: app({given!r})\nexcept SystemExit as end: assert not end.code"
+    loaded = loaded_after(code)
+    assert "typer" in loaded and not loaded & {"torch", "textual", "numba", "lightly"}
+
+
 def test_the_terminal_ui_imports_no_torch() -> None:
     assert "torch" not in loaded_after("import simclr_plus.tui.app")
 

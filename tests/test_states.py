@@ -167,6 +167,7 @@ def test_the_cause_is_a_kill_else_the_earliest_failure_that_is_not_about_others(
     assert (killed.kind, killed.rank, killed.message) == ("killed", 1, "was killed by SIGKILL")
     assert root_cause([lost], [Exit(1, -9)], memory_kills=1).kind == "out of memory"
     assert root_cause([lost], [Exit(0, 1)]) == lost
+    assert root_cause([lost], [Exit(0, 1), Exit(1, 7)]).rank == 1
     assert root_cause([own], [Exit(2, -6), Exit(0, 1)]) == own  # it spoke before it crashed
     assert "exit code 3" in root_cause([], [Exit(1, 3)]).sentence()
 
