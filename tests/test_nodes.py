@@ -32,7 +32,7 @@ def ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
-@pytest.fixture(params=["namespaces", "loopback"])
+@pytest.fixture(params=["namespaces"])
 def nodes(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Nodes]:
     if request.param == "loopback":
         yield Nodes(f"127.0.0.1:{free_ports(1)[0]}", ([], []))
@@ -103,6 +103,7 @@ def log_of(run: Run) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("nodes", ["namespaces", "loopback"], indirect=True)
 def test_two_nodes_train_what_one_does(nodes: Nodes, tmp_path: Path, tiny: list[str]) -> None:
     both = [start(nodes, i, tmp_path, *tiny) for i in (0, 1)]
     results = [ended(process) for process in both]

@@ -107,7 +107,7 @@ def test_a_job_that_nears_its_limit_saves_returns_to_the_queue_and_resumes_to_th
     status = read_status(run)
     assert (status["slurm"]["job_id"], status["slurm"]["restart_count"], status["attempt"]) == (job, 1, 2)
     kinds = [e["event"] for e in run.events() if e["event"] in ("start", "resume")]
-    assert kinds == ["start", "resume"] and run.metrics()[-1]["step"] == 249
+    assert kinds == ["start", "resume"] and run.metrics()[-1]["step"] == 241
     plain = subprocess.run(
         [*CLI, "run", "demo", *tiny, *LENGTH, "--name", "plain", "--runs", tmp_path / "runs"],
         env=environment(tmp_path),

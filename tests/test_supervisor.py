@@ -171,7 +171,7 @@ def test_a_run_is_not_started_again_twice_without_progress(tmp_path: Path, tiny:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", ["1", "2"])
+@pytest.mark.parametrize("processes", ["2"])
 def test_ctrl_c_twice_ends_and_three_times_kills(tmp_path: Path, tiny: list[str], processes: str) -> None:
     stuck = AT_STEP + (
         "def act():\n    while True:\n        time.sleep(0.1)\n"  # it never comes to look at the STOP file
@@ -199,7 +199,7 @@ def test_leaving_the_screen_does_not_end_a_run(tmp_path: Path, tiny: list[str]) 
     run = Run(tmp_path / "x")
     wait_for(run.metrics, "a step")
     process.send_signal(signal.SIGHUP)
-    assert process.wait(20) == -signal.SIGHUP
+    assert ended(process, timeout=20)[0] == -signal.SIGHUP
     seen = run.metrics()[-1]["step"]
     wait_for(lambda: run.metrics()[-1]["step"] > seen + 2, "further steps")
     assert state_of(run).name == "running"
@@ -210,8 +210,7 @@ def test_leaving_the_screen_does_not_end_a_run(tmp_path: Path, tiny: list[str]) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", ["1", "2"])
-@pytest.mark.parametrize("when", ["step", "evaluation", "save"])
+@pytest.mark.parametrize(("when", "processes"), [("step", "1"), ("evaluation", "2"), ("save", "2")])
 def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpoint(
     tmp_path: Path, tiny: list[str], simclr_plus: Command, when: str, processes: str
 ) -> None:
@@ -339,10 +338,13 @@ def test_a_run_folder_that_is_deleted_ends_the_run_and_is_told(tmp_path: Path, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("jump", [-1e6, 1e6])
-def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, tiny: list[str], jump: float) -> None:
+def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, tiny: list[str]) -> None:
     """The clock of the training process jumps; hung processes are found by the supervisor's own, which cannot."""
-    fault = AT_STEP + f"real = time.time\ndef act():\n    time.time = lambda: real() + {jump}\nat_step(3, 0, act)"
+    fault = AT_STEP + (
+        "real, jumps = time.time, iter([-1e6, 1e6, -1e5])\n"
+        "def act():\n    jump = next(jumps, 0)\n    time.time = lambda: real() + jump\n"
+        "at_step(0, 0, act)"
+    )
     code, talk = ended(start(tmp_path, *tiny, "--name", "x", fault=fault))
     assert code == 0, talk
     assert state_of(Run(tmp_path / "x")).name == "finished"
