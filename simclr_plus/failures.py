@@ -76,7 +76,9 @@ def failure_of(error: BaseException, rank: int) -> Failure:
 
 
 def note_failure(logs: Path, failure: Failure) -> None:
-    """Leave word for who looks for the cause."""
+    """Leave word for who looks for the cause; not where the run folder was deleted."""
+    if not logs.is_dir():
+        return
     write_text_whole(logs / f"rank_{failure.rank}.failure.json", json.dumps(failure.as_dict()) + "\n")
 
 

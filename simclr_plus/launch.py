@@ -172,7 +172,7 @@ def _show_event(progress: TrainingProgress, event: dict[str, Any]) -> None:
 def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) -> int:
     status, code = states.read_status(run), supervisor.poll()
     state = str(status.get("state", ""))
-    if not run.path.is_dir():
+    if not run.exists:
         raise SimclrPlusError(f"the run folder {run.path} was deleted while it trained; nothing of it is left")
     if status.get("pid") != supervisor.pid and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
         raise SimclrPlusError(f"the run failed on this node: {_last_words(run)}")

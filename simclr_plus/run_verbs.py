@@ -166,6 +166,8 @@ def stop(
         print_json({"schema": 1, "run": str(found.path), "state": state.name, "why": state.why})
     elif asked and state.name in ENDED:
         say(f"{state.name}; go on with: simclr-plus resume {found.path}")
+    if asked and state.name == STALE:
+        raise SimclrPlusError(f"run {found.path} was asked by its STOP file, but {state.why}")
     if asked and wait and state.name not in (*ENDED, LOST):
         raise SimclrPlusError(f"run {found.path} is still {state.name} after {wait:g} s; --now or --kill ask for more")
 

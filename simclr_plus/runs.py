@@ -46,6 +46,11 @@ class Run:
         return self.path.name
 
     @property
+    def exists(self) -> bool:
+        """Whether it is there: false once the folder was deleted, whatever was written in its place since."""
+        return self.recipe_file.is_file()
+
+    @property
     def recipe_file(self) -> Path:
         """The resolved recipe."""
         return self.path / "recipe.toml"
@@ -99,7 +104,9 @@ class Run:
         return parse_recipe(text, origin=str(self.recipe_file))
 
     def log_metrics(self, values: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl; raises NotFoundError when the run folder was deleted."""
+        if not self.exists:
+            raise NotFoundError(f"the run folder {self.path} was deleted while it trained; nothing more is saved")
         _append(self.metrics_file, values)
 
     def log_event(self, kind: str, **values: Any) -> None:

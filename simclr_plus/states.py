@@ -1,7 +1,7 @@
-"""In what state a run is, decided from its folder alone: status.json, the lock, the pulse, the events. No torch.
+"""In what state a run is, decided from its folder alone: status.json, lock, pulse, events. No torch.
 
 status.json is written by the run's supervisor. It can die without a word, so what it says is believed only while its
-lock is held (on this machine) or the pulse keeps its promise (on others).
+lock is held (on this machine) or while it keeps its promise to write again (on others).
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def state_of(run: Run, *, now: float | None = None) -> State:
             return _after_the_supervisor(run, status)
         if status.get("host") == socket.gethostname() and status.get("boot_id") != boot_id():
             return State(LOST, "this machine was started anew since")
-        overdue = _overdue(run, status, time.time() if now is None else now)
+        promised = float(status.get("updated", 0)) + float(status.get("next_in", 0))
+        overdue = (time.time() if now is None else now) - promised - GRACE
         if overdue > 0:
             return State(STALE, f"{status.get('host')} is silent for {overdue:.0f} s longer than it promised")
     return _at_work(run, status)
@@ -117,7 +118,7 @@ def _at_work(run: Run, status: dict[str, Any]) -> State:
 
 def _after_the_supervisor(run: Run, status: dict[str, Any]) -> State:
     """The lock is free, yet the supervisor never said how the run ended."""
-    end = last_exit(run, since=float(status.get("attempt_started", status.get("started", 0))))
+    end = last_exit(run, after=int(status.get("events_before", 0)))
     if end.get("reason") in (FINISHED, STOPPED):
         return State(str(end["reason"]))
     return State(LOST, "its supervisor was killed; resume goes on from the newest checkpoint")
@@ -156,22 +157,27 @@ def _queued(run: Run, status: dict[str, Any]) -> State:
     return State(QUEUED if place == slurm.PENDING else STARTING, f"SLURM job {job}")
 
 
-def _overdue(run: Run, status: dict[str, Any], now: float) -> float:
-    promises = [float(status.get("updated", 0)) + float(status.get("next_in", 0))]
-    pulse = read_pulse(pulse_file(run.logs, 0))
-    if pulse is not None:
-        promises.append(pulse.time + pulse.next_in)
-    return now - max(promises) - GRACE
-
-
-def last_exit(run: Run, *, since: float) -> dict[str, Any]:
-    """The exit event of the loop's last start, if it ended since then (seconds since 1970); else empty."""
-    for event in last_objects(run.events_file):
-        if event.get("event") == "exit":
-            return event if float(event.get("time", 0)) >= since else {}
-        if event.get("event") in ("start", "resume"):
-            return {}
+def last_exit(run: Run, *, after: int) -> dict[str, Any]:
+    """The last exit event beyond that byte of events.jsonl, else empty: by place, for clocks jump."""
+    try:
+        with run.events_file.open("rb") as file:
+            file.seek(after)
+            lines = file.read().split(b"\n")
+    except OSError:
+        return {}
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict) and event.get("event") == "exit":
+            return event
     return {}
+
+
+def events_size(run: Run) -> int:
+    """Bytes of events.jsonl."""
+    return run.events_file.stat().st_size if run.events_file.exists() else 0
 
 
 def _why(status: dict[str, Any]) -> str:

@@ -36,14 +36,14 @@ from simclr_plus.failures import (
     noted_failures,
     root_cause,
 )
-from simclr_plus.pulse import Pulse, read_pulses
+from simclr_plus.pulse import Pulse, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs import STOP_WORDS, Run, cpu_count
 from simclr_plus.sinks import wanted
 from simclr_plus.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
 from simclr_plus.system_figures import SECONDS_BETWEEN_LINES, SystemFigures
 
 OK, PREEMPTED, INTERRUPTED = 0, 75, 130
-SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PULSES = 0.2, 1.0
 SECONDS_BETWEEN_SIGNS = 60.0  # status.json is written at least so often
 SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
@@ -93,7 +93,7 @@ class Supervision:
         """Write status.json; what cannot be written now is written with the next change."""
         self.status |= {**changes, "updated": time.time(), "next_in": 2 * SECONDS_BETWEEN_SIGNS}
         self.told = time.monotonic()
-        if not self.speaks or not self.run.path.is_dir():
+        if not self.speaks or not self.run.exists:
             return
         try:
             states.write_status(self.run, self.status)
@@ -180,6 +180,7 @@ def _attempt(s: Supervision) -> Failure | None:
         state=STARTING,
         attempt=s.status["attempt"] + 1,
         attempt_started=time.time(),
+        events_before=states.events_size(run),
         from_step=_saved_step(run),
     )
     memory_kills = processes.out_of_memory_kills()
@@ -192,7 +193,7 @@ def _attempt(s: Supervision) -> Failure | None:
         _say(f"processes {left} do not end")
     if hung:
         return hung
-    event = states.last_exit(run, since=s.status["attempt_started"])
+    event = states.last_exit(run, after=s.status["events_before"])
     reason = event.get("reason")
     if reason == STOPPED:  # it may have been quicker than the last look at the STOP file
         _note_asker(s, event.get("asked"), int(event.get("signal") or 0))
@@ -241,7 +242,8 @@ def torchrun_options(run: Run, order: Order) -> list[str]:
 
 def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
     """Wait for the end; meanwhile pass on what is asked, keep figures, find out whether it hangs."""
-    figures, next_line = SystemFigures(), time.monotonic()
+    figures, next_line, next_pulse = SystemFigures(), time.monotonic(), time.monotonic()
+    pulses: dict[int, Pulse] = {}
     seen: dict[int, tuple[Pulse, float]] = {}
     deadline = 0.0
     level = 0
@@ -253,23 +255,32 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
         if (s.asked >= 3 or (level == 2 and time.monotonic() > deadline)) and level < 3:
             level = 3
             _kill_group(process)
-        pulses = read_pulses(s.run.logs)
-        _note_progress(s, pulses)
-        hung = _hung(pulses, seen, time.monotonic())
-        if hung and level < 3:
-            if s.run.path.is_dir():
+        if time.monotonic() >= next_pulse:
+            next_pulse = time.monotonic() + SECONDS_BETWEEN_PULSES
+            pulses = _own_pulses(s, pulses)
+            _note_progress(s, pulses)
+            hung = _hung(pulses, seen, time.monotonic())
+            if hung and level < 3:
                 note_failure(s.run.logs, hung)
-            _end_hung(pulses, process)
-            return hung
+                _end_hung(pulses, process)
+                return hung
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            mine = [pulse.pid for pulse in pulses.values() if pulse.host == socket.gethostname()[:64]]
             with suppress(OSError):
-                s.run.log_system(socket.gethostname(), figures.look(mine))
+                s.run.log_system(socket.gethostname(), figures.look(pulse.pid for pulse in pulses.values()))
         with suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_BETWEEN_LOOKS)
     _look_at_stop_file(s)
     return None
+
+
+def _own_pulses(s: Supervision, before: dict[int, Pulse]) -> dict[int, Pulse]:
+    """The pulses of the processes on this node; those of hundreds on others are not read once its own are known."""
+    found = {rank: read_pulse(pulse_file(s.run.logs, rank)) for rank in before}
+    own = {rank: p for rank, p in found.items() if p is not None and p.host == socket.gethostname()[:64]}
+    if len(own) < s.order.processes or any(processes.start_time(p.pid) != p.started for p in own.values()):
+        return {rank: p for rank, p in read_pulses(s.run.logs).items() if p.host == socket.gethostname()[:64]}
+    return own
 
 
 def _look_at_stop_file(s: Supervision) -> None:
@@ -297,20 +308,19 @@ def _note_progress(s: Supervision, pulses: dict[int, Pulse]) -> None:
 
 def _hung(pulses: dict[int, Pulse], seen: dict[int, tuple[Pulse, float]], now: float) -> Failure | None:
     """Who has not changed its pulse for longer than it promised, by this process's own clock, which cannot jump."""
-    mine = {rank: p for rank, p in pulses.items() if p.host == socket.gethostname()[:64]}
-    for rank, pulse in mine.items():
+    for rank, pulse in pulses.items():
         if rank not in seen or seen[rank][0] != pulse:
             seen[rank] = (pulse, now)
     overdue = [
         rank
-        for rank, pulse in mine.items()
+        for rank, pulse in pulses.items()
         if pulse.next_in > 0 and pulse.doing != "done" and now - seen[rank][1] > pulse.next_in
     ]
     if not overdue:
         return None
-    behind = _behind(mine)
+    behind = _behind(pulses)
     shown = overdue[0] if behind is None else behind
-    pulse, silent = mine[shown], now - seen[shown][1]
+    pulse, silent = pulses[shown], now - seen[shown][1]
     which = "; which rank began it is not known" if behind is None else ""
     message = (
         f"gave no sign for {silent:.0f} s at step {pulse.step} ({pulse.doing}) and was ended{which}; "
@@ -332,8 +342,7 @@ def _behind(pulses: dict[int, Pulse]) -> int | None:
 def _end_hung(pulses: dict[int, Pulse], process: subprocess.Popen[bytes]) -> None:
     """SIGABRT makes each process write its stacks (faulthandler) and end; then everything is killed."""
     for pulse in pulses.values():
-        if pulse.host == socket.gethostname()[:64]:
-            processes.kill(pulse.pid, pulse.started, signal.SIGABRT)
+        processes.kill(pulse.pid, pulse.started, signal.SIGABRT)
     time.sleep(2)
     _kill_group(process)
     process.wait()
@@ -360,7 +369,7 @@ def _end_leftovers(run: Run, process: subprocess.Popen[bytes], patience: float =
 
 def _cause(s: Supervision, code: int, exits_file: Path, memory_kills: int) -> Failure:
     noted = noted_failures(s.run.logs)
-    if not s.run.path.is_dir():
+    if not s.run.exists:
         return Failure(KILLED, f"the run folder {s.run.path} was deleted while it trained")
     if s.order.is_alone:
         return root_cause(noted, [Exit(0, code)], memory_kills=memory_kills)
