@@ -79,7 +79,8 @@ def note_failure(logs: Path, failure: Failure) -> None:
     """Leave word for who looks for the cause; not where the run folder was deleted."""
     if not logs.is_dir():
         return
-    write_text_whole(logs / f"rank_{failure.rank}.failure.json", json.dumps(failure.as_dict()) + "\n")
+    who = failure.host if failure.rank is None else failure.rank
+    write_text_whole(logs / f"rank_{who}.failure.json", json.dumps(failure.as_dict()) + "\n")
 
 
 def noted_failures(logs: Path) -> list[Failure]:

@@ -25,9 +25,8 @@ from types import FrameType
 from typing import Any
 
 from simclr_plus import processes, slurm, states
-from simclr_plus.errors import SimclrPlusError
+from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.failures import (
-    HUNG,
     KILLED,
     Exit,
     Failure,
@@ -36,6 +35,7 @@ from simclr_plus.failures import (
     noted_failures,
     root_cause,
 )
+from simclr_plus.hanging import hung
 from simclr_plus.pulse import Pulse, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs import STOP_WORDS, Run, cpu_count
 from simclr_plus.sinks import wanted
@@ -48,7 +48,6 @@ SECONDS_BETWEEN_SIGNS = 60.0  # status.json is written at least so often
 SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
 RESERVE = 1 << 16  # bytes kept, so that a full disk does not hide how the run ended
-ORDER_OF_WORK = ("preparing", "data", "step", "measuring", "evaluating", "saving", "done")
 
 
 @dataclass(frozen=True)
@@ -187,12 +186,12 @@ def _attempt(s: Supervision) -> Failure | None:
     exits_file = run.logs / f".exits.{socket.gethostname()}.json"
     exits_file.unlink(missing_ok=True)
     process = _start(s, exits_file)
-    hung = _watch(s, process)
+    failure = _watch(s, process)
     left = _end_leftovers(run, process)
     if left:
         _say(f"processes {left} do not end")
-    if hung:
-        return hung
+    if failure:
+        return failure
     event = states.last_exit(run, after=s.status["events_before"])
     reason = event.get("reason")
     if reason == STOPPED:  # it may have been quicker than the last look at the STOP file
@@ -259,11 +258,12 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
             next_pulse = time.monotonic() + SECONDS_BETWEEN_PULSES
             pulses = _own_pulses(s, pulses)
             _note_progress(s, pulses)
-            hung = _hung(pulses, seen, time.monotonic())
-            if hung and level < 3:
-                note_failure(s.run.logs, hung)
+            failure = hung(pulses, seen, time.monotonic())
+            if failure and level < 3:
+                with suppress(SimclrPlusError):  # the disk may be full
+                    note_failure(s.run.logs, failure)
                 _end_hung(pulses, process)
-                return hung
+                return failure
         if time.monotonic() >= next_line:
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             with suppress(OSError):
@@ -304,39 +304,6 @@ def _note_progress(s: Supervision, pulses: dict[int, Pulse]) -> None:
     now = STOPPING if s.asked else RUNNING if at_work else STARTING
     if now != state or time.monotonic() - s.told > SECONDS_BETWEEN_SIGNS:
         s.tell(state=now)
-
-
-def _hung(pulses: dict[int, Pulse], seen: dict[int, tuple[Pulse, float]], now: float) -> Failure | None:
-    """Who has not changed its pulse for longer than it promised, by this process's own clock, which cannot jump."""
-    for rank, pulse in pulses.items():
-        if rank not in seen or seen[rank][0] != pulse:
-            seen[rank] = (pulse, now)
-    overdue = [
-        rank
-        for rank, pulse in pulses.items()
-        if pulse.next_in > 0 and pulse.doing != "done" and now - seen[rank][1] > pulse.next_in
-    ]
-    if not overdue:
-        return None
-    behind = _behind(pulses)
-    shown = overdue[0] if behind is None else behind
-    pulse, silent = pulses[shown], now - seen[shown][1]
-    which = "; which rank began it is not known" if behind is None else ""
-    message = (
-        f"gave no sign for {silent:.0f} s at step {pulse.step} ({pulse.doing}) and was ended{which}; "
-        "what every process was doing stands at the end of logs/rank_*.log"
-    )
-    return Failure(HUNG, message, rank=behind, host=pulse.host, time=time.time())
-
-
-def _behind(pulses: dict[int, Pulse]) -> int | None:
-    """The one rank that keeps the others waiting: a stopped process, or the one that is behind all others."""
-    stopped = [rank for rank, pulse in pulses.items() if processes.is_stopped(pulse.pid)]
-    if len(stopped) == 1 or len(pulses) == 1:
-        return (stopped or list(pulses))[0]
-    place = {rank: (pulse.step, ORDER_OF_WORK.index(pulse.doing)) for rank, pulse in pulses.items()}
-    last = [rank for rank in place if place[rank] == min(place.values())]
-    return last[0] if len(last) == 1 else None
 
 
 def _end_hung(pulses: dict[int, Pulse], process: subprocess.Popen[bytes]) -> None:
@@ -504,9 +471,9 @@ def main() -> None:
     given = parser.parse_args()
     try:
         code = supervise(Run(given.run), Order(given.processes, given.nodes, given.rdzv, given.max_restarts))
-    except SimclrPlusError as error:
+    except (SimclrPlusError, OSError) as error:
         _say(str(error))
-        code = error.exit_code
+        code = error.exit_code if isinstance(error, SimclrPlusError) else EnvironmentNotAbleError.exit_code
     sys.exit(code)
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
     "global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
-    "processes tail metrics_table pulse failures slurm states system_figures overview"
+    "processes tail metrics_table pulse failures hanging slurm states system_figures overview"
 )
 MODEL = "model checkpoints background_saving datasets metrics loading features progress"
 WORK = "trainer evaluators export importers pictures"

@@ -11,12 +11,13 @@ import pytest
 
 from simclr_plus import slurm, states
 from simclr_plus.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
+from simclr_plus.hanging import behind_the_others, hung
 from simclr_plus.processes import is_stopped, start_time
 from simclr_plus.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.states import here, state_of, write_status
-from simclr_plus.supervisor import Order, _behind, _hung, meets_here, torchrun_options
+from simclr_plus.supervisor import Order, meets_here, torchrun_options
 
 ELSEWHERE = {"host": "another", "boot_id": "of-another"}
 
@@ -134,16 +135,16 @@ def test_the_rank_that_keeps_others_waiting_is_named(run: Run) -> None:
     for rank, (step, doing) in enumerate([(5, "step"), (5, "data"), (5, "step")]):
         PulseWriter(pulse_file(run.logs, rank), 10).beat(step, doing)
     pulses, seen = read_pulses(run.logs), {}
-    assert _behind(pulses) == 1
-    assert _hung(pulses, seen, 100.0) is None and _hung(pulses, seen, 109.0) is None
-    found = _hung(pulses, seen, 111.0)
+    assert behind_the_others(pulses) == 1
+    assert hung(pulses, seen, 100.0) is None and hung(pulses, seen, 109.0) is None
+    found = hung(pulses, seen, 111.0)
     assert found is not None and found.rank == 1 and "at step 5 (data)" in found.message
     PulseWriter(pulse_file(run.logs, 1), 10).beat(5, "step")  # it went on, and now nobody is behind
-    found = _hung(read_pulses(run.logs), seen, 111.0)
+    found = hung(read_pulses(run.logs), seen, 111.0)
     assert found is not None and found.rank is None and "not known" in found.message
     for rank in range(3):
         PulseWriter(pulse_file(run.logs, rank), 10).beat(6, "done")
-    assert _hung(read_pulses(run.logs), seen, 1000.0) is None
+    assert hung(read_pulses(run.logs), seen, 1000.0) is None
 
 
 def raised(error: BaseException, rank: int, at: float) -> Failure:
