@@ -12,10 +12,10 @@ import typer
 
 from simclr_plus import run_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
+from simclr_plus.printing import print_json as _print_json
+from simclr_plus.printing import print_table as _print_table
+from simclr_plus.printing import say as _say
 from simclr_plus.verbs import RUNS, AsJson, Overrides, RecipeName, RunName, RunsFolder
-from simclr_plus.verbs import print_json as _print_json
-from simclr_plus.verbs import print_table as _print_table
-from simclr_plus.verbs import say as _say
 
 if TYPE_CHECKING:
     from simclr_plus.bench.rounds import Report

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder, print_json, say
+from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.plan import Plan
@@ -270,7 +271,6 @@ def _show_plan(
     from simclr_plus.launch import supervisor_command
     from simclr_plus.slurm import batch_script
     from simclr_plus.supervisor import torchrun_options
-    from simclr_plus.verbs import print_table
 
     script = None if allocation is None else batch_script(run, allocation, max_restarts=order.max_restarts)
     command = supervisor_command(run, order)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder, print_json, print_table, say
+from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.runs import Run

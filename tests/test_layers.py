@@ -19,7 +19,7 @@ PARTS = (
 MODEL = "model checkpoints background_saving datasets metrics loading features progress"
 WORK = "trainer evaluators export importers pictures"
 LAUNCH = "sinks supervisor agent launch evaluation proof doctor bench"
-TOP = "cli verbs run_verbs watch_verbs demo tui"
+TOP = "cli printing verbs run_verbs watch_verbs demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 
