@@ -97,9 +97,9 @@ def submit(script: Path) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def cancel(job: str, *options: str) -> None:
-    """scancel."""
-    done = subprocess.run(["scancel", *options, job], capture_output=True, text=True, check=False)
+def cancel(job: str) -> None:
+    """Take a job out of the queue, or end it."""
+    done = subprocess.run(["scancel", job], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SimclrPlusError(f"scancel {job} failed: {done.stderr.strip()}")
 
