@@ -72,7 +72,8 @@ stop={shlex.quote(str(folder / "control" / "STOP"))}
 trap 'mkdir -p "$(dirname "$stop")"; echo requeue > "$stop"' USR2
 
 cd {shlex.quote(str(Path.cwd()))}
-srun --kill-on-bad-exit=1 {quoted}{meeting} &
+# since SLURM 22.05 srun no longer takes the job's cores a task by itself
+srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {quoted}{meeting} &
 child=$!
 while :; do  # wait returns at each signal
     wait $child
