@@ -176,6 +176,9 @@ def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) ->
         raise SimclrPlusError(f"the run folder {run.path} was deleted while it trained; nothing of it is left")
     if status.get("pid") != supervisor.pid and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
         raise SimclrPlusError(f"the run failed on this node: {_last_words(run)}")
+    if code == 0:
+        status = _last_status(run)
+        state = str(status.get("state", ""))
     if state == states.FAILED:
         error = SimclrPlusError(str(status.get("why") or "the run failed"))
         error.exit_code = int(status.get("exit_code", 1))
@@ -190,6 +193,16 @@ def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) ->
     if state == states.STOPPED and asked:
         return INTERRUPTED if asked[0] == signal.SIGINT else PREEMPTED
     return code
+
+
+def _last_status(run: Run) -> dict[str, Any]:
+    """The status with the end in it; where another node speaks for the run, that may take a moment."""
+    end = time.monotonic() + SECONDS_TO_LEAVE
+    while True:
+        status = states.read_status(run)
+        if status.get("state") in states.ENDED or time.monotonic() > end:
+            return status
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import os
 import socket
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from simclr_plus.processes import start_time
@@ -76,8 +76,3 @@ def read_pulses(logs: Path) -> dict[int, Pulse]:
         if pulse is not None:
             found[int(path.stem.removeprefix("rank_"))] = pulse
     return dict(sorted(found.items()))
-
-
-def as_dict(pulse: Pulse) -> dict[str, object]:
-    """For JSON."""
-    return asdict(pulse)

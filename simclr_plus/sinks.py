@@ -82,7 +82,7 @@ class WeightsAndBiases:
         self._run = wandb.init(
             project=recipe.monitor.wandb_project,
             name=run.name,
-            id=run.name,
+            id=f"{run.name}-{int(run.recipe_file.stat().st_mtime)}",  # others may use that name in the project too
             resume="allow",
             mode="offline" if recipe.monitor.wandb == "offline" else "online",
             dir=str(run.path),

@@ -72,7 +72,8 @@ stop={shlex.quote(str(folder / "control" / "STOP"))}
 trap 'mkdir -p "$(dirname "$stop")"; echo requeue > "$stop"' USR2
 
 cd {shlex.quote(str(Path.cwd()))}
-srun --kill-on-bad-exit=1 {quoted}{meeting} &
+# since SLURM 22.05 srun no longer takes the job's cores a task by itself
+srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {quoted}{meeting} &
 child=$!
 while :; do  # wait returns at each signal
     wait $child
@@ -97,9 +98,9 @@ def submit(script: Path) -> str:
     return done.stdout.strip().split(";")[0]
 
 
-def cancel(job: str, *options: str) -> None:
-    """scancel."""
-    done = subprocess.run(["scancel", *options, job], capture_output=True, text=True, check=False)
+def cancel(job: str) -> None:
+    """Take a job out of the queue, or end it."""
+    done = subprocess.run(["scancel", job], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SimclrPlusError(f"scancel {job} failed: {done.stderr.strip()}")
 

@@ -128,6 +128,9 @@ def _without_supervisor(run: Run) -> State:
     """A run that was trained by the loop alone, or that nobody has started yet."""
     if is_locked(run):
         return State(STARTING)
+    pulse = read_pulse(pulse_file(run.logs, 0))
+    if pulse is not None and pulse.started is not None and start_time(pulse.pid) == pulse.started:
+        return State(RUNNING, pulse.doing)
     for event in last_objects(run.events_file):
         if event.get("event") == "exit":
             return State(str(event.get("reason")), str(event.get("message", "")))

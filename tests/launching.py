@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,3 @@ def same_bytes(one: Run, other: Run) -> bool:
     """Whether two runs ended with the same checkpoint and the same encoder."""
     names = ("encoder.safetensors", f"checkpoints/{one.checkpoint_files()[-1].name}")
     return all((one.path / name).read_bytes() == (other.path / name).read_bytes() for name in names)
-
-
-def steps_of(lines: Iterable[dict[str, Any]]) -> list[int]:
-    """The steps of metrics lines."""
-    return [line["step"] for line in lines]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
-from launching import CLI, environment, processes_naming, wait_for
+from launching import AT_STEP, CLI, environment, processes_naming, wait_for
 
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
@@ -36,7 +36,7 @@ def test_the_script_asks_for_what_was_given_and_is_valid_bash(tmp_path: Path) ->
 def test_a_dry_run_shows_the_script_and_starts_nothing(
     tmp_path: Path, tiny: list[str], simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    ask = ["--slurm", "--nodes", "2", "--gpus", "4", "--time", "60", "--dry-run"]
+    ask = ["--slurm", "--nodes", "2", "--gpus", "4", "--nproc", "gpu", "--time", "60", "--dry-run"]
     done = simclr_plus("run", "demo", *tiny, *ask, cwd=tmp_path)
     assert done.returncode == 0 and "#SBATCH --gpus-per-node=4" in done.stdout and "--processes 4" in done.stdout
     plan = json.loads(simclr_plus("run", "demo", *tiny, *ask, "--json", cwd=tmp_path).stdout)
@@ -60,8 +60,10 @@ def cluster() -> Iterator[slurm_cluster.Cluster]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def command(cluster: slurm_cluster.Cluster, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    variables = {**environment(folder), **cluster.environment, "OMP_NUM_THREADS": "1"}
+def command(
+    cluster: slurm_cluster.Cluster, folder: Path, *arguments: str, fault: str = ""
+) -> subprocess.CompletedProcess[str]:
+    variables = {**cluster.environment, **environment(folder, fault), "PATH": slurm_cluster.PATH}
     return subprocess.run(
         [*CLI, *arguments, "--runs", str(folder / "runs")],
         cwd=folder,
@@ -73,8 +75,8 @@ def command(cluster: slurm_cluster.Cluster, folder: Path, *arguments: str) -> su
     )
 
 
-def submitted(cluster: slurm_cluster.Cluster, folder: Path, *arguments: str) -> tuple[Run, str]:
-    done = command(cluster, folder, "run", "demo", *arguments, "--slurm", "--name", "x", "--json")
+def submitted(cluster: slurm_cluster.Cluster, folder: Path, *arguments: str, fault: str = "") -> tuple[Run, str]:
+    done = command(cluster, folder, "run", "demo", *arguments, "--slurm", "--name", "x", "--json", fault=fault)
     assert done.returncode == 0, done.stderr
     return Run(folder / "runs" / "x"), json.loads(done.stdout)["slurm"]["job_id"]
 
@@ -116,6 +118,21 @@ def test_a_job_that_nears_its_limit_saves_returns_to_the_queue_and_resumes_to_th
     )
     unbroken = Run(tmp_path / "runs" / "plain")
     assert plain.returncode == 0 and unbroken.latest_checkpoint().read_bytes() == run.latest_checkpoint().read_bytes()
+
+
+@pytest.mark.soak
+def test_slurms_own_signal_before_the_limit_sends_the_job_back(
+    cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]
+) -> None:
+    """Two minutes, the signal a minute before their end, a run of some 80 seconds: one requeue by the clock."""
+    slow = AT_STEP + "at_step(0, 0, lambda: time.sleep(0.25))"
+    limit = ["--time", "2", "--sbatch=--signal=B:USR2@60"]
+    run, job = submitted(cluster, tmp_path, *tiny, *LENGTH, *limit, fault=slow)
+    wait_for(lambda: read_status(run)["state"] == "finished", f"the end; {log_of(run)}", seconds=400)
+    status = read_status(run)
+    assert status["slurm"]["job_id"] == job and status["slurm"]["restart_count"] >= 1
+    assert run.metrics()[-1]["step"] == 241
+    assert "resume" in [event["event"] for event in run.events()]
 
 
 @pytest.mark.slow

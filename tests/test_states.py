@@ -110,6 +110,16 @@ def test_slurm_is_asked_about_its_jobs(
     assert state_of(run).name == name
 
 
+def test_a_loop_without_supervisor_runs_while_its_process_lives(run: Run) -> None:
+    run.log_event("start")
+    assert state_of(run).name == "lost"
+    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    assert state_of(run).name == "running"
+    path = pulse_file(run.logs, 0)
+    path.write_text(path.read_text().replace(f'"started": {start_time(os.getpid())}', '"started": 1'))
+    assert state_of(run).name == "lost"
+
+
 def test_a_torn_status_is_no_status(run: Run) -> None:
     run.status_file.write_text('{"state": "runn')
     assert state_of(run).name == "queued"

@@ -124,18 +124,18 @@ def test_a_million_lines_are_read_in_slices_and_the_next_line_costs_nothing(tmp_
     table = MetricsTable(path)
     slices, longest = 0, 0.0
     while True:
-        before = time.perf_counter()
+        before = time.process_time()
         more = table.look(seconds=0.05)
-        longest, slices = max(longest, time.perf_counter() - before), slices + 1
+        longest, slices = max(longest, time.process_time() - before), slices + 1
         if not more:
             break
     assert len(table.steps) == 1_000_000 and table.at(999_999)["loss"] == 4.25
-    assert slices > 10 and longest < 2  # a viewer stays alive meanwhile
+    assert slices > 10 and longest < 1  # seconds of one core: a viewer stays alive meanwhile
     with path.open("a") as file:
         file.write(line % 1_000_000)
-    before = time.perf_counter()
+    before = time.process_time()
     assert table.look() is False
-    assert time.perf_counter() - before < 0.05 and table.steps[-1] == 1_000_000
-    before = time.perf_counter()
+    assert time.process_time() - before < 0.05 and table.steps[-1] == 1_000_000
+    before = time.process_time()
     assert next(last_objects(path))["step"] == 1_000_000
-    assert time.perf_counter() - before < 0.05
+    assert time.process_time() - before < 0.05
