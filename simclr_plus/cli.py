@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from simclr_plus import evaluate_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
+from simclr_plus.printing import print_json as _print_json
+from simclr_plus.printing import print_table as _print_table
+from simclr_plus.printing import say as _say
 
 if TYPE_CHECKING:
     from simclr_plus.bench.rounds import Report
@@ -31,6 +35,10 @@ recipes_app = typer.Typer(help="List, show, copy and check recipes.", no_args_is
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
+evaluate_app.command()(evaluate_verbs.transfer)
+evaluate_app.command("few-labels")(evaluate_verbs.few_labels)
+evaluate_app.command()(evaluate_verbs.finetune)
+evaluate_app.command()(evaluate_verbs.compare)
 
 RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, as many as you like.")]
@@ -641,28 +649,6 @@ def list_keys(as_json: AsJson = False) -> None:
         _print_json([dict(zip(("key", "type", "default", "help"), key, strict=True)) for key in keys])
     else:
         _print_table(["key", "type", "default", "meaning"], [[k, t, json.dumps(d), h] for k, t, d, h in keys])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(table)
 
 
 def main() -> None:

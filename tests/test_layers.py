@@ -13,12 +13,15 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
-    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations"
+    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations printing"
 )
-MODEL = "model checkpoints background_saving datasets metrics loading features progress"
+MODEL = (
+    "model checkpoints background_saving datasets metrics loading features progress "
+    "feature_cache few_labels transfer_sets significance"
+)
 WORK = "trainer evaluators export importers pictures"
-LAUNCH = "launch evaluation proof doctor bench"
-TOP = "cli demo tui"
+LAUNCH = "launch evaluation evaluation_on_sets proof doctor bench"
+TOP = "cli evaluate_verbs demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 

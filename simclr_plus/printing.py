@@ -1,0 +1,41 @@
+"""What verbs print: data to stdout, talk to stderr, and of several processes only the first one speaks."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+
+def say(text: str) -> None:
+    """A line for people, to stderr."""
+    if _first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document."""
+    if _first_process():
+        print(json.dumps(value, indent=2))
+
+
+def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
+    """A table as wide as the terminal; **bold** cells are bold."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not _first_process():
+        return
+    table = Table(title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell[2:-2], "bold") if cell[:2] == "**" == cell[-2:] else Text(cell) for cell in row))
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"  # torchrun's
