@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,7 +155,7 @@ def compare(
     """Is one encoder better? Permutation test on paired predictions, exact McNemar, 95 % interval."""
     from dataclasses import asdict
 
-    from simclr_plus.evaluation_on_sets import compare_predictions
+    from simclr_plus.predictions import compare_predictions
 
     found = compare_predictions(a, b, subject_a, subject_b)
     if as_json:
@@ -168,17 +170,20 @@ def compare(
 
 def in_processes(nproc: str) -> None:
     """With --nproc above 1 run this command under torchrun in its place, and exit with its code."""
-    import os
-
     from simclr_plus.launch import process_count
     from simclr_plus.runs import cpu_count
 
     processes = process_count(nproc)
-    if processes == 1 or "WORLD_SIZE" in os.environ:
+    if "WORLD_SIZE" in os.environ:
+        from simclr_plus.distributed import stop
+
+        atexit.register(stop)
+        return
+    if processes == 1:
         return
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // processes))}
-    command += ["-m", "simclr_plus.cli", *sys.argv[1:]]
+    command += ["-m", "--", "simclr_plus.cli", *sys.argv[1:]]  # after -- torchrun takes no option for its own
     raise typer.Exit(subprocess.run(command, env={**threads, **os.environ}, check=False).returncode)
 
 

@@ -14,16 +14,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 
-from simclr_plus.checkpoints import load_encoder, load_head, read_header, write_tensors
+from simclr_plus.checkpoints import load_encoder, load_head, read_header
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import rank, start
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
+from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.evaluation import labelled_images, weights_of
 from simclr_plus.evaluators.fine_tuning import (
     Protocol,
@@ -41,10 +39,9 @@ from simclr_plus.export import recipe_of
 from simclr_plus.feature_cache import images_digest
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.predictions import write_predictions
 from simclr_plus.recipe import Data
 from simclr_plus.runs import Run
-from simclr_plus.significance import Comparison, compare, right_answers
-from simclr_plus.significance import weights_of as example_weights
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.whole_files import write_text_whole
 
@@ -219,27 +216,6 @@ def few_labels(
     return _written(target, kind, found, settings, outcomes, image_choices=choices)
 
 
-def compare_predictions(a: Path, b: Path, subject_a: str = "encoder", subject_b: str = "encoder") -> Comparison:
-    """Two encoders by their stored predictions on the same test images; raises SimclrPlusError for others."""
-    (header_a, labels, said_a), (header_b, labels_b, said_b) = stored(a, subject_a), stored(b, subject_b)
-    if not np.array_equal(labels, labels_b) or header_a["test_images"] != header_b["test_images"]:
-        raise RecipeError(f"{a} and {b} are of other test images, so that their predictions cannot be paired")
-    weights = example_weights(labels, header_a["metric"])
-    return compare(right_answers(labels, said_a), right_answers(labels, said_b), weights)
-
-
-def stored(file: Path, subject: str) -> tuple[dict[str, str], Any, Any]:
-    """Header, labels and predictions of a subject in a file of predictions."""
-    try:
-        with safe_open(file, framework="np") as opened:
-            names = list(opened.keys())
-            if f"predictions.{subject}" not in names:
-                raise NotFoundError(f"{file} holds no predictions of {subject!r}")
-            return opened.metadata(), opened.get_tensor("labels"), opened.get_tensor(f"predictions.{subject}")
-    except FileNotFoundError:
-        raise NotFoundError(f"no predictions {file}; evaluate the encoder first") from None
-
-
 def _opened(data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
     found = open_labelled_set(data, root, test=test, seed=seed)
     say(f"found {found.found()}")
@@ -276,11 +252,13 @@ def _written(
     if rank() != 0:
         return result
     first = next(iter(outcomes.values()))
-    tensors = {f"predictions.{subject}": torch.from_numpy(o.predictions) for subject, o in outcomes.items()}
-    header = {"data": data.name, "metric": str(first.numbers["metric"]), "test_images": images_digest(data.test)}
-    target.run.results.mkdir(parents=True, exist_ok=True)
-    file = target.run.results / str(result["predictions"])
-    write_tensors(file, {"labels": torch.from_numpy(first.labels), **tensors}, header)
+    write_predictions(
+        target.run.results / str(result["predictions"]),
+        data.test,
+        first.numbers["metric"],
+        first.labels,
+        {subject: outcome.predictions for subject, outcome in outcomes.items()},
+    )
     if data.choices:
         _write_split(target.run.results / "splits" / f"{_plain(data.name)}.json", data)
     target.run.write_result(name, result)

@@ -17,9 +17,9 @@ PARTS = (
 )
 MODEL = (
     "model checkpoints background_saving datasets metrics loading features progress "
-    "feature_cache few_labels transfer_sets significance"
+    "feature_cache few_labels transfer_sets significance predictions paper_figures"
 )
-WORK = "trainer evaluators export importers pictures"
+WORK = "trainer evaluators export importers pictures report"
 LAUNCH = "launch evaluation evaluation_on_sets proof doctor bench"
 TOP = "cli evaluate_verbs demo tui"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}

@@ -21,7 +21,14 @@ from simclr_plus.distributed import barrier, rank
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
+from simclr_plus.evaluators.supervised import (
+    Classifier,
+    DivergedError,
+    State,
+    Steps,
+    build_optimizer,
+    train_classifier,
+)
 from simclr_plus.feature_cache import cached_features, images_digest
 from simclr_plus.features import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
@@ -146,7 +153,7 @@ def evaluate_few_labels(
                     subject, labelled.subset(kept), replace(protocol, rate=rate), device=device, head=head
                 )
                 found[f"{rate:g}"] = _score(model, subject, labelled.subset(held), "top1", device)
-            except SimclrPlusError as error:  # a rate that diverges is a bad rate, not the end
+            except DivergedError as error:  # a rate that diverges is a bad rate, not the end
                 say(f"rate {rate:g}: {error}")
                 found[f"{rate:g}"] = 0.0
         protocol = replace(protocol, rate=max(rates, key=lambda rate: found[f"{rate:g}"]))
@@ -187,9 +194,7 @@ def evaluate_grid(
         try:
             model = fine_tuned(subject, data.train, cell, device=device, state=state, say=say)
             value: float | None = _score(model, subject, data.validation, data.metric, device)
-        except SimclrPlusError as error:
-            if "the loss of step" not in str(error):
-                raise
+        except DivergedError as error:
             say(f"diverged: {error}")
             value = None
         if rank() == 0:

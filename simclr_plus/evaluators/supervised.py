@@ -32,6 +32,10 @@ MOMENTUM = 0.9
 SAVE_SECONDS = 120.0  # between two saved states
 
 
+class DivergedError(SimclrPlusError):
+    """The loss is no number any more."""
+
+
 class Classifier(nn.Module):
     """Images [B, 3, S, S] -> scores [B, C]: encoder, the first `from_layer` layers of the head, a linear layer.
 
@@ -157,7 +161,7 @@ def train_classifier(
         if step % 50 == 0 or step == steps.count - 1:
             value = float(loss.detach())
             if not math.isfinite(value):
-                raise SimclrPlusError(
+                raise DivergedError(
                     f"the loss of step {step} is {value}: the learning rate {steps.peak:g} is too high for this encoder"
                 )
             if step % 500 == 0:
