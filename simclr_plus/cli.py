@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simclr_plus import run_verbs, watch_verbs
+from simclr_plus import evaluate_verbs, run_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json as _print_json
 from simclr_plus.printing import print_table as _print_table
 from simclr_plus.printing import say as _say
-from simclr_plus.verbs import RUNS, AsJson, Overrides, RecipeName, RunName, RunsFolder
+from simclr_plus.verbs import RUNS, AsJson, Overrides, RecipeName, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.bench.rounds import Report
@@ -36,6 +36,10 @@ app.add_typer(watch_verbs.app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
+evaluate_app.command()(evaluate_verbs.transfer)
+evaluate_app.command("few-labels")(evaluate_verbs.few_labels)
+evaluate_app.command()(evaluate_verbs.finetune)
+evaluate_app.command()(evaluate_verbs.compare)
 
 Target = Annotated[str, typer.Argument(help="A run, a checkpoint, or an encoder file.")]
 EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
@@ -73,9 +77,12 @@ def linear(
     learning_rate: Annotated[
         float,
         typer.Option(
-            min=0, help="Base rate, times batch/256; 0: the paper's 0.1, with --fast chosen on held-out images."
+            min=0,
+            help="Base rate, times batch/256; 0: the paper's 0.1 (LARS: 0.3), with --fast chosen on held-out images.",
         ),
     ] = 0.0,
+    optimizer: Annotated[str, typer.Option(help='"nesterov", or "lars" as in pretraining.')] = "nesterov",
+    nproc: Annotated[str, typer.Option("--nproc", help='Processes that share each batch: a number, or "gpu".')] = "1",
     data: EvaluationData = "",
     test: TestFolder = "",
     labels: LabelCount = 0,
@@ -84,10 +91,15 @@ def linear(
     as_json: AsJson = False,
 ) -> None:
     """Linear evaluation: the paper's protocol, or --fast on cached features."""
+    if fast and (optimizer != "nesterov" or nproc != "1"):
+        raise RecipeError("--fast trains on cached features in one process by Nesterov SGD; leave it out")
+    evaluate_verbs.in_processes(nproc)
     from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 
-    rate = learning_rate or (0.0 if fast else 0.1)
-    settings = {"epochs": epochs, "batch_size": batch_size, "learning_rate": rate}
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
+    settings["learning_rate"] = learning_rate or (0.0 if fast else 0.3 if optimizer == "lars" else 0.1)
+    if not fast:
+        settings["optimizer"] = optimizer
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
     _evaluate(target, name, evaluator, settings, data, test, labels, baselines, runs, as_json)
@@ -322,18 +334,38 @@ def preview(
 
 @app.command()
 def report(
-    run: RunName,
-    output: Annotated[Path, typer.Option("--output", "-o", help="PNG or SVG to write.")] = Path("curves.png"),
+    named: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, or folders that hold results.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help=".md, .csv, .json, .html: the table; .png, .svg, .pdf: learning curves."),
+    ] = None,
     runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
 ) -> None:
-    """Draw the learning curves of a run."""
+    """One table of all evaluations beside the paper's figures; with -o curves.png the learning curves of a run."""
     from simclr_plus.pictures import draw_curves
+    from simclr_plus.report import COLUMNS, FORMATS, as_text, cells, make_report, results_folder
     from simclr_plus.runs import find_run
+    from simclr_plus.whole_files import write_text_whole
 
-    if output.suffix not in (".png", ".svg", ".pdf"):
-        raise RecipeError(f"--output {output}: name a .png, .svg or .pdf file")
-    draw_curves(find_run(run, runs), output)
-    print(output)
+    if output and output.suffix in (".png", ".svg", ".pdf"):
+        if len(named) > 1:
+            raise RecipeError(f"--output {output}: learning curves are drawn of one run; for several write .html")
+        draw_curves(find_run(named[0], runs), output)
+        print(output)
+        return
+    if output and output.suffix not in FORMATS:
+        raise RecipeError(f"--output {output}: name a {', '.join(FORMATS)}, .png, .svg or .pdf file")
+    found = make_report([results_folder(name, runs) for name in named])
+    if output:
+        write_text_whole(output, as_text(found, FORMATS[output.suffix]))
+        print(output)
+    elif as_json:
+        print(as_text(found, "json"))
+    else:
+        _print_table(list(COLUMNS), [cells(row) for row in found.rows])
+        for text in (*found.warnings, *found.choices):
+            _say(f"note: {text}")
 
 
 @app.command()
@@ -459,6 +491,17 @@ def bench_the_checkpoint(
 
     loaded, place = load_recipe(recipe, overrides or []), start(device)
     _show_bench(bench_checkpoint(loaded, folder, rounds=rounds, threads=threads, device=place), as_json)
+
+
+@bench_app.command("logistic")
+def bench_the_logistic_regression(
+    images: Annotated[int, typer.Option("--images", "-n", min=100, max=10_000, help="Images to fit on.")] = 10_000,
+    as_json: AsJson = False,
+) -> None:
+    """The 45 penalties of transfer beside scikit-learn: minutes."""
+    from simclr_plus.bench.logistic import bench_logistic
+
+    _show_bench(bench_logistic(images=images, say=_say), as_json)
 
 
 def _show_bench(report: Report, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,13 @@ import torch
 
 from simclr_plus.checkpoints import load_encoder, read_header
 from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
+from simclr_plus.distributed import rank, start
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.evaluators.linear import evaluate_linear
 from simclr_plus.evaluators.subjects import Subject, subjects
+from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
+from simclr_plus.feature_cache import images_digest
 from simclr_plus.recipe import Data
 from simclr_plus.runs import Run, find_run
 
@@ -33,8 +38,8 @@ def weights_of(target: str, runs: Path) -> tuple[Path, Run | None]:
 
 
 def best_device() -> torch.device:
-    """CUDA where there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """CUDA where there is one; under torchrun this process joins the others and takes its own."""
+    return start("auto")
 
 
 def evaluate_target(
@@ -59,15 +64,26 @@ def evaluate_target(
     train = train.first(labels)
     device = best_device()
     found: dict[str, Any] = {}
+    of_what = "".join(f"_{re.sub(r'[^A-Za-z0-9]+', '-', part).strip('-')}" for part in (data, test) if part)
+    few = f"_{labels}-labels" if labels else ""
+    file_name = f"{name}_{weights.stem}{of_what}{few}"
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
     for subject in subjects(load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size):
         say(f"{name}: {subject.name}")
         moved = Subject(subject.name, subject.encoder.to(device), subject.law)
-        found[subject.name] = evaluator(moved, train, held_out, device=device, **settings)
+        kept = {}
+        if run and evaluator is evaluate_linear:  # hours on large sets: it goes on where it was cut off
+            key = json.dumps([str(weights.stat().st_mtime_ns), str(moved.law), images_digest(train), settings])
+            kept["state"] = State(run.results / f".{file_name}_{subject.name.replace(' ', '-')}.safetensors", key)
+        found[subject.name] = evaluator(moved, train, held_out, device=device, **settings, **kept)
+        for state in kept.values():
+            if rank() == 0:
+                state.file.unlink(missing_ok=True)
     result = {
         "schema": 1,
         "evaluator": name,
         "weights": str(weights),
+        "encoder": recipe.architecture.title,
         "step": int(header["step"]) if "step" in header else None,
         "data": train.name,
         "train_images": len(train),
@@ -75,9 +91,7 @@ def evaluate_target(
         "settings": settings,
         "results": found,
     }
-    of_what = "".join(f"_{re.sub(r'[^A-Za-z0-9]+', '-', part).strip('-')}" for part in (data, test) if part)
-    few = f"_{labels}-labels" if labels else ""
-    path = run.write_result(f"{name}_{weights.stem}{of_what}{few}", result) if run else None
+    path = run.write_result(file_name, result) if run and rank() == 0 else None
     return result, path
 
 

@@ -65,3 +65,27 @@ def effective_rank(h: Tensor) -> float:
     values = torch.linalg.svdvals(h - h.mean(dim=0))
     p = values / values.sum().clamp_min(1e-12)
     return float(torch.exp(-(p * (p + 1e-12).log()).sum()))
+
+
+def average_precision_11(scores: Tensor, labels: Tensor) -> Tensor:
+    """11-point average precision of each class [C] (VOC 2007): mean over recalls 0, 0.1 .. 1 of the best precision.
+
+    scores and labels [N, C]; labels are 1 (present), 0 (absent) or -1 (left out of that class). NaN without positives.
+    """
+    found = []
+    for score, label in zip(scores.T, labels.T, strict=True):
+        counted = label >= 0
+        right = (label[counted] > 0)[score[counted].argsort(descending=True, stable=True)].double()
+        hits = right.cumsum(0)
+        positives = right.sum()
+        precision = hits / torch.arange(1, len(right) + 1, device=right.device)
+        best = precision.flip(0).cummax(0).values.flip(0)  # at this recall or a higher one
+        needed = (positives * torch.arange(11, device=right.device) / 10).clamp_min(1e-9)
+        first = torch.searchsorted(hits, needed - 1e-9)
+        found.append(best[first.clamp_max(len(best) - 1)].mean() if positives else right.new_tensor(torch.nan))
+    return torch.stack(found)
+
+
+def mean_average_precision_11(scores: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that occur of `average_precision_11`."""
+    return float(average_precision_11(scores, labels).nanmean())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,17 @@ def save_png(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def draw_curves(run: Run, path: Path) -> None:
-    """Loss with its chance level, and the accuracies, by epoch, as PNG or SVG; SimclrPlusError without metrics."""
+    """Write `curves_figure` as PNG, SVG or PDF."""
+    figure = curves_figure(run)
+    kind = path.suffix.lstrip(".") or "png"
+    write_whole(path, lambda aside: figure.savefig(aside, format=kind, dpi=110))
+    from matplotlib import pyplot
+
+    pyplot.close(figure)
+
+
+def curves_figure(run: Run) -> Any:
+    """Loss with its chance level, and the accuracies, by epoch; raises SimclrPlusError without metrics."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -77,6 +88,4 @@ def draw_curves(run: Run, path: Path) -> None:
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.3)
-    kind = path.suffix.lstrip(".") or "png"
-    write_whole(path, lambda aside: figure.savefig(aside, format=kind, dpi=110))
-    pyplot.close(figure)
+    return figure

@@ -5,11 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import precision_recall_curve
 
 from simclr_plus.metrics import (
+    average_precision_11,
     effective_rank,
     feature_std,
     knn_scores,
+    mean_average_precision_11,
     mean_per_class_accuracy,
     summary,
     top_k_accuracy,
@@ -72,3 +75,23 @@ def test_spread_and_rank_tell_collapse_from_health() -> None:
 def test_the_effective_rank_of_equal_directions_is_their_number() -> None:
     x = torch.cat([torch.eye(8), -torch.eye(8)])
     assert effective_rank(x) == pytest.approx(8, rel=1e-4) and math.isfinite(effective_rank(torch.zeros(4, 3)))
+
+
+def test_eleven_point_average_precision_is_the_best_precision_at_eleven_recalls() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        n = int(generator.integers(5, 60))
+        scores, labels = generator.random((n, 2)), generator.integers(-1, 2, (n, 2))
+        labels[:2] = 1
+        found = average_precision_11(torch.from_numpy(scores), torch.from_numpy(labels)).tolist()
+        for c in range(2):
+            kept = labels[:, c] >= 0
+            precision, recall, _ = precision_recall_curve(labels[kept, c], scores[kept, c])
+            precision, recall = precision[:-1], recall[:-1]  # without the point (1, 0) that no example gives
+            best = [precision[recall >= t - 1e-12].max() for t in np.arange(11) / 10]
+            assert found[c] == pytest.approx(float(np.mean(best)), abs=1e-9)
+
+
+def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
+    scores, labels = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[1, 0], [0, -1]])
+    assert mean_average_precision_11(scores, labels) == 1.0

@@ -6,7 +6,7 @@ the last epoch is reported, never the best one on the test images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +17,14 @@ from torch import Tensor
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.datasets import Images, held_out_indices, require_labels
 from simclr_plus.evaluators.subjects import Subject
+from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
+from simclr_plus.feature_cache import cached_features
 from simclr_plus.features import features_of, labels_of
-from simclr_plus.loading import ViewBatches
 from simclr_plus.metrics import summary
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine
 
 MOMENTUM = 0.9
+LARS_DECAY = 1e-6  # of pretraining, which LARS here repeats (paper, B.6)
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # base rates to choose from on cached features
 
 
@@ -32,31 +34,37 @@ def evaluate_linear(
     test: Images,
     *,
     device: torch.device,
-    epochs: int = 90,
+    epochs: float = 90,
     batch_size: int = 256,
     learning_rate: float = 0.1,
+    optimizer: str = "nesterov",
     seed: int = 0,
+    state: State | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """The paper's protocol: every epoch sees new crops and flips of the training images."""
-    require_labels(train)
+    """The paper's protocol: every epoch sees new crops and flips; "nesterov", or "lars" as in pretraining.
+
+    Several processes share each batch; with a state a training that was cut off goes on where it was saved.
+    """
+    require_labels(train), require_labels(test)
     batch_size = min(batch_size, len(train))
-    steps = step_count(epochs, len(train), batch_size)
-    views = ViewBatches(train, subject.law.crop_and_flip_only(), batch_size=batch_size, seed=seed, views=1)
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in views.batches(0, steps):
-            with torch.no_grad():
-                h = subject.encoder(batch.views.to(device)).flatten(1).float()
-            yield h, batch.labels.to(device)
-
-    subject.encoder.eval()
-    peak = peak_learning_rate(learning_rate, batch_size, "linear")
-    weights = _fit(batches(), steps, len(train.classes), [peak])
-    return _tested(weights[0], subject, test, device) | {
-        "protocol": "crop and flip, frozen encoder, Nesterov SGD",
+    model = Classifier(subject.encoder, len(train.classes), size=subject.law.size, frozen=True).to(device)
+    steps = Steps(
+        batch_size,
+        step_count(epochs, len(train), batch_size),
+        peak_learning_rate(learning_rate, batch_size, "linear"),
+        seed,
+    )
+    decay = LARS_DECAY if optimizer == "lars" else 0.0
+    trained = build_optimizer(model, optimizer, weight_decay=decay)
+    train_classifier(model, trained, train, subject.law, steps, device=device, state=state, say=say)
+    scores, seen = cached_features(model, test, subject.law, None, device=device)
+    return summary(scores, labels_of(seen)) | {
+        "protocol": f"crop and flip, frozen encoder, {'LARS' if optimizer == 'lars' else 'Nesterov SGD'}",
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "optimizer": optimizer,
     }
 
 

@@ -1,0 +1,105 @@
+"""The sweep of 45 penalties of transfer beside scikit-learn's L-BFGS: time, optima, and the penalty that each chooses.
+
+Features are those of a ResNet-18 with random weights for the 10,000 embedded images: 512 numbers an image. scikit-learn
+goes along the same path, each fit warm from the one before, and stops where the gradient is as small as ours; both on
+one thread, by processor time.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.bench.rounds import Report, compare, hardware, torch_threads
+from simclr_plus.datasets import TEST, TRAIN, open_images
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import EnvironmentNotAbleError
+from simclr_plus.evaluators.logistic import fit_path
+from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty
+from simclr_plus.features import features_of, labels_of
+from simclr_plus.recipe import Data
+
+OURS, THEIRS = "SimCLR+ fit_path", "scikit-learn lbfgs"
+CLASSES = 10
+
+
+def bench_logistic(*, images: int, say: Callable[[str], None] = lambda _: None) -> Report:
+    """Fit on `images` embedded images of ten classes, choose on 2,000 others."""
+    try:
+        import sklearn
+        from sklearn.linear_model import LogisticRegression
+        from threadpoolctl import threadpool_limits
+    except ModuleNotFoundError:
+        raise EnvironmentNotAbleError("this benchmark compares with scikit-learn: pip install scikit-learn") from None
+    torch.manual_seed(0)
+    encoder, law, cpu = ResNet(18).eval(), simclr_law(56), torch.device("cpu")
+    (x, y), (x_validation, y_validation) = (
+        (features_of(encoder, part, law, device=cpu)[0].double(), labels_of(part))
+        for part in (open_images(Data(), TRAIN).first(images), open_images(Data(), TEST))
+    )
+    say(f"features {list(x.shape)} are there; fitting {len(PENALTIES)} penalties twice")
+    with torch_threads(1), threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        started = time.process_time()
+        path = fit_path(x, y, CLASSES, PENALTIES)
+        seconds = {OURS: [time.process_time() - started]}
+        say(f"ours: {seconds[OURS][0]:.1f} s; the same by scikit-learn")
+        theirs = LogisticRegression(max_iter=100_000, warm_start=True)
+        spent, iterations = 0.0, 0
+        objectives, scores = [0.0] * len(PENALTIES), [0.0] * len(PENALTIES)
+        for number in reversed(range(len(PENALTIES))):
+            l2 = PENALTIES[number]
+            _, largest = gradient_of(x, y, path.weights[number], path.offsets[number], l2)
+            started = time.process_time()
+            theirs.set_params(C=1 / l2, tol=largest).fit(x.numpy(), y.numpy())
+            spent += time.process_time() - started
+            iterations += int(theirs.n_iter_[0])
+            w, b = torch.from_numpy(theirs.coef_.copy()), torch.from_numpy(theirs.intercept_.copy())
+            objectives[number], _ = gradient_of(x, y, w, b, l2)
+            scores[number] = float((theirs.predict(x_validation.numpy()) == y_validation.numpy()).mean())
+            say(f"l2 {l2:.3g}: {theirs.n_iter_[0]} iterations, {spent:.0f} s so far")
+        seconds[THEIRS] = [spent]
+    found = [
+        float((path.scores(x_validation, i).argmax(1) == y_validation).double().mean()) for i in range(len(PENALTIES))
+    ]
+    ours, other = chosen_penalty(found), chosen_penalty(scores)
+    worse = max((a - b) / b for a, b in zip(path.objective, objectives, strict=True))
+    better = max((b - a) / a for a, b in zip(path.objective, objectives, strict=True))
+    faster = seconds[THEIRS][0] / seconds[OURS][0]
+    return Report(
+        name="logistic",
+        settings={"images": len(x), "features": x.shape[1], "classes": CLASSES, "penalties": len(PENALTIES)},
+        comparisons=[compare(f"{len(x):,} x {x.shape[1]}, all penalties", seconds, base=THEIRS, items="paths/s")],
+        ratios={
+            "times_scikit_learn": faster,
+            "objective_above_theirs": worse,
+            "their_objective_above_ours": better,
+            "our_iterations": sum(path.iterations),
+            "their_iterations": iterations,
+            "our_l2": PENALTIES[ours],
+            "their_l2": PENALTIES[other],
+            "our_validation_top1": found[ours],
+            "their_validation_top1": scores[other],
+        },
+        verdicts=[
+            f"the path is fitted {faster:.1f} times as fast as by scikit-learn; of the {len(PENALTIES)} objectives "
+            f"ours is at most {worse:.1g} above theirs, theirs at most {better:.1g} above ours, relative",
+            f"chosen: {PENALTIES[ours]:.3g} ({found[ours]:.2%} of validation images), by scikit-learn "
+            f"{PENALTIES[other]:.3g} ({scores[other]:.2%}); all of our fits converged: {all(path.converged)}",
+        ],
+        machine=hardware() | {"scikit-learn": sklearn.__version__},
+    )
+
+
+def gradient_of(x: Tensor, y: Tensor, w: Tensor, b: Tensor, l2: float) -> tuple[float, float]:
+    """Objective, and the largest element of the gradient of objective / N, in the features as given."""
+    scores = x @ w.T + b
+    objective = float(torch.nn.functional.cross_entropy(scores, y, reduction="sum") + l2 / 2 * (w * w).sum())
+    error = scores.softmax(dim=1) - torch.nn.functional.one_hot(y, CLASSES)
+    gradient = torch.cat([(error.T @ x + l2 * w).flatten(), error.sum(dim=0)]) / len(x)
+    return objective, float(gradient.abs().max())

@@ -1,0 +1,225 @@
+"""The verbs under `simclr-plus evaluate` that take labelled sets: transfer, few-labels, finetune, compare."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from simclr_plus.errors import RecipeError
+from simclr_plus.printing import print_json, print_table, say
+
+Target = Annotated[
+    str, typer.Argument(help="A run, a checkpoint, an encoder file, torchvision:NAME[@FILE] or timm:NAME.")
+]
+DataName = Annotated[
+    str, typer.Option(help='One of the twelve, "all" of them, torchvision:CLASS, a known set, or a labelled folder.')
+]
+Root = Annotated[Path, typer.Option(help="Folder that holds the data sets' own folders.")]
+TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of held-out images, labels, order and crops.")]
+ImageSize = Annotated[int, typer.Option(min=0, help="Side of the images shown; 0: that of the training.")]
+Baselines = Annotated[bool, typer.Option("--baselines", help="The same network with random weights too.")]
+Nproc = Annotated[str, typer.Option("--nproc", help='Processes that share the work: a number, or "gpu".')]
+RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+RUNS, DATA = Path("runs"), Path("data")
+
+
+def transfer(
+    target: Target,
+    data: DataName,
+    root: Root = DATA,
+    test: TestFolder = "",
+    relative_to: Annotated[
+        str, typer.Option(help='The penalty is added to the "sum" of losses or the "mean".')
+    ] = "sum",
+    image_size: ImageSize = 0,
+    seed: Seed = 0,
+    baselines: Baselines = False,
+    nproc: Nproc = "1",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
+    in_processes(nproc)
+    from simclr_plus.evaluation_on_sets import open_target
+    from simclr_plus.evaluation_on_sets import transfer as evaluate
+
+    opened = open_target(target, runs, image_size)
+    results = [
+        evaluate(opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say)
+        for name in _named(data)
+    ]
+    _show(results, as_json)
+
+
+def few_labels(
+    target: Target,
+    share: Annotated[float, typer.Option(help="Share of the labels, equal in each class: 0.01, 0.1, 1.")] = 0.01,
+    labels: Annotated[str, typer.Option("--list", help="File of image names, one a line: the authors' lists.")] = "",
+    protocol: Annotated[str, typer.Option(help='"paper" (Nesterov) or "simclr_v2" (LARS, within the head).')] = "paper",
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with so many seeds: other labels, order and crops.")] = 1,
+    rates: Annotated[str, typer.Option(help="Base rates to choose from on a fifth of the labels, e.g. 0.02,0.1.")] = "",
+    epochs: Annotated[float, typer.Option(min=0, help="Passes over the labelled images; 0: the protocol's.")] = 0.0,
+    batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: the protocol's.")] = 0,
+    head: Annotated[str, typer.Option(help="File of the projection head, where the target holds none.")] = "",
+    data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
+    test: TestFolder = "",
+    image_size: ImageSize = 0,
+    seed: Seed = 0,
+    baselines: Baselines = False,
+    nproc: Nproc = "1",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune on 1 % or 10 % of the labels (the paper's or SimCLR v2's protocol)."""
+    in_processes(nproc)
+    from simclr_plus.evaluation_on_sets import few_labels as evaluate
+    from simclr_plus.evaluation_on_sets import open_target
+
+    opened = open_target(target, runs, image_size)
+    given = {"epochs": epochs, "batch_size": batch_size}
+    results = [
+        evaluate(
+            opened,
+            data=data,
+            test=test,
+            share=share,
+            list_file=labels,
+            protocol_name=protocol,
+            changes={key: value for key, value in given.items() if value},
+            rates=_numbers(rates),
+            seed=seed + i,
+            head_file=head,
+            baselines=baselines,
+            say=say,
+        )
+        for i in range(seeds)
+    ]
+    _show(results, as_json)
+
+
+def finetune(
+    target: Target,
+    data: DataName,
+    root: Root = DATA,
+    test: TestFolder = "",
+    grid: Annotated[str, typer.Option(help='"paper": 7 rates x 8 decays; "small": 3 x 2.')] = "paper",
+    part: Annotated[str, typer.Option(help="i/n: every n-th cell from the i-th (0 .. n-1), for job arrays.")] = "0/1",
+    steps: Annotated[int, typer.Option(min=0, help="Steps of a cell; 0: 20,000, from random weights 40,000.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: 256.")] = 0,
+    random_start: Annotated[bool, typer.Option("--random", help="The baseline: random weights.")] = False,
+    image_size: ImageSize = 0,
+    seed: Seed = 0,
+    nproc: Nproc = "1",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Fine-tune the whole network over a grid of rates and decays; goes on cell by cell."""
+    in_processes(nproc)
+    from simclr_plus.evaluation_on_sets import fine_tune, open_target
+
+    opened, number = open_target(target, runs, image_size), _part(part)
+    found = [
+        fine_tune(
+            opened,
+            name,
+            str(root),
+            test=test,
+            cells=grid,
+            part=number,
+            steps=steps,
+            batch_size=batch_size,
+            seed=seed,
+            random_start=random_start,
+            say=say,
+        )
+        for name in _named(data)
+    ]
+    _show([result for result in found if result is not None], as_json)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="File in results/predictions of an encoder.")],
+    b: Annotated[Path, typer.Argument(help="File of another encoder on the same test images.")],
+    subject_a: Annotated[str, typer.Option(help="Whose predictions in the first file.")] = "encoder",
+    subject_b: Annotated[str, typer.Option(help="Whose predictions in the second file.")] = "encoder",
+    as_json: AsJson = False,
+) -> None:
+    """Is one encoder better? Permutation test on paired predictions, exact McNemar, 95 % interval."""
+    from dataclasses import asdict
+
+    from simclr_plus.predictions import compare_predictions
+
+    found = compare_predictions(a, b, subject_a, subject_b)
+    if as_json:
+        print_json({"schema": 1, **asdict(found), "significant": found.significant})
+        return
+    mcnemar = "" if found.p_mcnemar is None else f"{found.p_mcnemar:.4g}"
+    row = [f"{found.a:.2%}", f"{found.b:.2%}", f"{100 * found.difference:+.2f}"]
+    row += [f"{100 * found.low:+.2f} to {100 * found.high:+.2f}", f"{found.p:.4g}", mcnemar]
+    print_table(["a", "b", "a - b (points)", "95 % interval", "p (permutations)", "p (McNemar)"], [row])
+    say("significant at 0.05" if found.significant else "not significant at 0.05")
+
+
+def in_processes(nproc: str) -> None:
+    """With --nproc above 1 run this command under torchrun in its place, and exit with its code."""
+    from simclr_plus.launch import process_count
+    from simclr_plus.runs import cpu_count
+
+    processes = process_count(nproc)
+    if "WORLD_SIZE" in os.environ:
+        from simclr_plus.distributed import stop
+
+        atexit.register(stop)
+        return
+    if processes == 1:
+        return
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // processes))}
+    command += ["-m", "--", "simclr_plus.cli", *sys.argv[1:]]  # after -- torchrun takes no option for its own
+    raise typer.Exit(subprocess.run(command, env={**threads, **os.environ}, check=False).returncode)
+
+
+def _named(data: str) -> list[str]:
+    from simclr_plus.transfer_sets import TWELVE
+
+    return list(TWELVE) if data == "all" else [data]
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part]
+    except ValueError:
+        raise RecipeError(f"--rates {text}: give numbers with commas between, e.g. 0.02,0.1") from None
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        raise RecipeError(f"--part {text}: give i/n with 0 <= i < n, e.g. 3/56")
+    return int(number), int(of)
+
+
+def _show(results: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json({"schema": 1, "results": results})
+        return
+    names = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
+    rows = [
+        [r["data"], r["evaluator"], subject, *(f"{found[m]:.2%}" if m in found else "" for m in names)]
+        for r in results
+        for subject, found in r["results"].items()
+    ]
+    shown = [i for i in range(3 + len(names)) if any(row[i] for row in rows)]
+    columns = ["data", "evaluator", "", *names.values()]
+    if rows:
+        print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
+    for choice in dict.fromkeys(c for r in results for c in r["choices"]):
+        say(f"our choice: {choice}")

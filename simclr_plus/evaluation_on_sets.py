@@ -1,0 +1,303 @@
+"""Evaluators that take a labelled set: from what a user names to results and predictions on disk. Prints nothing.
+
+results/transfer_STEM_cars.json                    numbers, choices, warnings of each subject
+results/predictions/transfer_STEM_cars.safetensors  labels and predictions of each subject, for later comparison
+results/splits/...                                  which images a seeded choice took
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from simclr_plus.checkpoints import load_encoder, load_head, read_header
+from simclr_plus.datasets import Images
+from simclr_plus.distributed import rank, start
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import CheckpointError, RecipeError
+from simclr_plus.evaluation import labelled_images, weights_of
+from simclr_plus.evaluators.fine_tuning import (
+    Protocol,
+    evaluate_few_labels,
+    evaluate_grid,
+    few_labels_protocol,
+    grid,
+)
+from simclr_plus.evaluators.foreign_encoders import foreign_subject, is_foreign
+from simclr_plus.evaluators.outcomes import Outcome
+from simclr_plus.evaluators.subjects import Subject, subjects
+from simclr_plus.evaluators.supervised import State
+from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
+from simclr_plus.export import recipe_of
+from simclr_plus.feature_cache import images_digest
+from simclr_plus.few_labels import as_list, listed_indices, share_indices
+from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.predictions import write_predictions
+from simclr_plus.recipe import Data
+from simclr_plus.runs import Run
+from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
+from simclr_plus.whole_files import write_text_whole
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is evaluated, the folder that takes the results, and what the files' names and the report say of it."""
+
+    name: str
+    subject: Subject
+    run: Run
+    file: Path | None
+    step: int | None
+    title: str
+    data: Data | None
+
+    @property
+    def stem(self) -> str:
+        """In the names of result files."""
+        return self.file.stem if self.file else _plain(self.name)
+
+    def subjects(self, *, baselines: bool) -> list[Subject]:
+        """The encoder, and on request the same network with random weights."""
+        if baselines and not isinstance(self.subject.encoder, ResNet):
+            raise RecipeError("--baselines makes a random encoder of an encoder of ours; a foreign one has none here")
+        if not baselines:
+            return [self.subject]
+        assert isinstance(self.subject.encoder, ResNet)
+        return [s for s in subjects(self.subject.encoder, self.subject.law, baselines=True) if s.name != "raw pixels"]
+
+
+def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
+    """A run, checkpoint or encoder file, or a network of torchvision or timm; results of files go to RUNS/NAME."""
+    if is_foreign(target):
+        subject = foreign_subject(target)
+        opened = Target(target, subject, Run(runs / _plain(target)), None, None, target, None)
+    else:
+        file, run = weights_of(target, runs)
+        encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
+        opened = Target(
+            target,
+            Subject("encoder", encoder, recipe.law),
+            run or Run(runs / _plain(file.stem)),
+            file,
+            int(header["step"]) if "step" in header else None,
+            encoder.architecture.title,
+            recipe.data if "recipe" in header else None,
+        )
+    if image_size:
+        subject = opened.subject
+        opened = replace(opened, subject=replace(subject, law=replace(subject.law, size=image_size)))
+    return opened
+
+
+def transfer(
+    target: Target, data: str, root: str, *, test: str, relative_to: str, seed: int, baselines: bool, say: Say
+) -> dict[str, Any]:
+    """Logistic regression on frozen features; returns the result as written."""
+    if relative_to not in RELATIVE_TO:
+        raise RecipeError(f'--relative-to {relative_to!r} is unknown; use "sum" or "mean"')
+    found, device = _opened(data, root, test, seed, say), start("auto")
+    cache = target.run.path.parent / ".features"
+    outcomes = {}
+    for subject in target.subjects(baselines=baselines):
+        say(f"transfer to {found.name}: {subject.name}")
+        outcomes[subject.name] = evaluate_transfer(
+            _on(subject, device), found, device=device, cache=cache, relative_to=relative_to, say=say
+        )
+    settings = {"relative_to": relative_to, "seed": seed}
+    mean = "_mean" if relative_to == "mean" else ""
+    return _written(target, f"transfer{mean}", found, settings, outcomes, image_choices=found.choices)
+
+
+def fine_tune(
+    target: Target,
+    data: str,
+    root: str,
+    *,
+    test: str,
+    cells: str,
+    part: tuple[int, int],
+    steps: int,
+    batch_size: int,
+    seed: int,
+    random_start: bool,
+    say: Say,
+) -> dict[str, Any] | None:
+    """The grid of rates and decays; None while other parts are still missing."""
+    found, device = _opened(data, root, test, seed, say), start("auto")
+    subject = target.subjects(baselines=True)[1] if random_start else target.subject
+    protocols = [
+        replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
+        for cell in grid(cells, random_start=random_start)
+    ]
+    folder = target.run.results / "cells" / f"{target.stem}_{_plain(found.name)}"
+    outcome = evaluate_grid(_on(subject, device), found, protocols, folder, device=device, part=part, say=say)
+    if outcome is None:
+        return None
+    settings = {"grid": cells, "seed": seed, "steps": protocols[0].steps, "batch_size": protocols[0].batch_size}
+    choices = (*found.choices, *FINE_TUNING_CHOICES)
+    kind = "fine_tuned_random" if random_start else "fine_tuned"
+    return _written(target, kind, found, settings, {subject.name: outcome}, image_choices=choices)
+
+
+FINE_TUNING_CHOICES = (
+    "cosine decay of the learning rate, no warm-up (the paper does not say)",
+    "linear layer starts from zero (the paper does not say)",
+)
+
+
+def few_labels(
+    target: Target,
+    *,
+    data: str,
+    test: str,
+    share: float,
+    list_file: str,
+    protocol_name: str,
+    changes: dict[str, Any],
+    rates: Sequence[float],
+    seed: int,
+    head_file: str,
+    baselines: bool,
+    say: Say,
+) -> dict[str, Any]:
+    """Fine-tuning on a share of the labels; the images that keep theirs are listed in results/splits."""
+    if target.data is None and not data:
+        raise RecipeError(f"{target.name} does not say what it was trained on: name a data set or folder with --data")
+    train, held_out = labelled_images(target.data or Data(), data, test)
+    device = start("auto")
+    if list_file:
+        indices = listed_indices(train, Path(list_file))
+        share = len(indices) / len(train)
+    else:
+        indices = share_indices(train, share, seed)
+    labelled = train.subset(indices)
+    protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
+    head = _head(target, head_file) if protocol.from_layer else None
+    kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
+    name = f"{kind}_{target.stem}_{_plain(train.name)}"
+    if rank() == 0:
+        write_text_whole(target.run.results / "splits" / f"{name}.txt", as_list(train, indices))
+    outcomes = {}
+    for subject in target.subjects(baselines=baselines and protocol.from_layer == 0):
+        say(f"{len(labelled):,} labels of {train.name}, {protocol_name}: {subject.name}")
+        own = head if subject.name == "encoder" else None
+        state = State(
+            target.run.results / f".{name}_{_plain(subject.name)}.safetensors", _state_key(protocol, labelled, target)
+        )
+        outcomes[subject.name] = evaluate_few_labels(
+            _on(subject, device),
+            labelled,
+            held_out,
+            protocol,
+            device=device,
+            head=None if own is None else own.to(device),
+            rates=rates,
+            state=state,
+            say=say,
+        )
+        if rank() == 0:
+            state.file.unlink(missing_ok=True)
+    found = LabelledSet(train.name, labelled, labelled, held_out)
+    settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
+    choices = ["linear layer starts from zero, cosine decay to 0 (the paper does not say)"]
+    if not list_file:
+        choices.append(f"labels: {share:.3g} of each class, seed {seed}")
+    if protocol_name == "simclr_v2" and share > 0.05:
+        choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
+    return _written(target, kind, found, settings, outcomes, image_choices=choices)
+
+
+def _opened(data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
+    found = open_labelled_set(data, root, test=test, seed=seed)
+    say(f"found {found.found()}")
+    return found
+
+
+def _written(
+    target: Target,
+    kind: str,
+    data: LabelledSet,
+    settings: dict[str, Any],
+    outcomes: dict[str, Outcome],
+    *,
+    image_choices: Sequence[str],
+) -> dict[str, Any]:
+    name = f"{kind}_{target.stem}_{_plain(data.name)}"
+    result = {
+        "schema": 1,
+        "evaluator": kind,
+        "weights": str(target.file or target.name),
+        "encoder": target.title,
+        "step": target.step,
+        "data": data.name,
+        "found": data.found(),
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "test_images": len(data.test),
+        "image_size": target.subject.law.size,
+        "settings": settings,
+        "choices": list(image_choices),
+        "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
+        "predictions": f"predictions/{name}.safetensors",
+    }
+    if rank() != 0:
+        return result
+    first = next(iter(outcomes.values()))
+    write_predictions(
+        target.run.results / str(result["predictions"]),
+        data.test,
+        first.numbers["metric"],
+        first.labels,
+        {subject: outcome.predictions for subject, outcome in outcomes.items()},
+    )
+    if data.choices:
+        _write_split(target.run.results / "splits" / f"{_plain(data.name)}.json", data)
+    target.run.write_result(name, result)
+    return result
+
+
+def _write_split(file: Path, data: LabelledSet) -> None:
+    """Which images are in which part, by path, or for images in memory by a digest of each part."""
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    listed = {
+        name: [str(path) for path in images.paths] if images.pixels is None else images_digest(images)
+        for name, images in parts.items()
+    }
+    write_text_whole(file, json.dumps({"choices": data.choices, **listed}, indent=0) + "\n")
+
+
+def _head(target: Target, head_file: str) -> SimCLRProjectionHead:
+    file = Path(head_file) if head_file else target.file
+    if file is None:
+        raise RecipeError(f"{target.name} has no projection head; give one with --head FILE")
+    try:
+        head: nn.Module = load_head(file, "projection")
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; this protocol needs the projection head: name a run, or give --head FILE"
+        ) from None
+    assert isinstance(head, SimCLRProjectionHead)
+    return head
+
+
+def _state_key(protocol: Protocol, labelled: Images, target: Target) -> str:
+    return json.dumps(
+        [repr(protocol), images_digest(labelled), str(target.file), target.step, repr(target.subject.law)]
+    )
+
+
+def _on(subject: Subject, device: torch.device) -> Subject:
+    return replace(subject, encoder=subject.encoder.to(device))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")

@@ -1,0 +1,249 @@
+"""Fine-tuning a whole network: on few labels (paper, B.5; SimCLR v2), and the grid of the transfer table (B.8).
+
+Learning rates and decays are chosen on validation images alone; the test images are met once, by the chosen setting.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from simclr_plus.datasets import Images, held_out_indices, require_labels
+from simclr_plus.distributed import barrier, rank
+from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
+from simclr_plus.evaluators.subjects import Subject
+from simclr_plus.evaluators.supervised import (
+    Classifier,
+    DivergedError,
+    State,
+    Steps,
+    build_optimizer,
+    train_classifier,
+)
+from simclr_plus.feature_cache import cached_features, images_digest
+from simclr_plus.features import labels_of
+from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
+from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.schedules import peak_learning_rate, step_count
+from simclr_plus.transfer_sets import LabelledSet
+from simclr_plus.whole_files import write_text_whole
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to fine-tune. rate: base learning rate, scaled by `scaling`; steps, or epochs where it is 0.
+
+    from_layer: 0 puts the classifier on h, k on the k-th layer of the projection head. norm_momentum: "kept", or
+    "by_epoch": running statistics keep max(1 - 10/s, 0.9), s steps an epoch (paper, B.8). decay_over_rate: the decay
+    given is divided by the learning rate (B.8).
+    """
+
+    optimizer: str = "nesterov"
+    rate: float = 0.05
+    scaling: str = "linear"
+    batch_size: int = 4096
+    epochs: float = 60
+    steps: int = 0
+    weight_decay: float = 0.0
+    decay_over_rate: bool = False
+    from_layer: int = 0
+    norm_momentum: str = "kept"
+    seed: int = 0
+
+
+def few_labels_protocol(name: str, share: float) -> Protocol:
+    """ "paper" (B.5) or "simclr_v2" (its 1 % command; 10 % from memory of the v2 paper), by the share of labels."""
+    few = share <= 0.05
+    if name == "paper":
+        return Protocol(epochs=60 if few else 30)
+    if name == "simclr_v2":
+        return Protocol("lars", 0.005, "sqrt", 1024, 60 if few else 30, from_layer=0 if share >= 1 else 1)
+    raise RecipeError(f'--protocol {name!r} is unknown; use "paper" or "simclr_v2"')
+
+
+TRANSFER = Protocol(
+    scaling="none", batch_size=256, steps=20_000, decay_over_rate=True, norm_momentum="by_epoch"
+)  # the rest of a cell is its rate and decay
+
+
+def grid(name: str, *, random_start: bool = False) -> list[Protocol]:
+    """The cells of "paper": 7 rates x 8 decays, other ranges and 40,000 steps from random weights; "small": 3 x 2."""
+    if name not in ("paper", "small"):
+        raise RecipeError(f'--grid {name!r} is unknown; use "paper" (56 cells) or "small" (6)')
+    rates = np.logspace(-3, 0, 7) if random_start else np.logspace(-4, -1, 7)
+    decays = np.logspace(-5, -1.5, 8) if random_start else np.array([0.0, *np.logspace(-6, -3, 7)])
+    if name == "small":
+        rates, decays = rates[[2, 4, 6]], decays[[0, 5]]
+    base = replace(TRANSFER, steps=40_000) if random_start else TRANSFER
+    return [replace(base, rate=float(r), weight_decay=float(d)) for r in rates for d in decays]
+
+
+def fine_tuned(
+    subject: Subject,
+    images: Images,
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    head: SimCLRProjectionHead | None = None,
+    state: State | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Classifier:
+    """A copy of the subject's encoder with a linear classifier, trained on the images; the subject stays as it is."""
+    if protocol.from_layer and head is None:
+        raise RecipeError(
+            f"this protocol starts from layer {protocol.from_layer} of the projection head, which {subject.name} does "
+            "not have: evaluate a run or a checkpoint, or give its head with --head FILE"
+        )
+    size = min(protocol.batch_size, len(images))
+    count = protocol.steps or step_count(protocol.epochs, len(images), size)
+    model = Classifier(
+        copy.deepcopy(subject.encoder),
+        len(images.classes),
+        size=subject.law.size,
+        head=copy.deepcopy(head),
+        from_layer=protocol.from_layer,
+    )
+    convert_global_batch_norm(model.to(device))
+    _set_norm_momentum(model, protocol.norm_momentum, len(images) / size)
+    peak = peak_learning_rate(protocol.rate, size, protocol.scaling)
+    decay = protocol.weight_decay / peak if protocol.decay_over_rate else protocol.weight_decay
+    optimizer = build_optimizer(model, protocol.optimizer, weight_decay=decay)
+    steps = Steps(size, count, peak, protocol.seed)
+    train_classifier(model, optimizer, images, subject.law, steps, device=device, state=state, say=say)
+    return model
+
+
+def _set_norm_momentum(model: nn.Module, rule: str, steps_per_epoch: float) -> None:
+    if rule == "kept":
+        return
+    assert rule == "by_epoch", rule
+    for module in model.modules():
+        if isinstance(module, GlobalBatchNorm1d | GlobalBatchNorm2d | nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1 - max(1 - 10 / steps_per_epoch, 0.9)  # PyTorch's momentum is the share of the new
+
+
+def evaluate_few_labels(
+    subject: Subject,
+    labelled: Images,
+    test: Images,
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    head: SimCLRProjectionHead | None = None,
+    rates: Sequence[float] = (),
+    state: State | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Fine-tune on the labelled images, test once. Of several `rates` the best on a held-out fifth of them is taken."""
+    found: dict[str, float] = {}
+    if rates:
+        held, kept = held_out_indices(require_labels(labelled), 0.2, protocol.seed)
+        for rate in rates:
+            try:
+                model = fine_tuned(
+                    subject, labelled.subset(kept), replace(protocol, rate=rate), device=device, head=head
+                )
+                found[f"{rate:g}"] = _score(model, subject, labelled.subset(held), "top1", device)
+            except DivergedError as error:  # a rate that diverges is a bad rate, not the end
+                say(f"rate {rate:g}: {error}")
+                found[f"{rate:g}"] = 0.0
+        protocol = replace(protocol, rate=max(rates, key=lambda rate: found[f"{rate:g}"]))
+    model = fine_tuned(subject, labelled, protocol, device=device, head=head, state=state, say=say)
+    scores, seen = cached_features(model, test, subject.law, None, device=device)
+    return outcome_of(
+        scores, labels_of(seen), "top1", **asdict(protocol), labelled_images=len(labelled), held_out_top1=found
+    )
+
+
+def _score(model: Classifier, subject: Subject, images: Images, metric: str, device: torch.device) -> float:
+    scores, seen = cached_features(model, images, subject.law, None, device=device)
+    return main_number(scores, labels_of(seen), metric)
+
+
+def evaluate_grid(
+    subject: Subject,
+    data: LabelledSet,
+    cells: Sequence[Protocol],
+    folder: Path,
+    *,
+    device: torch.device,
+    part: tuple[int, int] = (0, 1),
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome | None:
+    """Train each cell on the training images, choose on validation, train again on both, test once.
+
+    Each cell is a file in `folder` and is never trained twice. part (i, n): do only every n-th cell from the i-th, for
+    n machines that share the folder; None is returned while cells are missing.
+    """
+    train, validation = images_digest(data.train), images_digest(data.validation)
+    files = [folder / f"{_key(cell, subject, train, validation)}.json" for cell in cells]
+    for number, (cell, file) in enumerate(zip(cells, files, strict=True)):
+        if number % part[1] != part[0] or file.exists():
+            continue
+        say(f"{data.name}: cell {number + 1} of {len(cells)}, rate {cell.rate:.3g}, decay {cell.weight_decay:.3g}")
+        state = State(file.with_suffix(".state.safetensors"), file.stem)
+        try:
+            model = fine_tuned(subject, data.train, cell, device=device, state=state, say=say)
+            value: float | None = _score(model, subject, data.validation, data.metric, device)
+        except DivergedError as error:
+            say(f"diverged: {error}")
+            value = None
+        if rank() == 0:
+            write_text_whole(file, json.dumps({"validation": value, **asdict(cell)}, indent=2) + "\n")
+            state.file.unlink(missing_ok=True)
+        barrier()
+    missing = sum(not file.exists() for file in files)
+    if missing:
+        say(f"{data.name}: {missing} of {len(cells)} cells are missing; whichever part ends last chooses")
+        return None
+    values = [json.loads(file.read_text(encoding="utf-8"))["validation"] for file in files]
+    if all(value is None for value in values):
+        raise SimclrPlusError(f"{data.name}: every cell of the grid diverged")
+    best = max(range(len(cells)), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
+    both = data.train_and_validation
+    key = _key(cells[best], subject, images_digest(both), "final")
+    state = State(folder / f"{key}.state.safetensors", key)
+    model = fine_tuned(subject, both, cells[best], device=device, state=state, say=say)
+    scores, seen = cached_features(model, data.test, subject.law, None, device=device)
+    if rank() == 0:
+        state.file.unlink(missing_ok=True)
+    warnings = [
+        f"{data.name}: the chosen {name} is at the edge of the grid"
+        for name in ("rate", "weight_decay")
+        if _at_edge(getattr(cells[best], name), [getattr(cell, name) for cell in cells])
+    ]
+    for warning in warnings:
+        say(f"warning: {warning}")
+    return outcome_of(
+        scores,
+        labels_of(seen),
+        data.metric,
+        **asdict(cells[best]),
+        protocol="fine-tuning of the whole network, rate and decay chosen on validation images",
+        cells=len(cells),
+        validation=[
+            {"rate": c.rate, "weight_decay": c.weight_decay, "value": v} for c, v in zip(cells, values, strict=True)
+        ],
+        warnings=warnings,
+    )
+
+
+def _at_edge(value: float, values: list[float]) -> bool:
+    """Whether a larger or smaller value might do better; no decay at all is no edge."""
+    return value > 0 and value in (min(values), max(values)) and min(values) < max(values)
+
+
+def _key(cell: Protocol, subject: Subject, *parts: str) -> str:
+    digest = hashlib.sha256(json.dumps([asdict(cell), repr(subject.law), *parts]).encode())
+    for name, tensor in sorted(subject.encoder.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]

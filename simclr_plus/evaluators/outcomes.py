@@ -1,0 +1,41 @@
+"""What an evaluation on a labelled set gives: numbers, and for every test image what was predicted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_plus.metrics import mean_average_precision_11, summary
+from simclr_plus.significance import interval, right_answers, weights_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`numbers` go to the result file; labels and predictions [N] (of several labels [N, C], 1 for yes) beside it."""
+
+    numbers: dict[str, Any]
+    labels: NDArray[np.int64]
+    predictions: NDArray[np.int64]
+
+
+def outcome_of(scores: Tensor, labels: Tensor, metric: str, **numbers: Any) -> Outcome:
+    """Scores [N, C] against labels [N], or [N, C] of 1, 0, -1: metrics, the set's own one with a 95 % interval."""
+    if labels.ndim == 2:
+        predictions = (scores > 0).long()
+        found = {"map11": mean_average_precision_11(scores, labels)}
+        found["accuracy"] = float((predictions == labels)[labels >= 0].double().mean())
+    else:
+        predictions, found = scores.argmax(dim=1), summary(scores, labels)
+    known, said = labels.cpu().numpy(), predictions.cpu().numpy()
+    low, high = interval(right_answers(known, said), weights_of(known, metric))
+    of = "accuracy" if labels.ndim == 2 else metric
+    return Outcome({**found, "metric": metric, f"{of}_interval_95": [low, high], **numbers}, known, said)
+
+
+def main_number(scores: Tensor, labels: Tensor, metric: str) -> float:
+    """The set's own metric alone."""
+    return mean_average_precision_11(scores, labels) if labels.ndim == 2 else summary(scores, labels)[metric]

@@ -1,0 +1,90 @@
+"""Features kept on disk, so that an encoder sees an image once: one file for (encoder, images, preprocessing).
+
+A safetensors file of `features` [N, F] and `kept` [N], the places of the images that could be read. Its name is a
+digest of the encoder's weights and form, of the images (pixels, or paths with sizes and times) and of how they are
+shown.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.checkpoints import write_tensors
+from simclr_plus.datasets import Images
+from simclr_plus.distributed import all_gather, barrier, rank, sum_over_processes, world_size
+from simclr_plus.features import features_of
+
+
+def cached_features(
+    encoder: nn.Module, images: Images, law: ViewLaw, folder: Path | None, *, device: torch.device
+) -> tuple[Tensor, Images]:
+    """`features_of`, from the folder where it has them; several processes share the work. No folder: nothing kept."""
+    file = None if folder is None else folder / f"{_digest(encoder, images, law)}.safetensors"
+    if file is not None and file.is_file():
+        stored = load_file(file)
+        features, kept = stored["features"], stored["kept"]
+    else:
+        features, kept = _extracted(encoder, images, law, device)
+        if file is not None and rank() == 0:
+            write_tensors(file, {"features": features, "kept": kept}, {"format": "simclr-plus cached features 1"})
+        barrier()
+    return features, images if len(kept) == len(images) else images.subset(kept.numpy())
+
+
+def images_digest(images: Images) -> str:
+    """Changes with the images, their order and their labels."""
+    digest = hashlib.sha256(_of_images(images))
+    if images.labels is not None:
+        digest.update(np.ascontiguousarray(images.labels).data)
+    return digest.hexdigest()[:32]
+
+
+def _digest(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
+    digest = hashlib.sha256(f"{encoder}{law.size}{law.resize}{law.evaluation_crop}".encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    digest.update(_of_images(images))
+    return digest.hexdigest()[:32]
+
+
+def _of_images(images: Images) -> bytes:
+    if images.pixels is not None:
+        digest = hashlib.sha256(str(images.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(images.pixels).data)
+        return digest.digest()
+    digest = hashlib.sha256(str(images.skip_bad).encode())
+    for path in images.paths:
+        known = path.stat() if path.is_file() else None
+        digest.update(f"{path}\0{known and (known.st_size, known.st_mtime_ns)}\n".encode())
+    return digest.digest()
+
+
+def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Features and places of the images that could be read; each process does every W-th image."""
+    processes = world_size()
+    mine = np.arange(rank(), len(images), processes)
+    numbered = Images(images.name, images.pixels, images.paths, np.arange(len(images)), skip_bad=images.skip_bad)
+    features, seen = features_of(encoder, numbered.subset(mine), law, device=device)
+    assert seen.labels is not None
+    kept = torch.from_numpy(seen.labels)
+    if processes == 1:
+        return features, kept
+    most = -(-len(images) // processes)
+    padded = features.new_zeros(most, features.shape[1] + 1, device=device)
+    padded[: len(features), :-1] = features.to(device)
+    padded[: len(features), -1] = 1  # a row that is there
+    places = torch.zeros(most, dtype=torch.int64, device=device)
+    places[: len(kept)] = kept.to(device)
+    rows, numbers = all_gather(padded).flatten(0, 1).cpu(), all_gather(places).flatten().cpu()
+    assert int(sum_over_processes(torch.tensor([len(kept)], device=device))) == int(rows[:, -1].sum())
+    there = rows[:, -1] == 1
+    order = numbers[there].argsort()
+    return rows[there][order, :-1].contiguous(), numbers[there][order]

@@ -1,0 +1,50 @@
+"""Predictions on disk, beside the results: labels once, what each subject said, so that encoders can be compared later.
+
+A safetensors file of `labels` and `predictions.SUBJECT`, [N] classes or for several labels [N, C] of 1 (yes) and 0; its
+header names the data, the metric and a digest of the test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+
+from simclr_plus.checkpoints import write_tensors
+from simclr_plus.datasets import Images
+from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.feature_cache import images_digest
+from simclr_plus.significance import Comparison, compare, right_answers, weights_of
+
+
+def write_predictions(
+    file: Path, test: Images, metric: str, labels: NDArray[np.int64], said: Mapping[str, NDArray[np.int64]]
+) -> None:
+    """Write labels and the predictions of each subject."""
+    tensors = {f"predictions.{subject}": torch.from_numpy(values) for subject, values in said.items()}
+    header = {"data": test.name, "metric": metric, "test_images": images_digest(test)}
+    write_tensors(file, {"labels": torch.from_numpy(labels), **tensors}, header)
+
+
+def compare_predictions(a: Path, b: Path, subject_a: str = "encoder", subject_b: str = "encoder") -> Comparison:
+    """Two subjects by their predictions on the same test images; raises RecipeError for other images."""
+    (header_a, labels, said_a), (header_b, labels_b, said_b) = _read(a, subject_a), _read(b, subject_b)
+    if header_a["test_images"] != header_b["test_images"] or not np.array_equal(labels, labels_b):
+        raise RecipeError(f"{a} and {b} are of other test images, so that their predictions cannot be paired")
+    weights = weights_of(labels, header_a["metric"])
+    return compare(right_answers(labels, said_a), right_answers(labels, said_b), weights)
+
+
+def _read(file: Path, subject: str) -> tuple[dict[str, str], Any, Any]:
+    try:
+        with safe_open(file, framework="np") as opened:
+            if f"predictions.{subject}" not in opened.keys():  # noqa: SIM118 (not a dict)
+                raise NotFoundError(f"{file} holds no predictions of {subject!r}")
+            return opened.metadata(), opened.get_tensor("labels"), opened.get_tensor(f"predictions.{subject}")
+    except FileNotFoundError:
+        raise NotFoundError(f"no predictions {file}; evaluate the encoder first") from None

@@ -1,0 +1,277 @@
+"""One table of what evaluators found about one or several encoders, beside the paper's figures.
+
+A row is an evaluation of a data set by a subject; several seeds of one evaluation are one row, mean and standard
+deviation. By the paper's rule a figure is bold when it is not significantly worse (permutation test, p > 0.05) than
+the best one of its column, here of its evaluation and data set.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.paper_figures import paper_figure
+from simclr_plus.runs import Run, find_run
+
+METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
+COLUMNS = ("evaluation", "data", "encoder", "subject", "metric", "value", "spread", "paper")
+FORMATS = {".md": "markdown", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
+# choices of evaluators that take no labelled set, for the report to state
+_CHOICES = {
+    "linear_fast": "linear_fast: cached features of central crops; not the paper's protocol",
+    "linear": "linear: batch 256 unless asked otherwise, the rate scaled with it (the paper: 4096)",
+    "knn": "knn: not in the paper",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A figure in [0, 1]. low, high: 95 % interval over test images, or with n seeds one standard deviation around.
+
+    best: not significantly worse than the best of the same evaluation and data; None where no predictions tell.
+    """
+
+    evaluation: str
+    data: str
+    encoder: str
+    subject: str
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    paper: str
+    best: bool | None = None
+    predictions: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The rows, and every choice behind them that no source fixes."""
+
+    rows: tuple[Row, ...]
+    choices: tuple[str, ...]
+    warnings: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+
+def results_folder(name: str, runs: Path) -> Run:
+    """A run, or a folder that only holds the results of a file, by name or path."""
+    for path in (Path(name), runs / name):
+        if (path / "results").is_dir():
+            return Run(path)
+    return find_run(name, runs)
+
+
+def make_report(runs: Sequence[Run]) -> Report:
+    """Everything in the results folders of the runs; raises NotFoundError where there is nothing."""
+    rows, choices, warnings = [], [], []
+    for run in runs:
+        for file in sorted(run.results.glob("*.json")):
+            result = json.loads(file.read_text(encoding="utf-8"))
+            if not isinstance(result, dict) or "results" not in result or "evaluator" not in result:
+                continue
+            rows += list(_rows_of(run, result))
+            choices += result.get("choices", [])
+            choices += [_CHOICES[result["evaluator"]]] if result["evaluator"] in _CHOICES else []
+            warnings += [text for found in result["results"].values() for text in found.get("warnings", [])]
+    if not rows:
+        named = ", ".join(str(run.path) for run in runs)
+        raise NotFoundError(f"no results in {named}: evaluate first, e.g. simclr-plus evaluate knn {runs[0].name}")
+    choices.append("bold: not significantly worse than the best (permutation test on paired predictions, p > 0.05)")
+    marked = _with_best_marked(_seeds_together(rows))
+    return Report(tuple(marked), tuple(dict.fromkeys(choices)), tuple(dict.fromkeys(warnings)), tuple(runs))
+
+
+def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
+    imagenet = "imagenet" in result["data"].lower() or result.get("train_images", 0) >= 1_200_000
+    width = re.search(r"ResNet-50 \(([\d.]+)x\)", result.get("encoder", ""))
+    step = f" {result['step']:,}" if isinstance(result.get("step"), int) else ""
+    for subject, found in result["results"].items():
+        metrics = [found["metric"]] if found.get("metric") else ["top1"]
+        metrics += ["top5"] if metrics == ["top1"] and "top5" in found else []
+        for metric in metrics:
+            low, high = found.get(f"{metric}_interval_95") or (None, None)
+            file = run.results / result["predictions"] if result.get("predictions") else None
+            yield Row(
+                result["evaluator"],
+                result["data"],
+                f"{run.name}{step}",
+                subject,
+                metric,
+                float(found[metric]),
+                low,
+                high,
+                1,
+                paper_figure(
+                    result["evaluator"],
+                    result["data"],
+                    metric,
+                    width=float(width[1]) if width else 0,
+                    imagenet=imagenet,
+                ),
+                predictions=str(file) if file and file.is_file() and metric != "top5" else "",
+            )
+
+
+def _seeds_together(rows: Sequence[Row]) -> list[Row]:
+    """Rows that differ by their seed alone become one; predictions of several trainings are no longer paired."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        name = re.sub(r"_seed\d+$", "", row.evaluation)
+        groups.setdefault((name, row.data, row.encoder, row.subject, row.metric), []).append(
+            replace(row, evaluation=name)
+        )
+    found = []
+    for group in groups.values():
+        values = [row.value for row in group]
+        if len(values) == 1:
+            found.append(group[0])
+            continue
+        middle, spread = mean(values), stdev(values)
+        found.append(
+            replace(group[0], value=middle, low=middle - spread, high=middle + spread, n=len(values), predictions="")
+        )
+    return found
+
+
+def _with_best_marked(rows: Sequence[Row]) -> list[Row]:
+    from simclr_plus.predictions import compare_predictions
+
+    marked = []
+    for row in rows:
+        rivals = [r for r in rows if (r.evaluation, r.data, r.metric) == (row.evaluation, row.data, row.metric)]
+        best = max(rivals, key=lambda r: r.value)
+        if len(rivals) < 2 or not row.predictions or not best.predictions:
+            marked.append(row)
+            continue
+        try:
+            found = compare_predictions(Path(best.predictions), Path(row.predictions), best.subject, row.subject)
+        except RecipeError:  # of other test images
+            marked.append(row)
+            continue
+        marked.append(replace(row, best=row is best or not found.significant))
+    return marked
+
+
+def cells(row: Row) -> list[str]:
+    """The row as text, in the order of COLUMNS; bold cells between two stars."""
+    value = f"{100 * row.value:.1f}"
+    spread = ""
+    if row.low is not None and row.high is not None:
+        spread = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+        if row.n > 1:
+            spread = f"± {50 * (row.high - row.low):.1f} (n = {row.n})"
+    shown = f"**{value}**" if row.best else value
+    return [
+        row.evaluation,
+        row.data,
+        row.encoder,
+        row.subject,
+        METRICS.get(row.metric, row.metric),
+        shown,
+        spread,
+        row.paper,
+    ]
+
+
+def as_text(report: Report, kind: str) -> str:
+    """The report as "markdown", "csv", "json" or "html"."""
+    if kind not in _WRITERS:
+        raise RecipeError(f"--format {kind!r} is unknown; use table, {', '.join(_WRITERS)}")
+    return _WRITERS[kind](report)
+
+
+def _markdown(report: Report) -> str:
+    table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, report.rows)]
+    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in table]
+    notes = [f"- {text}" for text in (*report.warnings, *report.choices)]
+    return "\n".join([*lines, "", "What no source fixes was chosen so:" if notes else "", "", *notes]) + "\n"
+
+
+def _csv(report: Report) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ("evaluation", "data", "encoder", "subject", "metric", "value", "low", "high", "n", "paper", "best")
+    )
+    for row in report.rows:
+        writer.writerow([v for k, v in asdict(row).items() if k != "predictions"])
+    return text.getvalue()
+
+
+def _json(report: Report) -> str:
+    return json.dumps(
+        {
+            "schema": 1,
+            "rows": [asdict(row) for row in report.rows],
+            "choices": report.choices,
+            "warnings": report.warnings,
+        },
+        indent=2,
+    )
+
+
+def _html(report: Report) -> str:
+    """One file: the table, bars with their intervals, learning curves of the runs; pictures are inside."""
+
+    def cell(text: str) -> str:
+        bold = text.startswith("**") and text.endswith("**")
+        return f"<td><b>{html.escape(text[2:-2])}</b></td>" if bold else f"<td>{html.escape(text)}</td>"
+
+    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
+    body = "\n".join(f"<tr>{''.join(map(cell, cells(row)))}</tr>" for row in report.rows)
+    notes = "".join(f"<li>{html.escape(text)}</li>" for text in (*report.warnings, *report.choices))
+    pictures = "".join(f'<p><img src="data:image/png;base64,{data}" alt=""></p>' for data in _pictures(report))
+    style = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}"
+    return (
+        "<!doctype html><html><head><meta charset='utf-8'><title>SimCLR+ evaluation</title>"
+        f"<style>{style}</style></head><body><h1>Evaluation</h1><table><tr>{head}</tr>\n{body}</table>"
+        f"<h2>Choices</h2><ul>{notes}</ul>{pictures}</body></html>\n"
+    )
+
+
+def _pictures(report: Report) -> Iterable[str]:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    for evaluation in dict.fromkeys(row.evaluation for row in report.rows):
+        rows = [row for row in report.rows if row.evaluation == evaluation and row.metric != "top5"]
+        figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.4 * len(rows)), constrained_layout=True)
+        for y, row in enumerate(rows):
+            axes.barh(y, 100 * row.value, color="#1f6feb" if row.subject == "encoder" else "#8b949e")
+            if row.low is not None and row.high is not None:
+                axes.plot([100 * row.low, 100 * row.high], [y, y], color="black", linewidth=1.5)
+        axes.set_yticks(range(len(rows)), [f"{row.data} · {row.encoder} · {row.subject}" for row in rows])
+        axes.invert_yaxis()
+        axes.set(xlim=(0, 100), xlabel="%", title=evaluation)
+        yield _encoded(figure)
+        pyplot.close(figure)
+    for run in report.runs:
+        if run.metrics_file.is_file() and run.metrics():
+            from simclr_plus.pictures import curves_figure
+
+            figure = curves_figure(run)
+            yield _encoded(figure)
+            pyplot.close(figure)
+
+
+def _encoded(figure: Any) -> str:
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=100)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+_WRITERS = {"markdown": _markdown, "csv": _csv, "json": _json, "html": _html}

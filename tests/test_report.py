@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simclr_plus.datasets import Images
+from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.paper_figures import paper_figure
+from simclr_plus.predictions import write_predictions
+from simclr_plus.report import as_text, cells, make_report, results_folder
+from simclr_plus.runs import Run
+from simclr_plus.significance import compare, right_answers, weights_of
+
+N = 2000
+LABELS = np.arange(N) % 10
+TEST = Images("cars", np.zeros((N, 8, 8, 3), np.uint8), (), LABELS)
+
+
+def evaluated(run: Run, name: str, right: dict[str, float], *, title: str = "ResNet-50 (1x), imagenet stem") -> None:
+    """A result as evaluators write it: so many of the first predictions of each subject are right."""
+    said = {who: np.where(np.arange(N) < round(N * share), LABELS, (LABELS + 1) % 10) for who, share in right.items()}
+    file = f"predictions/{name}_cars.safetensors"
+    write_predictions(run.results / file, TEST, "top1", LABELS, said)
+    found = {
+        subject: {"top1": share, "metric": "top1", "top1_interval_95": [share - 0.02, share + 0.02]}
+        for subject, share in right.items()
+    }
+    run.write_result(
+        f"{name}_cars",
+        {
+            "evaluator": name,
+            "data": "cars",
+            "encoder": title,
+            "step": 100,
+            "train_images": 10,
+            "results": found,
+            "predictions": file,
+            "choices": ["validation: 20% of each class"],
+        },
+    )
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[Run]:
+    runs = [Run(tmp_path / "a"), Run(tmp_path / "b")]
+    evaluated(runs[0], "transfer", {"encoder": 0.6, "random encoder": 0.3})
+    evaluated(runs[1], "transfer", {"encoder": 0.598})
+    return runs
+
+
+def test_bold_is_what_is_not_significantly_worse_than_the_best(two: list[Run]) -> None:
+    found = make_report(two)
+    best = {(row.encoder.split()[0], row.subject): row.best for row in found.rows}
+    a, b = (np.where(np.arange(N) < n, LABELS, (LABELS + 1) % 10) for n in (1200, 1196))
+    p = compare(right_answers(LABELS, a), right_answers(LABELS, b), weights_of(LABELS, "top1")).p
+    assert p > 0.05
+    assert best == {("a", "encoder"): True, ("a", "random encoder"): False, ("b", "encoder"): True}
+
+
+def test_the_papers_figure_of_the_same_width_stands_beside(two: list[Run], tmp_path: Path) -> None:
+    wide = Run(tmp_path / "wide")
+    evaluated(wide, "transfer", {"encoder": 0.5}, title="ResNet-50 (4x), imagenet stem")
+    rows = make_report([*two, wide]).rows
+    assert rows[0].paper == "R50 50.3 (supervised 66.7)" and rows[-1].paper == "R50 4x 60.0 (supervised 68.8)"
+
+
+def test_paper_figures_are_those_of_its_tables() -> None:
+    assert paper_figure("linear", "folder /imagenet", "top1", width=2, imagenet=True) == "R50 2x 74.2"
+    assert paper_figure("linear", "fashion_mnist", "top1") == ""
+    assert paper_figure("few_labels_paper_1pct", "x", "top5", width=4, imagenet=True) == "R50 4x 85.8"
+    assert paper_figure("few_labels_paper_10pct_seed0", "x", "top1", width=1, imagenet=True) == "R50 65.6"
+    assert paper_figure("few_labels_simclr_v2_1pct", "x", "top1", width=1, imagenet=True) == "R50 57.9"
+    assert paper_figure("fine_tuned", "voc2007", "map11", width=4) == "R50 4x 86.6 (supervised 86.5)"
+    assert paper_figure("fine_tuned_random", "flowers102", "mean_per_class") == "R50 92.0"
+    assert paper_figure("transfer_mean", "food101", "top1") == "R50 68.4 (supervised 72.3)"
+
+
+def test_seeds_become_one_row_of_mean_and_deviation(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    for seed, share in enumerate((0.5, 0.6, 0.7)):
+        evaluated(run, f"few_labels_paper_1pct_seed{seed}", {"encoder": share})
+    (row,) = make_report([run]).rows
+    assert row.n == 3 and row.value == pytest.approx(0.6) and row.evaluation == "few_labels_paper_1pct"
+    assert row.high is not None and row.high - row.value == pytest.approx(0.1)
+    assert cells(row)[-2] == "± 10.0 (n = 3)"
+
+
+def test_all_formats_hold_the_same_figures(two: list[Run]) -> None:
+    found = make_report(two)
+    markdown, text = as_text(found, "markdown"), as_text(found, "html")
+    assert "| **60.0** |" in markdown and "| 30.0 |" in markdown and "validation: 20% of each class" in markdown
+    assert "<b>60.0</b>" in text and "data:image/png;base64," in text and "validation: 20% of each class" in text
+    rows = list(csv.DictReader(io.StringIO(as_text(found, "csv"))))
+    assert [float(row["value"]) for row in rows] == [0.6, 0.3, 0.598]
+    listed = json.loads(as_text(found, "json"))
+    assert [row["value"] for row in listed["rows"]] == [0.6, 0.3, 0.598] and listed["choices"]
+    with pytest.raises(RecipeError, match="--format 'pdf'"):
+        as_text(found, "pdf")
+
+
+def test_results_of_knn_and_linear_stand_in_the_table_too(tmp_path: Path) -> None:
+    run = Run(tmp_path / "runs" / "r")
+    found = {"encoder": {"top1": 0.8, "top5": 0.9}}
+    run.write_result("knn_step", {"evaluator": "knn", "data": "embedded", "step": 5, "results": found})
+    assert results_folder("r", tmp_path / "runs").path == run.path
+    rows = make_report([run]).rows
+    assert [(row.metric, row.value, row.best) for row in rows] == [("top1", 0.8, None), ("top5", 0.9, None)]
+    with pytest.raises(NotFoundError, match="evaluate first"):
+        make_report([Run(tmp_path / "nothing")])
+
+
+def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
+    from simclr_plus.predictions import compare_predictions
+
+    for name, images in (("a", TEST), ("b", TEST.subset(np.arange(N)[::-1].copy()))):
+        assert images.labels is not None
+        write_predictions(tmp_path / name, images, "top1", images.labels, {"encoder": images.labels})
+    with pytest.raises(RecipeError, match="other test images"):
+        compare_predictions(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(NotFoundError, match="no predictions of 'me'"):
+        compare_predictions(tmp_path / "a", tmp_path / "a", "me")
