@@ -6,12 +6,13 @@ import atexit
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from simclr_plus.errors import RecipeError
+from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.printing import print_json, print_table, say
 
 Target = Annotated[
@@ -52,11 +53,13 @@ def transfer(
     from simclr_plus.evaluation_on_sets import transfer as evaluate
 
     opened = open_target(target, runs, image_size)
-    results = [
-        evaluate(opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say)
-        for name in _named(data)
-    ]
-    _show(results, as_json)
+
+    def one(name: str) -> dict[str, Any]:
+        return evaluate(
+            opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say
+        )
+
+    _show(_of_each(data, one), as_json)
 
 
 def few_labels(
@@ -126,8 +129,9 @@ def finetune(
     from simclr_plus.evaluation_on_sets import fine_tune, open_target
 
     opened, number = open_target(target, runs, image_size), _part(part)
-    found = [
-        fine_tune(
+
+    def one(name: str) -> dict[str, Any] | None:
+        return fine_tune(
             opened,
             name,
             str(root),
@@ -140,9 +144,8 @@ def finetune(
             random_start=random_start,
             say=say,
         )
-        for name in _named(data)
-    ]
-    _show([result for result in found if result is not None], as_json)
+
+    _show(_of_each(data, one), as_json)
 
 
 def compare(
@@ -187,10 +190,22 @@ def in_processes(nproc: str) -> None:
     raise typer.Exit(subprocess.run(command, env={**threads, **os.environ}, check=False).returncode)
 
 
-def _named(data: str) -> list[str]:
+def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """What evaluating finds on a set, or on "all" of the twelve; of these, sets that are not there are passed over."""
     from simclr_plus.transfer_sets import TWELVE
 
-    return list(TWELVE) if data == "all" else [data]
+    found, absent = [], []
+    for name in TWELVE if data == "all" else (data,):
+        try:
+            found.append(evaluate(name))
+        except NotFoundError as error:
+            if data != "all":
+                raise
+            say(f"{name} is passed over: {error}")
+            absent.append(name)
+    if len(absent) == len(TWELVE):
+        raise NotFoundError("none of the twelve data sets is there; name the folder that holds theirs with --root")
+    return [result for result in found if result is not None]
 
 
 def _numbers(text: str) -> list[float]:

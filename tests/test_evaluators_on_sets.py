@@ -364,21 +364,31 @@ def test_torchvisions_and_timms_networks_are_subjects(tmp_path: Path) -> None:
         assert torch.allclose(theirs.subject.encoder(images), expected, atol=1e-4)
 
 
-def test_the_verbs_end_to_end_in_two_processes(simclr_plus: Callable[..., Any], photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["few-labels", "linear"])
+def test_two_processes_find_what_one_does(
+    simclr_plus: Callable[..., Any], photos: Path, tmp_path: Path, verb: str
+) -> None:
     save_encoder(small_encoder(), tmp_path / "e.safetensors", {"recipe": "[augmentation]\nimage_size = 16"})
-    arguments = [
-        "evaluate",
-        "few-labels",
-        tmp_path / "e.safetensors",
-        "--share",
-        "0.5",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "8",
-    ]
-    arguments += ["--data", photos, "--json"]
+    arguments = ["evaluate", verb, tmp_path / "e.safetensors", "--epochs", "2", "--batch-size", "8", "--data", photos]
+    arguments += ["--json", *(["--share", "0.5"] if verb == "few-labels" else [])]
     found = [simclr_plus(*arguments, "--runs", f"runs{n}", "--nproc", n, cwd=tmp_path) for n in ("1", "2")]
     assert [done.returncode for done in found] == [0, 0], found[1].stderr
-    one, two = (json.loads(done.stdout)["results"][0]["results"]["encoder"] for done in found)
-    assert one["top1"] == two["top1"] and one["labelled_images"] == two["labelled_images"]
+    documents = [json.loads(done.stdout) for done in found]
+    results = [document["results"] for document in documents]
+    one, two = (r["encoder"] if verb == "linear" else r[0]["results"]["encoder"] for r in results)
+    assert one["top1"] == two["top1"] and one["mean_per_class"] == two["mean_per_class"] and one["epochs"] == 2
+
+
+def test_of_all_twelve_those_that_are_not_there_are_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    from simclr_plus.errors import NotFoundError
+    from simclr_plus.evaluate_verbs import _of_each
+
+    def evaluate(name: str) -> dict[str, Any] | None:
+        if name not in ("cars", "dtd"):
+            raise NotFoundError(f"no {name}")
+        return {"data": name} if name == "dtd" else None  # cars: cells are missing
+
+    assert _of_each("all", evaluate) == [{"data": "dtd"}]
+    assert "pets is passed over: no pets" in capsys.readouterr().err
+    with pytest.raises(NotFoundError, match="no pets"):
+        _of_each("pets", evaluate)
