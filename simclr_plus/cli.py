@@ -6,18 +6,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simclr_plus import run_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
+from simclr_plus.verbs import RUNS, AsJson, Overrides, RecipeName, RunName, RunsFolder
+from simclr_plus.verbs import print_json as _print_json
+from simclr_plus.verbs import print_table as _print_table
+from simclr_plus.verbs import say as _say
 
 if TYPE_CHECKING:
     from simclr_plus.bench.rounds import Report
     from simclr_plus.doctor import Look
-    from simclr_plus.plan import Plan
     from simclr_plus.recipe import Recipe
-    from simclr_plus.runs import Run
 
 app = typer.Typer(
     help="SimCLR as its authors ran it: pretrain, evaluate, export.",
@@ -28,18 +31,13 @@ app = typer.Typer(
 evaluate_app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure the parts here, beside Lightly's; say what holds a run up.", no_args_is_help=True)
 recipes_app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app.add_typer(run_verbs.app)
+app.add_typer(watch_verbs.app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
 
-RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, as many as you like.")]
-RunName = Annotated[str, typer.Argument(help="A run: name, unique prefix, path, or latest.")]
 Target = Annotated[str, typer.Argument(help="A run, a checkpoint, or an encoder file.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it comes to; start nothing.")]
-Nproc = Annotated[str, typer.Option("--nproc", help='Processes on this machine: a number, or "gpu" for one a GPU.')]
 EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
 TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
 LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
@@ -47,138 +45,6 @@ WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and
 Rounds = Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that PyTorch may use.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda".')]
-RUNS = Path("runs")
-
-
-@app.command()
-def run(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    nproc: Nproc = "1",
-    name: Annotated[str, typer.Option(help="Name of the run; made from recipe and time if left out.")] = "",
-    runs: RunsFolder = RUNS,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Pretrain by a recipe."""
-    from simclr_plus.launch import process_count
-    from simclr_plus.recipe import load_recipe
-    from simclr_plus.runs import create_run, default_name
-
-    loaded = load_recipe(recipe, overrides or [])
-    processes = process_count(nproc)
-    name = name or default_name(recipe)
-    if dry_run:
-        _show_plan(loaded, _plan(loaded, processes), runs / name, as_json)
-        return
-    plan = _plan(loaded, processes, checked=True)
-    new = create_run(loaded, runs, name)
-    if not as_json:
-        _say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-        for doubt in loaded.doubts():
-            _say(f"note: {doubt}")
-    _train(new, processes, as_json)
-
-
-@app.command()
-def resume(run: RunName, nproc: Nproc = "1", runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
-    """Go on with a run from its newest checkpoint, bit for bit."""
-    from simclr_plus.launch import process_count
-    from simclr_plus.runs import find_run
-
-    found = find_run(run, runs)
-    processes = process_count(nproc)
-    plan = _plan(found.recipe(), processes)
-    done = found.checkpoint_files()
-    at = int(done[-1].stem.removeprefix("step_")) if done else 0
-    if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
-        _say(f"run {found.path} is finished ({at} steps); to train longer start a new run with more training.epochs")
-        if as_json:
-            _print_json(_outcome(found))
-        return
-    if not as_json:
-        _say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
-    _train(found, processes, as_json)
-
-
-def _train(run: Run, processes: int, as_json: bool) -> NoReturn:
-    from simclr_plus.launch import launch
-
-    _say("preparing: loading PyTorch and compiling the view-making loops (the first time takes about half a minute)")
-    code = launch(run, processes, quiet=as_json)
-    last = run.metrics()[-1] if run.metrics() else {}
-    if last.get("images_skipped"):
-        _say(f"{last['images_skipped']} images could not be read and were skipped: {run.logs}/skipped.*.txt")
-    outcome = _outcome(run)
-    if as_json:
-        _print_json(outcome)
-    elif outcome["state"] == "finished":
-        _say(f"finished: {outcome['encoder']}\nnext: simclr-plus evaluate knn {run.path}")
-    else:
-        _say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
-    raise typer.Exit(code)
-
-
-def _outcome(run: Run) -> dict[str, Any]:
-    encoder = run.path / "encoder.safetensors"
-    return {
-        "run": str(run.path),
-        "state": run.events()[-1].get("reason"),
-        "encoder": str(encoder) if encoder.exists() else None,
-        "last": run.metrics()[-1] if run.metrics() else {},
-    }
-
-
-def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
-    """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
-    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
-    from simclr_plus.plan import KNOWN_SIZES, make_plan
-
-    expected = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
-    if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
-        found = open_images(recipe.data, PRETRAIN)
-        check_trainable(found, recipe.training.batch_size)
-        return make_plan(recipe, len(found), processes)
-    return make_plan(recipe, min(expected, recipe.data.limit or expected), processes)
-
-
-def _show_plan(recipe: Recipe, plan: Plan, path: Path, as_json: bool) -> None:
-    from simclr_plus.launch import torchrun_command
-    from simclr_plus.runs import Run
-
-    command = torchrun_command(Run(path), plan.processes) if plan.processes > 1 else ["(in this process)"]
-    if as_json:
-        _print_json(
-            {
-                "schema": 1,
-                **plan.as_dict(),
-                "run": str(path),
-                "command": command,
-                "notes": recipe.doubts(),
-                "recipe": recipe.model_dump(),
-            }
-        )
-        return
-    head = recipe.head
-    _print_table(
-        ["", "value"],
-        [
-            ["encoder", recipe.architecture.title],
-            ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
-            ["head parameters", f"{plan.head_parameters:,} ({head.num_layers} layers to {head.output_dim})"],
-            ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
-            ["global batch", f"{plan.global_batch:,}"],
-            ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
-            ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
-            ["warm-up steps", f"{plan.warmup_steps:,}"],
-            ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
-            ["memory per process", f"{plan.memory / 2**30:.1f} GiB (estimate)"],
-            ["run folder", str(path)],
-            ["command", " ".join(command)],
-        ],
-    )
-    for doubt in recipe.doubts():
-        _say(f"note: {doubt}")
 
 
 @evaluate_app.command()
@@ -756,28 +622,6 @@ def list_keys(as_json: AsJson = False) -> None:
         _print_json([dict(zip(("key", "type", "default", "help"), key, strict=True)) for key in keys])
     else:
         _print_table(["key", "type", "default", "meaning"], [[k, t, json.dumps(d), h] for k, t, d, h in keys])
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-def _print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=title or None, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console = Console() if sys.stdout.isatty() else Console(width=160)
-    console.print(table)
 
 
 def main() -> None:

@@ -232,6 +232,22 @@ class Monitor(_Section):
     knn_every_epochs: Annotated[
         float, Field(ge=0, description="epochs between two kNN evaluations on the test split (where labelled); 0: none")
     ] = 0.0
+    tensorboard: Annotated[bool, Field(description="write TensorBoard files too, in the run's tensorboard folder")] = (
+        False
+    )
+    wandb: Annotated[
+        Literal["off", "online", "offline"],
+        Field(description="report to Weights & Biases too; offline: to files, sent later by `wandb sync`"),
+    ] = "off"
+    wandb_project: Annotated[str, Field(description="project of Weights & Biases")] = "simclr-plus"
+    hung_after_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="a process whose step takes longer is hung and the run is ended; preparing, evaluating and "
+            "saving may take four times as long; 0: never",
+        ),
+    ] = 1800.0
 
 
 class Recipe(_Section):

@@ -18,6 +18,7 @@ from simclr_plus.checkpoints import load_checkpoint, load_encoder
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
+from simclr_plus.states import read_status, state_of
 from simclr_plus.trainer import train
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,8 +57,8 @@ def test_a_killed_and_resumed_run_ends_with_the_bytes_of_an_unbroken_one(
     while len(killed.metrics()) < 7:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(read_status(killed)["pid"], signal.SIGKILL)
+    assert process.wait() == 1 and state_of(killed).name == "lost"
     assert 0 < len(killed.metrics()) < len(unbroken.metrics())
     done = simclr_plus("resume", "killed", "--runs", tmp_path, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
