@@ -131,6 +131,12 @@ def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:
     return facts
 
 
+def processes_on(glance: dict[str, Any]) -> str:
+    """How many processes train a run, and where."""
+    count = glance.get("processes") or 1
+    return f"{count} process{'' if count == 1 else 'es'} on {glance.get('host')}"
+
+
 def _number(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, int | float) else otherwise
 

@@ -196,6 +196,8 @@ class LineChart(Widget):
                 lows.append(at)
                 highs.append(at)
         low, high = min(lows), max(highs)
+        if high - low <= 1e-9 * max(abs(low), abs(high)):  # constant, but for rounding
+            low = high = (low + high) / 2
         room = 0.04 * (high - low) or abs(high) * 0.1 or 0.5
         return Window(x0, x1, low - room, high + room)
 

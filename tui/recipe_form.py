@@ -153,7 +153,7 @@ class Form:
 
     def words(self) -> list[str]:
         """The command that starts it, after `simclr-plus`."""
-        given = {key: _typed(text) for key, text in self._ordered(self.overrides).items()}
+        given = {key: _typed(key, text) for key, text in self._ordered(self.overrides).items()}
         launch = {key.removeprefix("start."): text for key, text in self.launch.items()}
         return run_words(self.name, given, launch, self.runs)
 
@@ -170,7 +170,7 @@ class Form:
             raise RecipeError(f"{path} cannot be written: {error}") from None
 
     def _parsed(self, overrides: dict[str, str]) -> Recipe:
-        given = [override(key, _typed(text)) for key, text in self._ordered(overrides).items()]
+        given = [override(key, _typed(key, text)) for key, text in self._ordered(overrides).items()]
         return parse_recipe(self.text, given, origin=self.name)
 
     def _ordered(self, overrides: dict[str, str]) -> dict[str, str]:
@@ -216,11 +216,13 @@ def _value(recipe: Recipe, key: str) -> Any:
     return getattr(found, name) if name else found
 
 
-def _typed(text: str) -> Any:
+def _typed(key: str, text: str) -> Any:
+    """What was typed as a value: TOML, or a bare word; for a key that holds words also 123 is one."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
         return text
+    return text if key in KEYS and KEYS[key].type == "str" and not isinstance(value, str) else value
 
 
 def _did_you_mean(key: str, text: str) -> str:

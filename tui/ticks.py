@@ -7,7 +7,7 @@ import time
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
-    """At most `most` round values (1, 2 or 5 times a power of ten apart) between two values."""
+    """Round values (1, 2 or 5 times a power of ten apart) between two values: at most `most` steps, a value more."""
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low or most < 1:
         return []
     raw = (high - low) / most
@@ -75,8 +75,12 @@ def size(number: float) -> str:
 
 
 def ago(then: float, now: float | None = None) -> str:
-    """How long ago a moment was."""
-    return f"{duration((time.time() if now is None else now) - then)} ago"
+    """How long ago a moment was, in the largest unit."""
+    seconds = max(0.0, (time.time() if now is None else now) - then)
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "just now"
 
 
 def spark(values: list[float], width: int, *, ascii_only: bool = False) -> str:

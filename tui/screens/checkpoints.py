@@ -120,7 +120,7 @@ class CheckpointsScreen(AppScreen):
             text.append(f"{key} ", style="dim")
             text.append(f"{line[:100]}\n")
         self.query_one("#metadata", Static).update(text)
-        for tensor in header.tensors:
+        for tensor in sorted(header.tensors, key=lambda tensor: tensor.name):
             shape = " x ".join(map(str, tensor.shape)) or "scalar"
             table.add_row(tensor.name, tensor.dtype, shape, f"{tensor.count:,}")
 

@@ -91,10 +91,11 @@ class Help(Dialog):
     def __init__(self, screen: Screen[object]) -> None:
         super().__init__()
         self.about = (screen.__doc__ or "").strip()
+        active = sorted(screen.active_bindings.values(), key=lambda active: _distance(screen, active.node))
         self.keys = [
-            (screen.app.get_key_display(active.binding), active.tooltip or active.binding.description)
-            for active in screen.active_bindings.values()
-            if active.binding.description and not active.binding.system
+            (screen.app.get_key_display(a.binding), a.tooltip or a.binding.description)
+            for a in active
+            if a.binding.description and not a.binding.system
         ]
 
     def compose(self) -> ComposeResult:
@@ -107,3 +108,8 @@ class Help(Dialog):
             with VerticalScroll():
                 yield Static(table)
             yield Static("escape: back", classes="hint")
+
+
+def _distance(screen: Screen[object], node: object) -> int:
+    """The screen's own keys first, then the app's, then those of the widget that has the focus."""
+    return 0 if node is screen else 1 if node is screen.app else 2

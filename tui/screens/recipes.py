@@ -102,7 +102,8 @@ class RecipesScreen(AppScreen):
             text.append(f"{label:<14}", style="bold")
             text.append(f"{value}\n")
         text.append("\n")
-        text.append(f"{self.recipes[name]}", style="dim")
+        own = name.endswith(".toml")
+        text.append(f"your own, {self.recipes[name]}" if own else "ships with SimCLR+", style="dim")
         box.update(text)
 
     def on_data_table_row_highlighted(self) -> None:

@@ -14,7 +14,7 @@ from textual.widgets import Footer, Input, RichLog, Static
 from simclr_plus.runs import Run
 
 from ..alarms import alarms
-from ..feed import AXES, AXIS_NAMES, Feed
+from ..feed import AXES, AXIS_NAMES, Feed, processes_on
 from ..line_chart import LineChart
 from ..logs import LogTail, log_files
 from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, future_rate, levels_of
@@ -184,7 +184,7 @@ class RunScreen(LiveScreen):
         if recipe is not None:
             parts.append(f"{recipe.architecture.title} on {recipe.data.name}")
         if g.get("host"):
-            parts.append(f"{g.get('processes') or 1} processes on {g['host']}")
+            parts.append(processes_on(g))
         parts += [self._machine(host, line) for host, line in self.feed.facts.machines.items()]
         average = f"average over {self.lines} lines" if self.lines > 1 else "not averaged"
         parts.append(f"{'log y, ' if self.log_y else ''}{average}")

@@ -16,6 +16,7 @@ from simclr_plus.overview import recipe_title
 from simclr_plus.recipe import find_recipe
 from simclr_plus.runs import Run
 
+from ..feed import processes_on
 from ..run_list import Line, RunList
 from ..ticks import duration, percent, short, spark
 from .compare import CompareScreen
@@ -136,7 +137,7 @@ class RunsScreen(LiveScreen):
                         table.update_cell(name, column, cell, update_width=True)
         self._columns, self._drawn = columns, rows
         alive = sum(line.state in ("running", "starting", "stopping") for line in self.lines)
-        text = Text(f"{len(self.lines)} runs, {alive} at work", style="bold")
+        text = Text(f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work", style="bold")
         text.append(f"   {self.list.folder}   by {self.sort}", style="dim")
         text.append(f"   only: {self.wanted} ({len(shown)})" if self.wanted else "", style="yellow")
         text.append(f"   {self.list.trouble}", style="red")
@@ -215,7 +216,7 @@ class RunsScreen(LiveScreen):
             text.append(f": {why.splitlines()[0]}")
         g = line.glance
         if g.get("host"):
-            text.append(f"\n{g.get('processes') or '?'} processes on {g['host']}", style="dim")
+            text.append(f"\n{processes_on(g)}", style="dim")
             text.append(f", SLURM job {g['job_id']}" if g.get("job_id") else "", style="dim")
             text.append(f", epoch {short(g['epoch'])}" if isinstance(g.get("epoch"), float) else "", style="dim")
         if line.trouble and line.trouble not in why:
