@@ -571,11 +571,30 @@ def _show_looks(looks: list[Look]) -> None:
 
 
 @app.command()
-def tui(runs: Annotated[Path, typer.Argument(help="Folder of the runs.")] = RUNS) -> None:
-    """Watch runs in the terminal."""
-    from simclr_plus.tui.app import WatchApp
+def tui(
+    runs: Annotated[Path, typer.Argument(help="Folder of the runs.")] = RUNS,
+    readonly: Annotated[bool, typer.Option("--readonly", help="Only look: start, stop and write nothing.")] = False,
+    theme: Annotated[str, typer.Option(help='"dark", "light", or "16" colours of the terminal.')] = "",
+    ascii_only: Annotated[bool, typer.Option("--ascii", help="Charts without braille characters.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser of this machine.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of 127.0.0.1, with --serve.")] = 8000,
+) -> None:
+    """Choose a recipe, start runs, watch them learn, compare them: in the terminal."""
+    if theme not in ("", "dark", "light", "16"):
+        raise RecipeError(f'--theme {theme!r} is unknown; use "dark", "light" or "16"')
+    if serve:
+        from simclr_plus.tui.served import serve_in_browser
 
-    WatchApp(runs).run()
+        given = [*(["--readonly"] if readonly else []), *(["--theme", theme] if theme else [])]
+        serve_in_browser(["tui", str(runs), *given], port, _say)
+        return
+    from simclr_plus.tui.app import SimclrPlusApp
+
+    if not sys.stdout.isatty() and "TEXTUAL_DRIVER" not in os.environ:
+        raise EnvironmentNotAbleError(
+            "the terminal UI needs a terminal; `simclr-plus ps --json` prints the same figures"
+        )
+    SimclrPlusApp(runs, readonly=readonly, theme=theme, ascii_only=ascii_only or None).run()
 
 
 @recipes_app.command("ls")

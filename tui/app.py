@@ -1,125 +1,198 @@
-"""The terminal UI: a live table of the runs in a folder and the curve of the one chosen. It reads run folders only."""
+"""The terminal UI: it reads run folders, draws them, and starts `simclr-plus` commands; it imports no torch.
+
+Nothing here owns a run: leaving the screen, or losing it, changes nothing for those that train.
+"""
 
 from __future__ import annotations
 
-import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from rich.text import Text
-from textual.app import App, ComposeResult
-from textual.binding import BindingType
-from textual.containers import Vertical
-from textual.widgets import DataTable, Footer, Header, Sparkline, Static
+from textual.app import App, SystemCommand
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.progress import figures
+from simclr_plus.launch import stop
 from simclr_plus.runs import Run, list_runs
-from simclr_plus.states import state_of
 
-SECONDS_BETWEEN_LOOKS = 2.0
-COLUMNS = ("run", "state", "step", "loss", "contrastive", "probe", "kNN", "images/s")
+from . import commands
+from .recipe_form import Form, found_recipes
+from .screens.checkpoints import CheckpointsScreen
+from .screens.dialogs import Choose, Help, Tell
+from .screens.form import FormScreen
+from .screens.recipes import RecipesScreen
+from .screens.run import RunScreen
+from .screens.runs import RunsScreen
+
+THEMES = {"dark": ("textual-dark",), "light": ("textual-light",), "16": ("ansi-dark", "textual-ansi")}
+STOPS = (
+    ("", "save and stop: a checkpoint is written first, resume goes on from it"),
+    ("now", "end it within 35 seconds, saved if that is enough"),
+    ("kill", "kill it at once: what was not saved is lost"),
+)
+EVALUATIONS = (
+    ("knn", "kNN: 20 nearest neighbours on frozen features"),
+    ("linear --fast", "linear, fast: a linear classifier on cached features"),
+    ("linear", "linear: the paper's protocol, with augmentation; slow"),
+)
 
 
-class WatchApp(App[None]):
-    """Watch runs: newest first; arrows choose, r looks again, s asks the chosen run to save and stop."""
+@dataclass
+class Job:
+    """A command that was started from here."""
+
+    title: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    then: Callable[[], None] | None = None
+
+
+class SimclrPlusApp(App[None]):
+    """Watch, start, stop and compare runs."""
 
     TITLE = "SimCLR+"
-    CSS = """
-    DataTable { height: 1fr; }
-    #detail { height: auto; padding: 1 2; border-top: solid $primary; }
-    Sparkline { height: 4; margin-top: 1; }
-    """
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = True
     BINDINGS: ClassVar[list[BindingType]] = [
-        ("r", "look", "Look again"),
-        ("s", "stop", "Save and stop"),
-        ("q", "quit", "Quit"),
+        Binding("question_mark", "help", "Help", id="help", tooltip="what this screen is for, and its keys"),
+        Binding("t", "theme", "Theme", id="theme", show=False, tooltip="next theme: dark, light, 16 colours"),
+        Binding("q", "quit", "Quit", id="quit", tooltip="leave; runs go on"),
     ]
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, readonly: bool = False, theme: str = "", ascii_only: bool | None = None
+    ) -> None:
         super().__init__()
-        self.folder = folder
-        self.runs: dict[str, Run] = {}
-
-    def compose(self) -> ComposeResult:
-        """A table above, the chosen run below."""
-        yield Header()
-        yield DataTable(cursor_type="row", zebra_stripes=True)
-        with Vertical(id="detail"):
-            yield Static(id="figures")
-            yield Sparkline([], summary_function=min)
-        yield Footer()
+        self.folder, self.readonly = folder, readonly
+        self.marks = "ascii" if (not speaks_unicode() if ascii_only is None else ascii_only) else "braille"
+        self.jobs: list[Job] = []
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+        self.VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-high")]
+        self._wanted_theme = theme
 
     def on_mount(self) -> None:
-        """Fill the table and keep it fresh."""
-        table = self.query_one(DataTable)
-        for column in COLUMNS:
-            table.add_column(column, key=column)
-        self.action_look()
-        self.set_interval(SECONDS_BETWEEN_LOOKS, self.action_look)
+        """Begin with the runs."""
+        if self._wanted_theme:
+            self._set_theme(self._wanted_theme)
+        self.sub_title = f"{self.folder}{' (read only)' if self.readonly else ''}"
+        self.push_screen(RunsScreen(self.folder))
+        self.set_interval(0.5, self._look_at_jobs)
 
-    def action_look(self) -> None:
-        """Read the run folders again."""
-        table = self.query_one(DataTable)
-        self.runs = {run.name: run for run in reversed(list_runs(self.folder))}
-        for gone in [key.value for key in list(table.rows) if key.value not in self.runs]:
-            table.remove_row(str(gone))
-        for name, run in self.runs.items():
-            cells = _row(run)
-            if name in {key.value for key in table.rows}:
-                for column, cell in zip(COLUMNS, cells, strict=True):
-                    table.update_cell(name, column, cell)
-            else:
-                table.add_row(*cells, key=name)
-        self._show_chosen()
+    def action_help(self) -> None:
+        """What the screen is for, and its keys."""
+        if not isinstance(self.screen, Help):
+            self.push_screen(Help(self.screen))
 
-    def action_stop(self) -> None:
-        """Ask the chosen run to save a checkpoint and stop."""
-        run = self._chosen()
-        if run is not None and state_of(run).is_alive:
-            run.ask_to_stop()
-            self.notify(f"{run.name} is asked to save and stop")
+    def action_theme(self) -> None:
+        """The next theme."""
+        names = list(THEMES)
+        now = next((i for i, name in enumerate(names) if self.theme in THEMES[name]), -1)
+        self._set_theme(names[(now + 1) % len(names)])
 
-    def on_data_table_row_highlighted(self) -> None:
-        """Another run was chosen."""
-        self._show_chosen()
+    def _set_theme(self, name: str) -> None:
+        self.theme = next(theme for theme in THEMES[name] if theme in self.available_themes)
 
-    def _chosen(self) -> Run | None:
-        table = self.query_one(DataTable)
-        if not table.row_count:
-            return None
-        key = table.coordinate_to_cell_key(table.cursor_coordinate).row_key.value
-        return self.runs.get(str(key))
-
-    def _show_chosen(self) -> None:
-        run = self._chosen()
-        if run is None:
-            self.query_one("#figures", Static).update(f"no runs in {self.folder} yet: simclr-plus run demo")
-            return
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: what Textual offers, every run, every recipe."""
+        yield from super().get_system_commands(screen)
         try:
-            batch_size = run.recipe().training.batch_size
-        except SimclrPlusError as error:
-            self.query_one("#figures", Static).update(Text(str(error)))
+            runs = list_runs(self.folder)
+        except OSError:
+            runs = []
+        for run in reversed(runs[-100:]):
+            yield SystemCommand(f"Run {run.name}", "open its charts", lambda run=run: self.open_run(run))
+        for name, path in found_recipes():
+            yield SystemCommand(f"Recipe {name}", "change and start it", lambda n=name, p=path: self.open_recipe(n, p))
+
+    # what several screens do
+
+    def open_run(self, run: Run) -> None:
+        """Its charts."""
+        self.push_screen(RunScreen(run))
+
+    def open_recipes(self) -> None:
+        """All recipes."""
+        self.push_screen(RecipesScreen())
+
+    def open_recipe(self, name: str, path: Path) -> None:
+        """The form of a recipe."""
+        try:
+            form = Form(name, path.read_text(encoding="utf-8"), self.folder)
+        except (SimclrPlusError, OSError, UnicodeDecodeError) as error:
+            self.push_screen(Tell(f"recipe {name} cannot be used", str(error)))
             return
-        lines = run.metrics()
-        losses = [line["loss"] for line in lines if line.get("loss") is not None]
-        chance = math.log(2 * batch_size - 1)
-        text = f"{figures(lines[-1])}   (chance loss {chance:.2f})" if losses else "no metrics yet"
-        self.query_one("#figures", Static).update(Text(f"{run.name}: {text}"))
-        self.query_one(Sparkline).data = [chance - loss for loss in losses]
+        self.push_screen(FormScreen(form))
+
+    def open_checkpoints(self, run: Run) -> None:
+        """Its files and results."""
+        self.push_screen(CheckpointsScreen(run))
+
+    def ask_to_stop(self, run: Run) -> None:
+        """Ask how, then ask the run."""
+
+        def answered(word: str | None) -> None:
+            if word is None:
+                return
+            try:
+                asked = stop(run, word)
+            except (SimclrPlusError, OSError) as error:
+                self.push_screen(Tell(f"{run.name} cannot be asked to stop", str(error)))
+                return
+            self.notify(
+                f"{run.name} is asked to {'end' if word else 'save and stop'}" if asked else "it is not at work"
+            )
+
+        self.push_screen(Choose(f"Stop {run.name}", [(key or "save", label) for key, label in STOPS]), _saved(answered))
+
+    def resume(self, run: Run) -> None:
+        """Go on with a run."""
+        self.start(f"resume {run.name}", commands.resume_words(run.path), run.logs)
+
+    def ask_to_evaluate(self, target: Path, run: Run) -> None:
+        """Ask how, then evaluate a run or one of its checkpoints."""
+
+        def answered(evaluator: str | None) -> None:
+            if evaluator is not None:
+                words = commands.evaluate_words(target, evaluator, self.folder)
+                self.start(f"evaluate {evaluator} of {target.stem}", words, run.logs)
+
+        self.push_screen(Choose(f"Evaluate {target.stem}", EVALUATIONS), answered)
+
+    def start(self, title: str, words: Sequence[str], logs: Path, then: Callable[[], None] | None = None) -> Job | None:
+        """Start a command that outlives this screen, and tell how it ended if the screen is still there."""
+        log = logs / commands.log_name(words)
+        try:
+            job = Job(title, commands.start(words, log), log, then)
+        except OSError as error:
+            self.push_screen(Tell(f"{title}: cannot be started", str(error)))
+            return None
+        self.jobs.append(job)
+        self.notify(f"started: {commands.shown(words)}", title=title)
+        return job
+
+    def _look_at_jobs(self) -> None:
+        for job in [job for job in self.jobs if job.process.poll() is not None]:
+            self.jobs.remove(job)
+            if job.process.returncode:
+                self.push_screen(Tell(f"{job.title} failed", commands.last_words(job.log)))
+                continue
+            self.notify("done", title=job.title)
+            if job.then is not None:
+                job.then()
 
 
-def _row(run: Run) -> list[str]:
-    try:
-        run.recipe()
-    except SimclrPlusError:
-        return [run.name, "unreadable", *[""] * (len(COLUMNS) - 2)]
-    lines = run.metrics()
-    last = lines[-1] if lines else {}
-    shares = (
-        f"{last[key]:.1%}" if last.get(key) is not None else "" for key in ("contrastive_accuracy", "probe_accuracy")
-    )
-    knn = next((f"{x['knn_accuracy']:.1%}" for x in reversed(lines) if x.get("knn_accuracy") is not None), "")
-    loss = f"{last['loss']:.3f}" if last.get("loss") is not None else ""
-    speed = f"{last['images_per_second']:.0f}" if last else ""
-    return [run.name, state_of(run).name, str(last.get("step", "")), loss, *shares, knn, speed]
+def _saved(answered: Callable[[str | None], None]) -> Callable[[str | None], None]:
+    """An option needs a name, the word of a plain stop is empty."""
+    return lambda key: answered("" if key == "save" else key)
+
+
+def speaks_unicode() -> bool:
+    """Whether the terminal can be expected to show braille: UTF-8, and not Linux's own console, whose font lacks it."""
+    encoding = (getattr(sys.stdout, "encoding", "") or "").lower().replace("-", "")
+    return encoding.startswith("utf") and os.environ.get("TERM") not in ("linux", "dumb")

@@ -1,0 +1,91 @@
+"""What is wrong with a run, in sentences that name a cause and what to do. Pure: numbers in, sentences out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .feed import chance_loss
+from .raster import Floats
+from .ticks import duration, percent, short
+
+RECENT = 20  # lines
+SMALL_STD, SMALL_SHARE = 0.3, 0.25
+LONG_WAIT = 0.3
+
+
+def alarms(
+    glance: dict[str, Any], columns: dict[str, Floats], batch_size: int | None, silent: float | None
+) -> list[str]:
+    """The sentences, gravest first.
+
+    `columns` holds step, epoch, time, loss, feature_std, effective_rank and data_wait as far as there are any; `silent`
+    is how many seconds ago the last line was written.
+    """
+    found = []
+    why = str(glance.get("why") or "").splitlines()
+    if glance.get("state") in ("failed", "lost", "stale", "gone", "unreadable") and why:
+        found.append(f"{glance['state']}: {why[0]}")
+    found += [s for s in (_not_finite(columns), _collapse(columns), _at_chance(columns, batch_size)) if s]
+    if glance.get("state") == "running":
+        found += [s for s in (_waiting(columns), _no_progress(columns, silent)) if s]
+    return found
+
+
+def _not_finite(columns: dict[str, Floats]) -> str:
+    loss = columns.get("loss")
+    if loss is None or not len(loss) or np.isfinite(loss[-1]):
+        return ""
+    finite = np.flatnonzero(np.isfinite(loss))
+    since = int(columns["step"][finite[-1] + 1]) if len(finite) else int(columns["step"][0])
+    return f"the loss is not finite since step {since}: a lower optimizer.learning_rate or a longer warm-up may help"
+
+
+def _collapse(columns: dict[str, Floats]) -> str:
+    for name, words in (("feature_std", "standard deviation"), ("effective_rank", "effective rank")):
+        values = columns.get(name)
+        values = values[np.isfinite(values)] if values is not None else np.empty(0)
+        if len(values) < 5:
+            continue
+        now, best = float(np.median(values[-5:])), float(values.max())
+        if now < SMALL_SHARE * best and (name != "feature_std" or now < SMALL_STD):
+            return (
+                f"collapse: the features' {words} fell from {short(best)} to {short(now)}, all images come out alike: "
+                "a lower optimizer.learning_rate, or a higher loss.temperature, may help"
+            )
+    return ""
+
+
+def _at_chance(columns: dict[str, Floats], batch_size: int | None) -> str:
+    loss, epoch = columns.get("loss"), columns.get("epoch")
+    if batch_size is None or loss is None or epoch is None or len(loss) < 2 * RECENT or not epoch[-1] >= 1:
+        return ""
+    level = chance_loss(batch_size)
+    recent = float(np.nanmedian(loss[-RECENT:])) if np.isfinite(loss[-RECENT:]).any() else 0.0
+    if recent < 0.98 * level:
+        return ""
+    return f"nothing is learnt: after {short(float(epoch[-1]))} epochs the loss is still at chance, {short(level)}"
+
+
+def _waiting(columns: dict[str, Floats]) -> str:
+    wait = columns.get("data_wait")
+    if wait is None or len(wait) < RECENT or not np.isfinite(wait[-RECENT:]).any():
+        return ""
+    share = float(np.nanmean(wait[-RECENT:]))
+    if share < LONG_WAIT:
+        return ""
+    return (
+        f"data wait {percent(share)}: images are not made fast enough; more cores, data.threads, or "
+        'augmentation.augment_on = "device" (see: simclr-plus bench data)'
+    )
+
+
+def _no_progress(columns: dict[str, Floats], silent: float | None) -> str:
+    times = columns.get("time")
+    if silent is None or times is None or len(times) < 3:
+        return ""
+    usual = float(np.nanmedian(np.diff(times[-RECENT:])))
+    if silent < max(60.0, 10 * usual):
+        return ""
+    return f"no progress for {duration(silent)}, where a line came every {duration(usual)}: see the log"

@@ -1,0 +1,107 @@
+"""The `simclr-plus` commands that the screens start, as words: what is shown is what is run. No Textual, no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LAST_WORDS = 4000  # characters of what a command said
+
+
+def shown(words: Sequence[str]) -> str:
+    """The command as one would type it."""
+    return shlex.join(["simclr-plus", *words])
+
+
+def run_words(recipe: str, overrides: Mapping[str, Any], launch: Mapping[str, Any], runs: Path) -> list[str]:
+    """`run` for a recipe with keys changed; `launch` holds the keys of recipe_form.LAUNCH."""
+    words = ["run", recipe, *(override(key, value) for key, value in overrides.items()), "--name", str(launch["name"])]
+    slurm = launch["where"] == "SLURM"
+    if str(launch["processes"]) != "1":
+        words += ["--nproc", str(launch["processes"])]
+    if slurm:
+        words.append("--slurm")
+        for key in ("nodes", "gpus", "time", "partition", "account", "memory"):
+            value = str(launch[key])
+            if value and value != "0" and (key, value) != ("nodes", "1"):
+                words += [f"--{key}", value]
+    elif int(launch["restarts"]):
+        words += ["--max-restarts", str(launch["restarts"])]
+    words += [] if slurm else ["-d"]
+    return [*words, *_folder(runs)]
+
+
+def resume_words(run: Path) -> list[str]:
+    """`resume` for a run."""
+    return ["resume", str(run), "-d"]
+
+
+def evaluate_words(target: Path, evaluator: str, runs: Path) -> list[str]:
+    """`evaluate` for a run or a checkpoint; `evaluator` is "knn", "linear --fast" or "linear"."""
+    return ["evaluate", *evaluator.split(), str(target), *_folder(runs)]
+
+
+def export_words(source: Path, output: Path) -> list[str]:
+    """`export` of the encoder in a checkpoint."""
+    return ["export", str(source), "-o", str(output)]
+
+
+def override(key: str, value: Any) -> str:
+    """`key=value` as the command line takes it: bare words stay bare, unless they would be read as something else."""
+    return f"{key}={toml_value(value)}"
+
+
+def toml_value(value: Any) -> str:
+    """A value in TOML, words bare where that is unambiguous."""
+    if isinstance(value, str):
+        try:
+            tomllib.loads(f"value = {value}")
+        except tomllib.TOMLDecodeError:
+            return value if value.strip() == value and value else json.dumps(value)
+        return json.dumps(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(toml_value, value))}]"
+    return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def start(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a command in a session of its own, so that it outlives the screen; what it says goes to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-m", "simclr_plus.cli", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+
+
+def last_words(log: Path) -> str:
+    """What a command said at last."""
+    try:
+        return log.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
+    except OSError as error:
+        return str(error)
+
+
+def log_name(words: Sequence[str]) -> str:
+    """A name for a command's log: verb, evaluator and time."""
+    verb = re.sub(r"[^a-z]+", "_", " ".join(word for word in words[:2] if "/" not in word and word != "-d")).strip("_")
+    return f"{verb}.{time.strftime('%Y%m%d-%H%M%S')}.log"
+
+
+def _folder(runs: Path) -> list[str]:
+    return [] if runs == Path("runs") else ["--runs", str(runs)]

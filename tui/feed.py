@@ -1,0 +1,159 @@
+"""What is known of one run, kept fresh by a thread: its metrics by columns, recipe, state, figures of its machines.
+
+A run folder may be damaged, half-written or gone at any moment: what cannot be read becomes a sentence in `trouble`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.metrics_table import MetricsTable
+from simclr_plus.overview import glance
+from simclr_plus.recipe import Recipe
+from simclr_plus.runs import Run
+from simclr_plus.tail import last_objects
+
+from .raster import Floats
+
+SECONDS_AT_ONCE = 0.1  # of reading, then the screen has its turn
+AXIS_NAMES = {"step": "steps", "epoch": "epochs", "images": "images", "time": "hours"}
+AXES = tuple(AXIS_NAMES)
+
+
+@dataclass
+class Facts:
+    """A look at a run: `glance` as `ps` shows it, the recipe if it can be read, a line of figures for each machine."""
+
+    glance: dict[str, Any] = field(default_factory=dict)
+    recipe: Recipe | None = None
+    machines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    last_line_at: float | None = None
+    trouble: str = ""
+
+
+class Feed:
+    """A run as it grows. `look` may take long and is for a thread; the rest is quick."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.facts = Facts()
+        self.version = 0  # grows when the metrics did
+        self._table = MetricsTable(run.metrics_file)
+        self._lock = threading.Lock()
+
+    def look(self) -> bool:
+        """Read what is new, for a moment; returns whether there is more to read."""
+        facts = facts_of(self.run, self.facts.recipe)
+        more = False
+        with self._lock:
+            before = self._mark()
+            try:
+                more = self._table.look(SECONDS_AT_ONCE)
+            except OSError as error:
+                facts.trouble = facts.trouble or f"{self.run.metrics_file} cannot be read: {error}"
+            if self._table.bad_lines and not facts.trouble:
+                facts.trouble = f"{self._table.bad_lines} lines of metrics.jsonl are no JSON and were left out"
+            if self._mark() != before:
+                self.version += 1
+        self.facts = facts
+        return more
+
+    def columns(self, *names: str) -> dict[str, Floats]:
+        """Copies of columns as numbers; those that no line has are left out."""
+        with self._lock:
+            found = {"step": np.array(self._table.steps, dtype=np.float64)} if "step" in names else {}
+            for name in names:
+                if name in self._table.columns:
+                    found[name] = np.array(self._table.columns[name], dtype=np.float64)
+        return found
+
+    def last(self, name: str) -> float | None:
+        """The newest number of a column."""
+        with self._lock:
+            column = self._table.columns.get(name)
+            for i in range(len(column or ()) - 1, max(-1, len(column or ()) - 5000), -1):
+                if column is not None and not math.isnan(column[i]):
+                    return float(column[i])
+        return None
+
+    @property
+    def lines(self) -> int:
+        """Logged steps that were read."""
+        return len(self._table.steps)
+
+    def axis(self, name: str) -> Floats:
+        """The x of every line: step, epoch, images, or hours since the first line; never falling."""
+        found = self.columns("step", name)
+        steps = found["step"]
+        values = found.get(name, steps)
+        if len(values) != len(steps) or not np.isfinite(values).all():
+            finite = np.isfinite(values)
+            values = np.interp(steps, steps[finite], values[finite]) if finite.any() else steps
+        if name == "time" and name in found and len(values):
+            values = (values - values[0]) / 3600
+        return np.maximum.accumulate(values) if len(values) else values
+
+    def _mark(self) -> tuple[int, int]:
+        steps = self._table.steps
+        return len(steps), steps[-1] if steps else 0
+
+
+def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:
+    """A look at everything but the metrics; never raises for what is wrong with the folder."""
+    facts = Facts(recipe=recipe)
+    if not run.path.is_dir():
+        facts.glance = {"run": run.name, "state": "gone", "why": f"{run.path} is no longer there"}
+        facts.trouble = facts.glance["why"]
+        return facts
+    try:
+        if recipe is None:
+            facts.recipe = run.recipe()
+    except SimclrPlusError as error:
+        facts.trouble = str(error)
+    try:
+        facts.glance = glance(run)
+        facts.last_line_at = run.metrics_file.stat().st_mtime if run.metrics_file.exists() else None
+        for path in sorted(run.path.glob("system.*.jsonl")):
+            line = next(last_objects(path), {})
+            if time.time() - _number(line.get("time"), 0.0) < 60:
+                facts.machines[path.name[7:-6]] = line
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        facts.glance = facts.glance or {"run": run.name, "state": "unreadable", "why": str(error)}
+        facts.trouble = facts.trouble or f"{run.path} cannot be read: {error}"
+    return facts
+
+
+def processes_on(glance: dict[str, Any]) -> str:
+    """How many processes train a run, and where."""
+    count = glance.get("processes") or 1
+    return f"{count} process{'' if count == 1 else 'es'} on {glance.get('host')}"
+
+
+def _number(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) else otherwise
+
+
+def chance_loss(batch_size: int) -> float:
+    """NT-Xent of features that tell nothing: ln(2N - 1)."""
+    return math.log(2 * batch_size - 1)
+
+
+def expected_figures(text: str) -> dict[str, tuple[str, float]]:
+    """Scores that a recipe's `about.expected` states: kind (linear, kNN) to whose they are and the share.
+
+    >>> expected_figures("paper: linear top-1 69.3 %, top-5 89.0 %")
+    {'linear': ('paper', 0.693)}
+    """
+    whose = text.partition(":")[0].partition(",")[0].strip()
+    found: dict[str, tuple[str, float]] = {}
+    for kind, figure in re.findall(r"(linear|kNN)(?: top-1)?(?: about)? (\d+(?:\.\d+)?) ?%", text):
+        found.setdefault(kind, (whose, float(figure) / 100))
+    return found

@@ -1,0 +1,148 @@
+"""A line as dots: which dots of a grid a curve passes through, and the characters that show them. Pure numpy.
+
+Letters: H, W are rows and columns of dots. A braille character holds 4 rows of 2 dots, an ASCII one 2 rows of 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# the bit of each dot in a braille character (Unicode block 2800), by row and column
+BRAILLE_BITS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]], dtype=np.uint8)
+DOTS = {"braille": (4, 2), "ascii": (2, 1)}  # rows and columns of dots in a character
+ASCII_CELLS = " '.|"  # none, upper, lower, both
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is shown: a range of x and one of y."""
+
+    x0: float
+    x1: float
+    y0: float
+    y1: float
+
+
+def spans(x: Floats, y: Floats, x0: float, x1: float, W: int) -> tuple[Floats, Floats]:
+    """Lowest and highest value of a curve within each of W columns; NaN where it does not pass.
+
+    `x` rises. Points are joined by straight lines, so that neighbouring columns meet; a NaN in `y` leaves a gap.
+    """
+    low, high = np.full(W, np.inf), np.full(W, -np.inf)
+    if not len(x) or x1 <= x0:
+        return np.full(W, np.nan), np.full(W, np.nan)
+    first = max(0, int(np.searchsorted(x, x0, "left")) - 1)
+    last = int(np.searchsorted(x, x1, "right")) + 1
+    x, y = x[first:last], y[first:last]
+    finite = np.isfinite(y)
+    _take_points(x, y, finite, x0, x1, low, high)
+    edges = np.linspace(x0, x1, W + 1)
+    after = np.searchsorted(x, edges, "left")
+    inside = (after > 0) & (after < len(x))
+    after = np.clip(after, 1, max(1, len(x) - 1))
+    if len(x) > 1:
+        joined = inside & finite[after - 1] & finite[after]
+        width = np.maximum(x[after] - x[after - 1], np.finfo(float).tiny)
+        part = (edges - x[after - 1]) / width
+        with np.errstate(invalid="ignore"):
+            value = y[after - 1] + part * (y[after] - y[after - 1])
+        for columns, value_at, take in ((slice(0, W), value[:-1], joined[:-1]), (slice(0, W), value[1:], joined[1:])):
+            low[columns] = np.where(take, np.minimum(low[columns], value_at), low[columns])
+            high[columns] = np.where(take, np.maximum(high[columns], value_at), high[columns])
+    empty = low > high
+    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def _take_points(x: Floats, y: Floats, finite: Mask, x0: float, x1: float, low: Floats, high: Floats) -> None:
+    """The points themselves, by column."""
+    W = len(low)
+    shown = finite & (x >= x0) & (x <= x1)
+    if not shown.any():
+        return
+    values = y[shown]
+    column = np.minimum(((x[shown] - x0) / (x1 - x0) * W).astype(np.int64), W - 1)
+    starts = np.flatnonzero(np.diff(column, prepend=-1))
+    low[column[starts]] = np.minimum.reduceat(values, starts)
+    high[column[starts]] = np.maximum.reduceat(values, starts)
+
+
+def raster(x: Floats, y: Floats, window: Window, W: int, H: int) -> Mask:
+    """The dots [H, W] of a curve in a window; row 0 is the top. What lies outside the window is cut off."""
+    low, high = spans(x, y, window.x0, window.x1, W)
+    height = window.y1 - window.y0
+    with np.errstate(invalid="ignore"):
+        visible = (high >= window.y0) & (low <= window.y1) & (height > 0)
+        to_row = (H - 1) / height if height > 0 else 0.0
+        top = np.rint((window.y1 - np.minimum(high, window.y1)) * to_row)
+        bottom = np.rint((window.y1 - np.maximum(low, window.y0)) * to_row)
+        rows = np.arange(H)[:, None]
+        dots: Mask = (rows >= top) & (rows <= bottom) & visible
+    return dots
+
+
+def level(y: float, window: Window, W: int, H: int) -> Mask:
+    """A dashed horizontal line at a value; nothing where it is not in the window."""
+    dots = np.zeros((H, W), dtype=bool)
+    if window.y0 <= y <= window.y1 and window.y1 > window.y0:
+        dots[round((window.y1 - y) / (window.y1 - window.y0) * (H - 1)), np.arange(W) % 4 < 2] = True
+    return dots
+
+
+def characters(dots: Mask, marks: str = "braille") -> NDArray[np.str_]:
+    """The characters [H / 4, W / 2] (braille) or [H / 2, W] (ascii) that show dots; a blank where there is none."""
+    high, wide = DOTS[marks]
+    H, W = dots.shape
+    cells = dots.reshape(H // high, high, W // wide, wide).transpose(0, 2, 1, 3)
+    if marks == "ascii":
+        index = cells[..., 0, 0] + 2 * cells[..., 1, 0]
+        return np.array(list(ASCII_CELLS))[index]
+    codes = (cells * BRAILLE_BITS).sum(axis=(2, 3)).astype(np.uint32)
+    text: NDArray[np.str_] = np.where(codes > 0, codes + 0x2800, 0x20).astype(np.uint32).view("<U1")
+    return text
+
+
+def smooth(y: Floats, lines: float) -> Floats:
+    """Exponential moving average over about `lines` points, unbiased at its beginning; NaN is passed over and stays."""
+    finite = np.isfinite(y)
+    values = y[finite]
+    n = len(values)
+    if lines <= 1 or n < 2:
+        return y.copy()
+    decay = 1 - 1 / lines
+    block = 64
+    padded = np.zeros(-(-n // block) * block)
+    padded[:n] = values
+    power = np.arange(block)
+    lower = np.where(power[:, None] >= power, decay ** np.maximum(power[:, None] - power, 0), 0.0) * (1 - decay)
+    within = padded.reshape(-1, block) @ lower.T
+    carried = np.zeros(len(within))
+    for i in range(1, len(within)):
+        carried[i] = within[i - 1, -1] + decay**block * carried[i - 1]
+    average = (within + carried[:, None] * decay ** (power + 1)).reshape(-1)[:n]
+    out = np.full(len(y), np.nan)
+    out[finite] = average / (1 - decay ** np.arange(1, n + 1))
+    return out
+
+
+def thinned(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats]:
+    """At most about `points` points with the same look: lowest and highest of each stretch; NaN kept where all are."""
+    if len(x) <= points:
+        return x, y
+    stretch = -(-len(x) * 2 // points)
+    n = len(x) // stretch * stretch
+    whole = y[:n].reshape(-1, stretch)
+    empty = ~np.isfinite(whole).any(axis=1)
+    filled = np.where(np.isfinite(whole), whole, np.inf)
+    low = filled.argmin(axis=1)
+    high = np.where(np.isfinite(whole), whole, -np.inf).argmax(axis=1)
+    starts = np.arange(len(whole)) * stretch
+    picked = np.sort(np.stack([starts + low, starts + high], axis=1), axis=1).reshape(-1)
+    picked[np.repeat(empty, 2)] = np.repeat(starts[empty], 2)
+    picked = np.concatenate([picked, np.arange(n, len(x))])
+    return x[picked], y[picked]

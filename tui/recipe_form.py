@@ -1,0 +1,249 @@
+"""A recipe being edited: its keys, what was changed, whether it holds, what it comes to. No Textual, no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simclr_plus.errors import RecipeError
+from simclr_plus.plan import KNOWN_SIZES, Plan, make_plan
+from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, shipped_recipes
+from simclr_plus.runs import default_name
+
+from .commands import override, run_words, toml_value
+from .ticks import short, size
+
+
+@dataclass(frozen=True)
+class Key:
+    """A line of the form: dotted name, type, default, what it means, and the words to choose from if there are any."""
+
+    name: str
+    type: str
+    default: Any
+    help: str
+    choices: tuple[str, ...] = ()
+
+
+def _choices(kind: str) -> tuple[str, ...]:
+    if kind == "bool":
+        return ("false", "true")
+    return tuple(part.strip('"') for part in kind.split(" | ")) if " | " in kind or kind.startswith('"') else ()
+
+
+KEYS = {
+    name: Key(name, kind, default, text, _choices(kind))
+    for name, kind, default, text in documented_keys()
+    if not name.startswith("about.")
+}
+LAUNCH = {
+    key.name: key
+    for key in (
+        Key("start.name", "str", "", "name of the run, a folder in the folder of the runs"),
+        Key("start.where", "this machine | SLURM", "this machine", "where it trains", ("this machine", "SLURM")),
+        Key("start.processes", "int | gpu", "1", 'processes on each machine: a number, or "gpu" for one a GPU'),
+        Key("start.restarts", "int", "0", "this machine: times to start again after a crash, from the last checkpoint"),
+        Key("start.nodes", "int", "1", "SLURM: machines"),
+        Key("start.gpus", "int", "0", "SLURM: GPUs of each machine"),
+        Key("start.time", "str", "", "SLURM: time limit, e.g. 1-00:00:00"),
+        Key("start.partition", "str", "", "SLURM: partition"),
+        Key("start.account", "str", "", "SLURM: account"),
+        Key("start.memory", "str", "", "SLURM: memory of each machine, e.g. 64G"),
+    )
+}
+
+
+@dataclass
+class Form:
+    """A recipe file and what is changed in it. `overrides` and `launch` hold words as they were typed."""
+
+    name: str  # as the command line takes it: a shipped name or a path
+    text: str
+    runs: Path = Path("runs")
+    overrides: dict[str, str] = field(default_factory=dict)
+    launch: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base = parse_recipe(self.text, origin=self.name)
+        self.launch = {key.name: str(key.default) for key in LAUNCH.values()} | self.launch
+        self.launch["start.name"] = self.launch["start.name"] or default_name(self.name)
+
+    def recipe(self) -> Recipe:
+        """The recipe as edited; raises RecipeError."""
+        return self._parsed(self.overrides)
+
+    def change(self, key: str, text: str) -> None:
+        """Set a key to what was typed; raises RecipeError, naming the remedy, and leaves everything as it was."""
+        problem = self.problem(key, text)
+        if problem:
+            raise RecipeError(problem)
+        if key in LAUNCH:
+            self.launch[key] = text.strip()
+        elif key in KEYS and _value(self.base, key) == _value(self._parsed(self.overrides | {key: text}), key):
+            self.overrides.pop(key, None)
+        else:
+            self.overrides[key] = text.strip()
+
+    def forget(self, key: str) -> None:
+        """Set a key back to the recipe's value."""
+        self.overrides.pop(key, None)
+        if key in LAUNCH and key != "start.name":
+            self.launch[key] = str(LAUNCH[key].default)
+
+    def problem(self, key: str, text: str) -> str:
+        """Why a value cannot stand for a key; empty where it can."""
+        if key in LAUNCH:
+            return self._launch_problem(key, text.strip())
+        try:
+            self._parsed(self.overrides | {key: text.strip()})
+        except RecipeError as error:
+            return f"{_without_origin(str(error), self.name)}{_did_you_mean(key, text.strip())}"
+        return ""
+
+    def value(self, key: str) -> str:
+        """The value of a key as it is typed."""
+        if key in LAUNCH:
+            return self.launch[key]
+        try:
+            return toml_value(_value(self.recipe(), key))
+        except RecipeError:
+            return self.overrides.get(key, toml_value(_value(self.base, key)))
+
+    def changes(self) -> list[tuple[str, str, str]]:
+        """(key, the recipe's value, the value now) of every key that differs from the recipe, its followers too."""
+        recipe = self.recipe()
+        pairs = [(key, _value(self.base, key), _value(recipe, key)) for key in KEYS]
+        return [(key, toml_value(was), toml_value(now)) for key, was, now in pairs if was != now]
+
+    def plan(self) -> Plan | None:
+        """What it comes to; None where the number of images is not known before the folder is read."""
+        recipe = self.recipe()
+        images = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
+        if not images:
+            return None
+        processes = self.launch["start.processes"]
+        nodes = int(self.launch["start.nodes"]) if self.launch["start.where"] == "SLURM" else 1
+        world = (int(processes) if processes.isdigit() else 1) * nodes
+        return make_plan(recipe, min(images, recipe.data.limit or images), world)
+
+    def comes_to(self) -> list[tuple[str, str]]:
+        """The plan in words, with what is doubtful about it."""
+        recipe = self.recipe()
+        plan = self.plan()
+        rows = [("encoder", recipe.architecture.title)]
+        if plan is None:
+            rows.append(("images", f"counted at the start, in {recipe.data.root}"))
+            rows.append(("global batch", f"{recipe.training.batch_size:,}"))
+        else:
+            millions = (plan.encoder_parameters + plan.head_parameters) / 1e6
+            rows += [
+                ("parameters", f"{millions:.1f} M with the head"),
+                ("images", f"{plan.images:,}"),
+                ("global batch", f"{plan.global_batch:,}, {plan.batch_per_process:,} a process"),
+                ("steps", f"{plan.total_steps:,}, warm-up {plan.warmup_steps:,}"),
+                ("peak rate", f"{short(plan.peak_learning_rate)} ({recipe.optimizer.name})"),
+                ("memory", f"{size(plan.memory)} a process (estimate)"),
+            ]
+        return [*rows, *(("note", doubt) for doubt in recipe.doubts())]
+
+    def words(self) -> list[str]:
+        """The command that starts it, after `simclr-plus`."""
+        given = {key: _typed(key, text) for key, text in self._ordered(self.overrides).items()}
+        launch = {key.removeprefix("start."): text for key, text in self.launch.items()}
+        return run_words(self.name, given, launch, self.runs)
+
+    def save_as(self, path: Path) -> None:
+        """Write the edited recipe as a file of one's own; raises RecipeError where the file exists."""
+        if path.suffix != ".toml":
+            raise RecipeError(f"{path}: a recipe's name ends in .toml")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(self.recipe().to_toml())
+        except FileExistsError:
+            raise RecipeError(f"{path} exists; choose another name") from None
+        except OSError as error:
+            raise RecipeError(f"{path} cannot be written: {error}") from None
+
+    def _parsed(self, overrides: dict[str, str]) -> Recipe:
+        given = [override(key, _typed(key, text)) for key, text in self._ordered(overrides).items()]
+        return parse_recipe(self.text, given, origin=self.name)
+
+    def _ordered(self, overrides: dict[str, str]) -> dict[str, str]:
+        """The variant first: it sets other keys."""
+        return dict(sorted(overrides.items(), key=lambda pair: pair[0] != "variant"))
+
+    def _launch_problem(self, key: str, text: str) -> str:
+        known = LAUNCH[key]
+        if key == "start.name":
+            if not re.fullmatch(r"[^/\s.][^/\s]*", text):
+                return f"start.name = {text!r}: a plain folder name, without blanks"
+            return (
+                f"start.name = {text!r}: {self.runs / text} exists; choose another"
+                if (self.runs / text).exists()
+                else ""
+            )
+        if known.choices:
+            return "" if text in known.choices else f"{key} = {text!r}: use {' or '.join(known.choices)}"
+        if known.type.startswith("int"):
+            smallest = 0 if known.default == "0" else 1
+            if not (text.isdigit() and int(text) >= smallest) and not (text == "gpu" and "gpu" in known.type):
+                return f"{key} = {text!r}: a whole number, {smallest} or more{' or gpu' if 'gpu' in known.type else ''}"
+        return ""
+
+
+def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
+    """(name for the command line, file): the user's own recipes in a folder first, then those that are shipped."""
+    own = [(str(path), path) for path in sorted(folder.glob("*.toml")) if _is_recipe(path)]
+    return [*own, *((path.stem, path) for path in shipped_recipes())]
+
+
+def _is_recipe(path: Path) -> bool:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return any(isinstance(values.get(section), dict) for section in ("training", "encoder", "augmentation", "about"))
+
+
+def _value(recipe: Recipe, key: str) -> Any:
+    section, _, name = key.partition(".")
+    found = getattr(recipe, section)
+    return getattr(found, name) if name else found
+
+
+def _typed(key: str, text: str) -> Any:
+    """What was typed as a value: TOML, or a bare word; for a key that holds words also 123 is one."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+    return text if key in KEYS and KEYS[key].type == "str" and not isinstance(value, str) else value
+
+
+def _did_you_mean(key: str, text: str) -> str:
+    """For a word that is none of the choices."""
+    known = KEYS.get(key)
+    near = difflib.get_close_matches(text.strip('"'), known.choices, n=1, cutoff=0.5) if known else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _without_origin(message: str, name: str) -> str:
+    return message.removeprefix(f"{name}: ").splitlines()[0]
+
+
+def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iterator[tuple[Key, str, bool]]:
+    """(key, value, whether it was changed) for the keys whose name or help holds every word of `wanted`."""
+    recipe_keys = {key for key, _, _ in form.changes()}
+    slurm = form.launch["start.where"] == "SLURM"
+    for key in (*LAUNCH.values(), *KEYS.values()):
+        if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
+            continue
+        text = f"{key.name} {key.help}".lower()
+        changed = key.name in recipe_keys or (key.name in LAUNCH and form.launch[key.name] != str(key.default))
+        if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):
+            yield key, form.value(key.name), changed

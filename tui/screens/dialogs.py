@@ -1,0 +1,115 @@
+"""What opens over a screen: a choice, a question, a text to read, the help made from the bindings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.table import Table
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import BindingType
+from textual.containers import Vertical, VerticalScroll
+from textual.screen import ModalScreen, Screen
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+
+class Dialog(ModalScreen[str | None]):
+    """A frame in the middle of the screen; escape leaves it without an answer."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("escape", "leave", "Back")]
+
+    def action_leave(self) -> None:
+        """Close it."""
+        self.dismiss(None)
+
+
+class Choose(Dialog):
+    """One of a few things, each with a word of explanation."""
+
+    def __init__(self, title: str, choices: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self.title_text, self.choices = title, choices
+
+    def compose(self) -> ComposeResult:
+        """A title and a list."""
+        with Vertical(classes="dialog"):
+            yield Static(Text(self.title_text), classes="dialog-title")
+            yield OptionList(*(Option(Text(label), id=key) for key, label in self.choices))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """The answer."""
+        self.dismiss(event.option.id)
+
+
+class Ask(Dialog):
+    """A line of text; `problem` says why one will not do."""
+
+    def __init__(self, title: str, value: str, problem: Callable[[str], str] = lambda _: "") -> None:
+        super().__init__()
+        self.title_text, self.value, self.problem = title, value, problem
+
+    def compose(self) -> ComposeResult:
+        """A title, a line to write in, what is wrong with it."""
+        with Vertical(classes="dialog"):
+            yield Static(Text(self.title_text), classes="dialog-title")
+            yield Input(self.value)
+            yield Static(id="problem", classes="problem")
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Check while typing."""
+        self.query_one("#problem", Static).update(Text(self.problem(event.value)))
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """The answer, if it will do."""
+        if not self.problem(event.value):
+            self.dismiss(event.value)
+
+
+class Tell(Dialog):
+    """A text to read: how a command failed."""
+
+    def __init__(self, title: str, text: str) -> None:
+        super().__init__()
+        self.title_text, self.text = title, text
+
+    def compose(self) -> ComposeResult:
+        """A title and the text."""
+        with Vertical(classes="dialog wide"):
+            yield Static(Text(self.title_text), classes="dialog-title")
+            with VerticalScroll():
+                yield Static(Text(self.text))
+            yield Static("escape: back", classes="hint")
+
+
+class Help(Dialog):
+    """What a screen is for and its keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [("question_mark", "leave", "Back")]
+
+    def __init__(self, screen: Screen[object]) -> None:
+        super().__init__()
+        self.about = (screen.__doc__ or "").strip()
+        active = sorted(screen.active_bindings.values(), key=lambda active: _distance(screen, active.node))
+        self.keys = [
+            (screen.app.get_key_display(a.binding), a.tooltip or a.binding.description)
+            for a in active
+            if a.binding.description and not a.binding.system
+        ]
+
+    def compose(self) -> ComposeResult:
+        """The screen's sentence, then a line a key."""
+        table = Table.grid(padding=(0, 2))
+        for key, text in dict.fromkeys(self.keys):
+            table.add_row(Text(key, style="bold"), Text(text))
+        with Vertical(classes="dialog wide"):
+            yield Static(Text(self.about), classes="dialog-title")
+            with VerticalScroll():
+                yield Static(table)
+            yield Static("escape: back", classes="hint")
+
+
+def _distance(screen: Screen[object], node: object) -> int:
+    """The screen's own keys first, then the app's, then those of the widget that has the focus."""
+    return 0 if node is screen else 1 if node is screen.app else 2

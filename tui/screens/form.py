@@ -1,0 +1,290 @@
+"""A recipe's keys to change, what it comes to, the command it is, and its start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.widgets import Footer, Input, Static
+
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.runs import Run
+
+from ..commands import shown
+from ..recipe_form import KEYS, LAUNCH, Form, Key, rows_of
+from .dialogs import Ask, Tell
+from .live import AppScreen
+from .rows import Rows
+
+
+class FormScreen(AppScreen):
+    """A recipe's keys. Enter changes the chosen one; what is typed is checked at once. ctrl+l starts the run."""
+
+    AUTO_FOCUS = "#keys"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back", id="form.back"),
+        Binding("space", "next", "Next value", id="form.next", tooltip="the next of the values to choose from"),
+        Binding("backspace,delete", "forget", "Recipe's", id="form.forget", tooltip="back to the recipe's value"),
+        Binding("slash", "filter", "Search", id="form.search", tooltip="words in a key or its help; or key=value"),
+        Binding("c", "changed", "Changed", id="form.changed", tooltip="only keys that were changed, or all"),
+        Binding("ctrl+l", "launch", "Start", id="form.launch", tooltip="start the run"),
+        Binding("w", "save", "Save as", id="form.save", tooltip="save as a recipe of your own, in this folder"),
+        Binding("y", "copy", "Copy", id="form.copy", tooltip="copy the command line"),
+    ]
+
+    def __init__(self, form: Form) -> None:
+        super().__init__()
+        self.form = form
+        self.changed_only = False
+        self.editing: str | None = None  # a key, "/" for the search, None
+        self.wanted = ""
+
+    def compose(self) -> ComposeResult:
+        """Keys, what they come to beside or below, the line to write in."""
+        yield Static(id="head")
+        with Horizontal():
+            yield Rows(id="keys")
+            with VerticalScroll(id="form-side", can_focus=False):
+                yield Static(id="side")
+        with Vertical(id="form-below"):
+            yield Static(id="below")
+        yield Static(id="key-help")
+        yield Static(id="editor-problem", classes="problem")
+        yield Input(id="editor")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Show everything."""
+        table = self.query_one(Rows)
+        table.add_column("key", key="key", width=34)
+        table.add_column("value", key="value")
+        self.show()
+
+    def show(self) -> None:
+        """Fill the table and say what it comes to."""
+        table = self.query_one(Rows)
+        chosen = self.chosen()
+        table.clear()
+        for i, (key, value, changed) in enumerate(rows_of(self.form, self.wanted, changed_only=self.changed_only)):
+            style = "bold yellow" if changed else ""
+            table.add_row(Text(key.name, style=style), Text(value, style=style), key=key.name)
+            if chosen is not None and key.name == chosen.name:
+                table.move_cursor(row=i, animate=False)
+        self._show_summary()
+        self._show_help()
+
+    def chosen(self) -> Key | None:
+        """The key under the cursor."""
+        name = self.query_one(Rows).chosen_key
+        return None if name is None else LAUNCH.get(name) or KEYS[name]
+
+    def _show_summary(self) -> None:
+        about = self.form.base.about
+        head = Text(self.form.name, style="bold")
+        head.append(f"  {about.summary}", style="dim")
+        self.query_one("#head", Static).update(head)
+        side, below = Text(), Text()
+        side.append("what it comes to\n", style="bold")
+        try:
+            rows = self.form.comes_to()
+        except SimclrPlusError as error:
+            rows = [("error", str(error))]
+        for label, value in rows:
+            how = "red" if label == "error" else "yellow" if label == "note" else ""
+            side.append(f"{label:<13}", style="dim")
+            side.append(f"{value}\n", style=how)
+        brief = [f"{value} {label}" if label in ("steps",) else value for label, value in rows if label != "note"]
+        below.append("  ".join(brief[:7]), style="red" if rows[0][0] == "error" else "")
+        changes = self.form.changes()
+        if changes:
+            side.append("\nchanged\n", style="bold")
+            for key, was, now in changes:
+                side.append(f"{key}\n", style="yellow")
+                side.append(f"  {was} -> {now}\n")
+        side.append("\ncommand\n", style="bold")
+        side.append(f"{shown(self.form.words())}\n")
+        if about.expected:
+            side.append("\nexpected\n", style="bold")
+            side.append(about.expected)
+        below.append(f"\n{len(changes)} changed  ", style="yellow" if changes else "dim")
+        below.append(shown(self.form.words()), style="dim")
+        self.query_one("#side", Static).update(side)
+        self.query_one("#below", Static).update(below)
+
+    def _show_help(self) -> None:
+        key = self.chosen()
+        text = Text("no key holds these words" if key is None else "")
+        if key is not None:
+            text.append(f"{key.name}  ", style="bold")
+            text.append(key.help)
+            text.append(f"  ({key.type}; default {key.default!r})", style="dim")
+        self.query_one("#key-help", Static).update(text)
+
+    def on_data_table_row_highlighted(self) -> None:
+        """Another key."""
+        if self.editing is None:
+            self._show_help()
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter."""
+        self.action_edit()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing is started or saved when only reading."""
+        return not (self.app.readonly and action in ("launch", "save"))
+
+    def action_edit(self) -> None:
+        """Write another value for the chosen key."""
+        key = self.chosen()
+        if key is not None:
+            self._open_editor(key.name, self.form.value(key.name), key.help)
+
+    def action_filter(self) -> None:
+        """Words to look for, or key=value."""
+        self._open_editor("/", self.wanted, "words in a key or its help; or key=value")
+
+    def _open_editor(self, what: str, value: str, placeholder: str) -> None:
+        self.editing = what
+        editor = self.query_one("#editor", Input)
+        editor.add_class("open")
+        editor.placeholder = placeholder
+        editor.value = value
+        editor.focus()
+
+    def _close_editor(self) -> None:
+        self.editing = None
+        self.query_one("#editor").remove_class("open")
+        self.query_one("#editor-problem", Static).update("")
+        self.query_one(Rows).focus()
+        self.show()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Check, or search, while typing."""
+        if self.editing is None:
+            return
+        if self.editing == "/":
+            self.query_one("#editor-problem", Static).update(Text(self._problem_of_pair(event.value)))
+            if "=" not in event.value:
+                self.wanted = event.value
+                self.show()
+            return
+        self.query_one("#editor-problem", Static).update(Text(self.form.problem(self.editing, event.value)))
+
+    def _problem_of_pair(self, text: str) -> str:
+        key, equals, value = text.partition("=")
+        return self.form.problem(key.strip(), value) if equals else ""
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Take the value, if it can stand."""
+        key, value = self.editing, event.value
+        if key == "/":
+            if "=" not in value:
+                self._close_editor()
+                return
+            key, _, value = (part.strip() for part in value.partition("="))
+            self.wanted = ""
+        if key is None:
+            return
+        try:
+            self.form.change(key, value)
+        except SimclrPlusError as error:
+            self.query_one("#editor-problem", Static).update(Text(str(error)))
+            return
+        self._close_editor()
+
+    def action_next(self) -> None:
+        """The next of a few values."""
+        key = self.chosen()
+        if key is None:
+            return
+        if not key.choices:
+            self.action_edit()
+            return
+        now = self.form.value(key.name).strip('"')
+        place = key.choices.index(now) + 1 if now in key.choices else 0
+        try:
+            self.form.change(key.name, key.choices[place % len(key.choices)])
+        except SimclrPlusError as error:
+            self.notify(str(error), severity="error")
+        self.show()
+
+    def action_forget(self) -> None:
+        """The recipe's value."""
+        key = self.chosen()
+        if key is not None:
+            self.form.forget(key.name)
+            self.show()
+
+    def action_changed(self) -> None:
+        """Only changed keys, or all."""
+        self.changed_only = not self.changed_only
+        self.show()
+
+    def action_back(self) -> None:
+        """Leave the editor, then the search, then the form."""
+        if self.editing is not None:
+            if self.editing == "/":
+                self.wanted = ""
+            self._close_editor()
+        elif self.wanted or self.changed_only:
+            self.wanted, self.changed_only = "", False
+            self.show()
+        else:
+            self.app.pop_screen()
+
+    def action_copy(self) -> None:
+        """The command line into the clipboard."""
+        text = shown(self.form.words())
+        self.app.copy_to_clipboard(text)
+        self.notify(text, title="copied")
+
+    def action_save(self) -> None:
+        """Save as a recipe of one's own."""
+
+        def answered(name: str | None) -> None:
+            if name is None:
+                return
+            try:
+                self.form.save_as(Path(name))
+            except SimclrPlusError as error:
+                self.app.push_screen(Tell("not saved", str(error)))
+                return
+            self.notify(f"simclr-plus run {name}", title="saved")
+
+        stem = Path(self.form.name).stem
+        self.app.push_screen(Ask("Save the edited recipe as", f"my_{stem}.toml", _file_problem), answered)
+
+    def action_launch(self) -> None:
+        """Start it."""
+        try:
+            self.form.plan()
+        except SimclrPlusError as error:
+            self.app.push_screen(Tell("it cannot be started like this", str(error)))
+            return
+        problem = self.form.problem("start.name", self.form.launch["start.name"])
+        if problem:
+            self.app.push_screen(Tell("it cannot be started like this", problem))
+            return
+        run = Run(self.app.folder / self.form.launch["start.name"])
+        words = self.form.words()
+        job = self.app.start(f"start {run.name}", words, self.app.folder / ".started", lambda: self._open(run))
+        if job is not None:
+            self.query_one("#head", Static).update(
+                Text(f"starting {run.name}: PyTorch is loaded and the images are looked for ...", style="bold green")
+            )
+
+    def _open(self, run: Run) -> None:
+        """Its charts, in the place of the form."""
+        if self.is_current:
+            self.app.pop_screen()
+            self.app.open_run(run)
+
+
+def _file_problem(name: str) -> str:
+    if not name.endswith(".toml"):
+        return "the name ends in .toml"
+    return f"{name} exists" if Path(name).exists() else ""

@@ -1,0 +1,24 @@
+"""A table of rows to choose from, which tells in the footer that enter chooses."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from textual.binding import Binding, BindingType
+from textual.widgets import DataTable
+
+
+class Rows(DataTable[Any]):
+    """A DataTable with a row cursor."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Choose", tooltip="the chosen row")]
+
+    def __init__(self, *, id: str, show_header: bool = True) -> None:
+        super().__init__(id=id, cursor_type="row", show_header=show_header)
+
+    @property
+    def chosen_key(self) -> str | None:
+        """The key of the row under the cursor; None in an empty table."""
+        if not self.row_count:
+            return None
+        return str(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value)

@@ -1,0 +1,375 @@
+"""A run, live: charts, state, machines, alarms that name a cause, log; stop, resume, evaluate."""
+
+from __future__ import annotations
+
+import time
+from typing import ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.widgets import Footer, Input, RichLog, Static
+
+from simclr_plus.runs import Run
+
+from ..alarms import alarms
+from ..feed import AXES, AXIS_NAMES, Feed, processes_on
+from ..line_chart import LineChart
+from ..logs import LogTail, log_files
+from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, future_rate, levels_of
+from ..raster import Floats
+from ..ticks import duration, short, size, spark
+from .live import LiveScreen
+from .states import COLORS
+
+ALARM_COLUMNS = ("step", "epoch", "time", "loss", "feature_std", "effective_rank", "data_wait")
+RECENT = 2000  # lines that alarms look at
+
+
+class RunScreen(LiveScreen):
+    """A run as it learns. The mouse or the arrows move the crosshair, the wheel or + and - zoom."""
+
+    AUTO_FOCUS = ""
+    SECONDS_BETWEEN_LOOKS = 1.0
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "app.pop_screen", "Back", id="run.back", tooltip="back to the runs"),
+        Binding("s", "stop", "Stop", id="run.stop", tooltip="ask the run to save and stop, or for more"),
+        Binding("r", "resume", "Resume", id="run.resume", tooltip="go on from the newest checkpoint"),
+        Binding("e", "evaluate", "Evaluate", id="run.evaluate", tooltip="kNN or linear, on the newest checkpoint"),
+        Binding("k", "checkpoints", "Files", id="run.checkpoints", tooltip="checkpoints and results"),
+        Binding("x", "axis", "X axis", id="run.axis", tooltip="x in steps, epochs, images or hours"),
+        Binding("y", "log", "Log y", id="run.log", tooltip="logarithmic or linear y"),
+        Binding("m", "smooth", "Smooth", id="run.smooth", tooltip="moving average over 20, 100, 1 or 5 lines"),
+        Binding("right_square_bracket", "page(1)", "More", id="run.more", tooltip="the next charts"),
+        Binding("left_square_bracket", "page(-1)", "Charts before", show=False, id="run.before"),
+        Binding("space", "pause", "Pause", id="run.pause", tooltip="hold the display still; the run goes on"),
+        Binding("left", "point(-1)", "Crosshair left", show=False, id="run.left"),
+        Binding("right", "point(1)", "Crosshair right", show=False, id="run.right"),
+        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", show=False, id="run.in"),
+        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="run.out"),
+        Binding("z", "whole", "Whole", show=False, id="run.whole", tooltip="no zoom, no crosshair"),
+        Binding("l", "next_log", "Log", id="run.log_next", tooltip="the next log: ranks, launcher, evaluations"),
+        Binding("slash", "filter", "Filter log", show=False, id="run.filter", tooltip="only lines with these words"),
+        Binding("f", "folder", "Folder", show=False, id="run.folder", tooltip="copy the folder's path, and open it"),
+        *(
+            Binding(str(i + 1), f"only({i})", f"Only {plot.title}", show=False, id=f"run.only{i + 1}")
+            for i, plot in enumerate(PLOTS)
+        ),
+    ]
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run_folder = run
+        self.feed = Feed(run)
+        self.axis, self.log_y, self.lines = "step", False, SMOOTHINGS[0]
+        self.span: tuple[float, float] | None = None
+        self.crosshair: float | None = None
+        self.paused = False
+        self.first_chart, self.only = 0, -1
+        self.log_tail: LogTail | None = None
+        self.log_words = ""
+        self._shown_version = -1
+        self._cpu: dict[str, list[float]] = {}
+
+    def compose(self) -> ComposeResult:
+        """From above: who and how far, machines, alarms, charts, log."""
+        yield Static(id="head")
+        yield Static(id="where")
+        yield Static(id="alarms")
+        with Container(id="charts"):
+            for plot in PLOTS:
+                yield LineChart(plot.title, id=f"chart-{plot.key}")
+        yield Static(id="logtitle")
+        yield RichLog(id="log", max_lines=2000, markup=False, highlight=False, wrap=False)
+        yield Input(placeholder="words that a line of the log holds", id="filter")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Read the run, again and again."""
+        for plot, chart in self._charts():
+            chart.form, chart.marks = plot.form, self.app.marks
+        self.app.theme_changed_signal.subscribe(self, self._redraw)
+        self._arrange()
+
+    def read(self) -> None:
+        """Read the run; a long file bit by bit, each of them shown."""
+        while self.feed.look() and self.is_attached:
+            self.post_message(self.HasRead())
+        if self.log_tail is None:
+            found = log_files(self.run_folder.logs)
+            self.log_tail = LogTail(found[0]) if found else None
+
+    def on_resize(self) -> None:
+        """As many charts as there is room for."""
+        self._arrange()
+
+    def show(self) -> None:
+        """Write the header; draw the charts if there is something new; nothing while the display is held still."""
+        if self.paused:
+            return
+        self._show_head()
+        self._show_alarms()
+        self._show_log()
+        if self._shown_version != self.feed.version:
+            self._shown_version = self.feed.version
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the charts that are on the screen."""
+        facts = self.feed.facts
+        steps = facts.glance.get("steps")
+        for plot, chart in self._charts():
+            if not chart.display:
+                continue
+            curves = curves_of(plot, self.feed, self.axis, self.lines)
+            if plot.key == "rate" and facts.recipe is not None and isinstance(steps, int) and curves:
+                ahead = future_rate(facts.recipe, steps, self.feed, self.axis)
+                curves += [ahead] if ahead is not None else []
+            chart.note, chart.x_name = self._note(plot), AXIS_NAMES[self.axis]
+            log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
+            chart.show(curves, levels_of(plot, facts.recipe), span=self.span, crosshair=self.crosshair, log_y=log)
+
+    def _note(self, plot: Plot) -> str:
+        if not self.feed.lines:
+            return "waiting for the first line of metrics.jsonl"
+        recipe = self.feed.facts.recipe
+        if plot.key == "accuracy" and recipe is not None and not recipe.training.probe:
+            return "no probe: training.probe is false, monitor.knn_every_epochs is 0"
+        return "the run writes no such figure"
+
+    def _charts(self) -> list[tuple[Plot, LineChart]]:
+        return [(plot, self.query_one(f"#chart-{plot.key}", LineChart)) for plot in PLOTS]
+
+    def _redraw(self, _: object) -> None:
+        """The colours are others."""
+        for _, chart in self._charts():
+            chart.redraw()
+
+    def _arrange(self) -> None:
+        """Show a grid of charts that fits, or one."""
+        wide, high = self.size.width, self.size.height
+        columns = 1 if self.only >= 0 else 1 if wide < 60 else 2 if wide < 110 else 3 if wide < 180 else 4
+        rows = 1 if self.only >= 0 else 1 if high < 16 else 2 if high < 70 else 3
+        room = columns * rows
+        self.room = min(room, len(PLOTS))
+        grid = self.query_one("#charts")
+        grid.styles.grid_size_columns, grid.styles.grid_size_rows = columns, rows
+        first = self.first_chart if room < len(PLOTS) else 0
+        for i, (_, chart) in enumerate(self._charts()):
+            chart.display = i == self.only if self.only >= 0 else (i - first) % len(PLOTS) < room
+        self.draw()
+
+    def _show_head(self) -> None:
+        g = self.feed.facts.glance
+        recipe = self.feed.facts.recipe
+        state = str(g.get("state", ""))
+        text = Text(f"{self.run_folder.name} ", style="bold")
+        text.append(state, style=f"bold {COLORS.get(state, '')}")
+        if recipe is not None and isinstance(g.get("epoch"), float):
+            text.append(f"  epoch {g['epoch']:.1f}/{recipe.training.epochs:g}")
+        if g.get("steps"):
+            text.append(f"  step {g.get('step')}/{g['steps']}")
+        if state == "running" and g.get("seconds_left") is not None:
+            text.append(f"  {duration(g['seconds_left'])} left", style="bold")
+        if g.get("images_per_second"):
+            text.append(f"  {short(g['images_per_second'])} images/s", style="dim")
+        text.append("  display paused" if self.paused else "", style="bold yellow")
+        self.query_one("#head", Static).update(text)
+        self.query_one("#where", Static).update(Text(self._where(), no_wrap=True, overflow="ellipsis"))
+
+    def _where(self) -> str:
+        g, parts = self.feed.facts.glance, []
+        recipe = self.feed.facts.recipe
+        if recipe is not None:
+            parts.append(f"{recipe.architecture.title} on {recipe.data.name}")
+        if g.get("host"):
+            parts.append(processes_on(g))
+        parts += [self._machine(host, line) for host, line in self.feed.facts.machines.items()]
+        average = f"average over {self.lines} lines" if self.lines > 1 else "not averaged"
+        parts.append(f"{'log y, ' if self.log_y else ''}{average}")
+        return "  ·  ".join(parts) if self.app.marks == "braille" else "  -  ".join(parts)
+
+    def _machine(self, host: str, line: dict[str, object]) -> str:
+        """CPU, memory and GPUs of a node; the CPU with its last minute."""
+        words = []
+        cpu = line.get("cpu")
+        if isinstance(cpu, float):
+            history = self._cpu.setdefault(host, [])
+            if not history or history[-1] != cpu:
+                history.append(cpu)
+            words.append(
+                f"CPU {spark([0.0, *history[-10:], 1.0], 12, ascii_only=self.app.marks == 'ascii')[1:-1]} {cpu:.0%}"
+            )
+        used, total = line.get("memory_used"), line.get("memory_total")
+        if isinstance(used, int) and isinstance(total, int):
+            words.append(f"{size(used)} of {size(total)}")
+        gpus = line.get("gpus")
+        for gpu in gpus if isinstance(gpus, list) else []:
+            words.append(f"GPU{gpu.get('index')} {gpu.get('utilisation', 0):.0%}")
+            words += [size(gpu["memory_used"])] if "memory_used" in gpu else []
+        return " ".join(words)
+
+    def _show_alarms(self) -> None:
+        facts = self.feed.facts
+        columns = self.feed.columns(*ALARM_COLUMNS)
+        recent: dict[str, Floats] = {name: column[-RECENT:] for name, column in columns.items()}
+        batch = facts.recipe.training.batch_size if facts.recipe is not None else None
+        silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
+        found = alarms(facts.glance, recent, batch, silent)
+        if facts.trouble and not any(facts.trouble in sentence for sentence in found):
+            found.append(facts.trouble)
+        box = self.query_one("#alarms", Static)
+        box.display = bool(found)
+        box.update(Text("\n".join(f"! {sentence}" for sentence in found[:3])))
+
+    def _show_log(self, *, anew: bool = False) -> None:
+        view = self.query_one("#log", RichLog)
+        if self.log_tail is None:
+            return
+        changed = self.log_tail.look()
+        if not changed and not anew:
+            return
+        if anew:
+            view.clear()
+        lines = self.log_tail.lines if anew else self.log_tail.lines[-self.log_tail.added :]
+        wanted = self.log_words.lower().split()
+        for line in lines if anew or self.log_tail.added else []:
+            if all(word in line.lower() for word in wanted):
+                view.write(Text(line))
+        title = (
+            f"{self.log_tail.path.name}{f'   only: {self.log_words}' if self.log_words else ''}   l: next   /: filter"
+        )
+        self.query_one("#logtitle", Static).update(Text(title))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """What changes something is not there when only reading."""
+        return not (self.app.readonly and action in ("stop", "resume", "evaluate"))
+
+    def action_stop(self) -> None:
+        """Ask the run to stop."""
+        self.app.ask_to_stop(self.run_folder)
+
+    def action_resume(self) -> None:
+        """Go on with it."""
+        state = self.feed.facts.glance.get("state")
+        if state in ("running", "starting", "stopping"):
+            self.notify(f"it is at work: {state}", severity="warning")
+        else:
+            self.app.resume(self.run_folder)
+
+    def action_evaluate(self) -> None:
+        """Evaluate its newest checkpoint."""
+        self.app.ask_to_evaluate(self.run_folder.path, self.run_folder)
+
+    def action_checkpoints(self) -> None:
+        """Its files and results."""
+        self.app.open_checkpoints(self.run_folder)
+
+    def action_axis(self) -> None:
+        """The next kind of x; zoom and crosshair would mean something else there."""
+        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
+        self.span = self.crosshair = None
+        self.notify(f"x: {AXIS_NAMES[self.axis]}", timeout=2)
+        self._changed()
+
+    def action_log(self) -> None:
+        """Linear or logarithmic y."""
+        self.log_y = not self.log_y
+        self._changed()
+
+    def action_smooth(self) -> None:
+        """The next length of the moving average."""
+        self.lines = SMOOTHINGS[(SMOOTHINGS.index(self.lines) + 1) % len(SMOOTHINGS)]
+        self._changed()
+
+    def action_page(self, by: int) -> None:
+        """Other charts."""
+        self.first_chart = (self.first_chart + by * self.room) % len(PLOTS)
+        self.only = (self.only + by) % len(PLOTS) if self.only >= 0 else -1
+        self._arrange()
+
+    def action_only(self, which: int) -> None:
+        """One chart alone, or all again."""
+        self.only = -1 if self.only == which else which
+        self._arrange()
+
+    def action_pause(self) -> None:
+        """Hold the display still."""
+        self.paused = not self.paused
+        self._show_head()
+        if not self.paused:
+            self.show()
+
+    def action_point(self, by: int) -> None:
+        """Move the crosshair."""
+        x0, x1 = self._range()
+        step = (x1 - x0) / 50
+        self.crosshair = min(x1, max(x0, (x1 if self.crosshair is None else self.crosshair) + by * step))
+        self.draw()
+
+    def action_zoom(self, factor: float) -> None:
+        """Look closer, or from further away, around the crosshair or the newest values."""
+        x1 = self._range()[1]
+        self._zoom(x1 if self.crosshair is None else self.crosshair, factor)
+
+    def action_whole(self) -> None:
+        """Everything."""
+        self.span = self.crosshair = None
+        self.draw()
+
+    def action_next_log(self) -> None:
+        """Another file of the logs folder."""
+        found = log_files(self.run_folder.logs)
+        if not found:
+            self.notify("the run has no logs yet", severity="warning")
+            return
+        now = self.log_tail.path if self.log_tail is not None else None
+        self.log_tail = LogTail(found[(found.index(now) + 1) % len(found) if now in found else 0])
+        self._show_log(anew=True)
+
+    def action_filter(self) -> None:
+        """Only some lines of the log."""
+        self.query_one("#filter").add_class("open")
+        self.query_one("#filter", Input).focus()
+
+    def action_folder(self) -> None:
+        """Where it lies."""
+        path = self.run_folder.path.resolve()
+        self.app.copy_to_clipboard(str(path))
+        self.app.open_url(path.as_uri())
+        self.notify(str(path), title="its folder; the path is in the clipboard")
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Filter the log."""
+        self.log_words = event.value
+        self.query_one("#filter").remove_class("open")
+        self.set_focus(None)
+        self._show_log(anew=True)
+
+    def on_line_chart_pointed(self, message: LineChart.Pointed) -> None:
+        """The crosshair follows the mouse on all charts."""
+        self.crosshair = message.x
+        self.draw()
+
+    def on_line_chart_zoomed(self, message: LineChart.Zoomed) -> None:
+        """The wheel zooms all charts."""
+        self._zoom(message.x, message.factor)
+
+    def _zoom(self, x: float, factor: float) -> None:
+        x0, x1 = self._range()
+        w0, w1 = self._whole_range()
+        x0, x1 = max(w0, x - (x - x0) * factor), min(w1, x + (x1 - x) * factor)
+        self.span = None if (x0, x1) == (w0, w1) or x1 <= x0 else (x0, x1)
+        self.draw()
+
+    def _range(self) -> tuple[float, float]:
+        return self.span or self._whole_range()
+
+    def _whole_range(self) -> tuple[float, float]:
+        x = self.feed.axis(self.axis)
+        return (float(x[0]), float(x[-1])) if len(x) > 1 else (0.0, 1.0)
+
+    def _changed(self) -> None:
+        self._show_head()
+        self.draw()

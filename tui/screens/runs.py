@@ -1,0 +1,339 @@
+"""All runs of a folder, live: sorted, filtered, marked for an overlay; and what to do where there are none yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.widgets import Footer, Input, Static
+
+from simclr_plus.overview import recipe_title
+from simclr_plus.recipe import find_recipe
+from simclr_plus.runs import Run
+
+from ..feed import processes_on
+from ..run_list import Line, RunList
+from ..ticks import duration, percent, short, spark
+from .compare import CompareScreen
+from .live import LiveScreen
+from .rows import Rows
+from .states import COLORS
+
+WELCOME = """[b]Welcome to SimCLR+[/b]
+
+There is no run in {folder} yet.
+
+[b]d[/b]  start the demo: it learns from 10,000 small images that ship with
+   the package, in minutes on two CPU cores, while you watch
+[b]n[/b]  choose a recipe, change its keys, see what it comes to, start it
+
+Runs train by themselves: leave with [b]q[/b] whenever you like, they go on.
+[b]?[/b] shows the keys of every screen."""
+
+
+def _value(key: str) -> Callable[[Line], Any]:
+    return lambda line: line.glance.get(key)
+
+
+SORTS: dict[str, Callable[[Line], Any]] = {
+    "newest": lambda line: None,
+    "name": lambda line: line.run.name,
+    "state": lambda line: line.state,
+    "loss": _value("loss"),
+    "kNN": lambda line: _minus(line.last.get("knn_accuracy")),
+    "probe": lambda line: _minus(line.last.get("probe_accuracy")),
+}
+
+
+class RunsScreen(LiveScreen):
+    """The runs of the folder. Arrows choose, enter opens one, space marks those to lay over each other."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("n", "recipes", "New", id="runs.new", tooltip="choose a recipe and start a run"),
+        Binding("d", "demo", "Demo", id="runs.demo", tooltip="open the demo recipe, ready to start"),
+        Binding("space", "mark", "Mark", id="runs.mark", tooltip="mark a run for the overlay"),
+        Binding("c", "compare", "Compare", id="runs.compare", tooltip="lay the marked runs over each other"),
+        Binding("s", "stop", "Stop", id="runs.stop", tooltip="ask the run to save and stop, or for more"),
+        Binding("r", "resume", "Resume", id="runs.resume", tooltip="go on from the newest checkpoint"),
+        Binding("e", "evaluate", "Evaluate", id="runs.evaluate", tooltip="kNN or linear, on the newest checkpoint"),
+        Binding("k", "checkpoints", "Files", id="runs.checkpoints", tooltip="checkpoints and results"),
+        Binding("slash", "filter", "Filter", id="runs.filter", tooltip="words that name or state of a run hold"),
+        Binding("o", "sort", "Sort", id="runs.sort", tooltip="by age, name, state, loss, kNN, probe"),
+        Binding("escape", "no_filter", "All", show=False, id="runs.all", tooltip="no filter"),
+    ]
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.list = RunList(folder)
+        self.lines: list[Line] = []
+        self._read_lines: list[Line] = []
+        self.marked: list[str] = []
+        self.sort = "newest"
+        self.wanted = ""
+        self._looked = False
+        self._drawn: dict[str, list[Text | str]] = {}
+        self._columns: list[str] = []
+        self._titles: dict[str, str] = {}
+
+    def compose(self) -> ComposeResult:
+        """A table, the chosen run in words, or a welcome."""
+        yield Static(id="head")
+        yield Rows(id="runs")
+        with Vertical(id="welcome"):
+            yield Static(WELCOME.format(folder=self.list.folder))
+        yield Input(placeholder="words that the name or the state holds", id="filter")
+        yield Static(id="about")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Say that there is something to wait for."""
+        self.query_one("#head", Static).update("reading the runs ...")
+
+    def read(self) -> None:
+        """Read the folder."""
+        self._read_lines = self.list.look()
+
+    def show(self) -> None:
+        """Show what was read: a table, or a welcome."""
+        self.lines, self._looked = self._read_lines, True
+        names = {line.run.name for line in self.lines}
+        self.marked = [name for name in self.marked if name in names]
+        empty = not self.lines
+        self.query_one("#welcome").display = empty
+        self.query_one("#runs").display = not empty
+        self.query_one("#about").display = not empty
+        self.refresh_bindings()
+        self.fill()
+
+    def on_resize(self) -> None:
+        """Another width has other columns."""
+        if self._looked:
+            self.fill()
+
+    def fill(self) -> None:
+        """Fill the table; only cells that changed are written."""
+        table = self.query_one(Rows)
+        columns = self._fitting()
+        shown = self._sorted([line for line in self.lines if self._is_wanted(line)])
+        rows = {line.run.name: [self._cell(column, line) for column in columns] for line in shown}
+        if columns != self._columns or list(rows) != list(self._drawn):
+            chosen = self.chosen()
+            table.clear(columns=True)
+            for column in columns:
+                table.add_column(column, key=column)
+            for name, cells in rows.items():
+                table.add_row(*cells, key=name)
+            if chosen and chosen.run.name in rows:
+                table.move_cursor(row=list(rows).index(chosen.run.name), animate=False)
+        else:
+            for name, cells in rows.items():
+                for column, cell, before in zip(columns, cells, self._drawn[name], strict=True):
+                    if cell != before:
+                        table.update_cell(name, column, cell, update_width=True)
+        self._columns, self._drawn = columns, rows
+        alive = sum(line.state in ("running", "starting", "stopping") for line in self.lines)
+        text = Text(f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work", style="bold")
+        text.append(f"   {self.list.folder}   by {self.sort}", style="dim")
+        text.append(f"   only: {self.wanted} ({len(shown)})" if self.wanted else "", style="yellow")
+        text.append(f"   {self.list.trouble}", style="red")
+        self.query_one("#head", Static).update(text)
+        self._show_chosen()
+
+    def chosen(self) -> Line | None:
+        """The run under the cursor."""
+        key = self.query_one(Rows).chosen_key
+        return next((line for line in self.lines if line.run.name == key), None)
+
+    def _fitting(self) -> list[str]:
+        """The columns for the width at hand."""
+        columns = ["", "run", "state", "progress", "loss", "probe", "kNN", "loss so far"]
+        if self.size.width >= 110:
+            columns = ["", "run", "state", "progress", "left", "loss", "contrastive", "probe", "kNN", "images/s"]
+            columns.append("loss so far")
+        if self.size.width >= 150:
+            columns += ["trains"]
+        return columns
+
+    def _cell(self, column: str, line: Line) -> Text | str:
+        g, last = line.glance, line.last
+        if column == "":
+            mark = "*" if self.app.marks == "ascii" else "●"
+            return Text(mark if line.run.name in self.marked else " ", style="bold yellow")
+        if column == "run":
+            longest = 24 if self.size.width < 110 else 40
+            return line.run.name if len(line.run.name) <= longest else f"{line.run.name[: longest - 2]}.."
+        if column == "state":
+            return Text(line.state, style=COLORS.get(line.state, ""))
+        if column == "progress":
+            done, all_steps = g.get("step"), g.get("steps")
+            if not isinstance(done, int) or not isinstance(all_steps, int) or all_steps < 1:
+                return ""
+            return f"{done / all_steps:.0%} of {short(all_steps)}"
+        if column == "left":
+            return duration(g.get("seconds_left")) if line.state == "running" else ""
+        if column == "loss":
+            return f"{g['loss']:.3f}" if isinstance(g.get("loss"), float) else "-" if last else ""
+        if column == "images/s":
+            return short(g.get("images_per_second")) if g.get("images_per_second") else ""
+        if column == "loss so far":
+            return spark(line.losses, 12 if self.size.width < 110 else 25, ascii_only=self.app.marks == "ascii")
+        if column == "trains":
+            return self._title(line.run)
+        keys = {"contrastive": "contrastive_accuracy", "probe": "probe_accuracy", "kNN": "knn_accuracy"}
+        value = last.get(keys[column])
+        return percent(value) if value is not None else ""
+
+    def _title(self, run: Run) -> str:
+        """What it trains, read once."""
+        if run.name not in self._titles:
+            self._titles[run.name] = recipe_title(run)
+        return self._titles[run.name]
+
+    def _is_wanted(self, line: Line) -> bool:
+        text = f"{line.run.name} {line.state}".lower()
+        return all(word in text for word in self.wanted.lower().split())
+
+    def _sorted(self, lines: list[Line]) -> list[Line]:
+        if self.sort == "newest":
+            return lines
+        key = SORTS[self.sort]
+        known = [line for line in lines if key(line) is not None]
+        return sorted(known, key=key) + [line for line in lines if key(line) is None]
+
+    def _show_chosen(self) -> None:
+        line = self.chosen()
+        if line is None:
+            return
+        text = Text(line.run.name, style="bold")
+        text.append(f"  {line.state}", style=COLORS.get(line.state, ""))
+        why = str(line.glance.get("why") or line.trouble or "")
+        if why:
+            text.append(f": {why.splitlines()[0]}")
+        g = line.glance
+        if g.get("host"):
+            text.append(f"\n{processes_on(g)}", style="dim")
+            text.append(f", SLURM job {g['job_id']}" if g.get("job_id") else "", style="dim")
+            text.append(f", epoch {short(g['epoch'])}" if isinstance(g.get("epoch"), float) else "", style="dim")
+        if line.trouble and line.trouble not in why:
+            text.append(f"\n{line.trouble}", style="red")
+        self.query_one("#about", Static).update(text)
+
+    def on_data_table_row_highlighted(self) -> None:
+        """Another run was chosen."""
+        self._show_chosen()
+
+    def on_data_table_row_selected(self) -> None:
+        """Enter, or a click on the chosen run."""
+        self.action_open()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys that mean nothing now are not shown; those that change something not when only reading."""
+        if self.app.readonly and action in ("stop", "resume", "evaluate", "recipes", "demo"):
+            return False
+        if action == "demo":
+            return not self.lines
+        if action in ("open", "mark", "compare", "stop", "resume", "evaluate", "checkpoints", "filter", "sort"):
+            return bool(self.lines)
+        return True
+
+    def action_open(self) -> None:
+        """Open the chosen run."""
+        line = self.chosen()
+        if line is not None:
+            self.app.open_run(line.run)
+
+    def action_recipes(self) -> None:
+        """Choose a recipe."""
+        self.app.open_recipes()
+
+    def action_demo(self) -> None:
+        """The demo recipe, ready to start."""
+        self.app.open_recipe("demo", find_recipe("demo"))
+
+    def action_mark(self) -> None:
+        """Mark the chosen run, or take its mark away; then go down."""
+        line = self.chosen()
+        if line is None:
+            return
+        name = line.run.name
+        self.marked = [m for m in self.marked if m != name] if name in self.marked else [*self.marked, name]
+        self.fill()
+        self.query_one(Rows).action_cursor_down()
+
+    def action_compare(self) -> None:
+        """The marked runs, with the chosen one, on the same charts."""
+        line = self.chosen()
+        names = self.marked if line is None or len(self.marked) > 1 else [*self.marked, line.run.name]
+        by_name = {line.run.name: line.run for line in self.lines}
+        chosen = [by_name[name] for name in dict.fromkeys(names)]
+        if len(chosen) < 2:
+            self.notify("mark two runs or more with space, then press c", severity="warning")
+            return
+        self.app.push_screen(CompareScreen(chosen))
+
+    def action_stop(self) -> None:
+        """Ask the chosen run to stop."""
+        line = self.chosen()
+        if line is not None and line.state in ("running", "starting", "stopping", "stale", "queued"):
+            self.app.ask_to_stop(line.run)
+        elif line is not None:
+            self.notify(f"{line.run.name} is not at work: {line.state}", severity="warning")
+
+    def action_resume(self) -> None:
+        """Go on with the chosen run."""
+        line = self.chosen()
+        if line is not None and line.state in ("running", "starting", "stopping"):
+            self.notify(f"{line.run.name} is at work: {line.state}", severity="warning")
+        elif line is not None:
+            self.app.resume(line.run)
+
+    def action_evaluate(self) -> None:
+        """Evaluate the newest checkpoint of the chosen run."""
+        line = self.chosen()
+        if line is not None:
+            self.app.ask_to_evaluate(line.run.path, line.run)
+
+    def action_checkpoints(self) -> None:
+        """Checkpoints and results of the chosen run."""
+        line = self.chosen()
+        if line is not None:
+            self.app.open_checkpoints(line.run)
+
+    def action_filter(self) -> None:
+        """Write words to look for."""
+        self.query_one("#filter").add_class("open")
+        self.query_one("#filter", Input).focus()
+
+    def action_no_filter(self) -> None:
+        """Show all runs."""
+        self.query_one("#filter", Input).value = ""
+        self._close_filter()
+
+    def action_sort(self) -> None:
+        """The next order."""
+        names = list(SORTS)
+        self.sort = names[(names.index(self.sort) + 1) % len(names)]
+        self.fill()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Filter while typing."""
+        self.wanted = event.value
+        self.fill()
+
+    def on_input_submitted(self) -> None:
+        """Keep the filter, go back to the table."""
+        self._close_filter()
+
+    def _close_filter(self) -> None:
+        self.query_one("#filter").remove_class("open")
+        self.query_one(Rows).focus()
+
+
+def _minus(value: Any) -> Any:
+    """Best first."""
+    return None if value is None else -value

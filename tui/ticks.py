@@ -1,0 +1,95 @@
+"""Where the marks of an axis stand and how numbers are written in few characters. Pure."""
+
+from __future__ import annotations
+
+import math
+import time
+
+
+def ticks(low: float, high: float, most: int) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) between two values: at most `most` steps, a value more."""
+    if not (math.isfinite(low) and math.isfinite(high)) or high <= low or most < 1:
+        return []
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power, 20 * power) if (high - low) / step <= most)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def decades(low: float, high: float, most: int) -> list[float]:
+    """Values for a logarithmic axis from 10^low to 10^high, as exponents: powers of ten, or round values between."""
+    whole = [float(i) for i in range(math.ceil(low - 1e-9), math.floor(high + 1e-9) + 1)]
+    if len(whole) > most:
+        return whole[:: -(-len(whole) // most)]
+    if len(whole) >= 2:
+        return whole
+    values = ticks(10**low, 10**high, most)
+    return [math.log10(value) for value in values if value > 0]
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """A number in about six characters: 4.31, 12.5k, 1.3M, 3e-05; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 1e-3:
+        return f"{value:.{max(0, digits - 2)}e}"
+    if size < 9_999.5:
+        decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+        text = f"{value:.{decimals}f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    for limit, unit in ((1e6, "k"), (1e9, "M"), (1e12, "G")):
+        if size < limit * 0.99995:
+            return f"{short(value / limit * 1e3, digits)}{unit}"
+    return f"{value:.1e}"
+
+
+def percent(value: float | None) -> str:
+    """A share as per cent."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.1%}"
+
+
+def duration(seconds: float | None) -> str:
+    """12 s, 3:07 min, 2:05 h, 3 d 4 h."""
+    if seconds is None or not math.isfinite(seconds):
+        return "-"
+    whole = max(0, int(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    if whole < 86400:
+        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(number: float) -> str:
+    """Bytes as KiB, MiB or GiB."""
+    for limit, unit in ((2**20, "KiB"), (2**30, "MiB")):
+        if number < limit:
+            return f"{number / limit * 1024:.1f} {unit}"
+    return f"{number / 2**30:.1f} GiB"
+
+
+def ago(then: float, now: float | None = None) -> str:
+    """How long ago a moment was, in the largest unit."""
+    seconds = max(0.0, (time.time() if now is None else now) - then)
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} ago"
+    return "just now"
+
+
+def spark(values: list[float], width: int, *, ascii_only: bool = False) -> str:
+    """A curve in one line of `width` characters, highest value at the top; a blank where a value is missing."""
+    marks = "_.-=#" if ascii_only else "▁▂▃▄▅▆▇█"
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or width < 1:
+        return ""
+    low, high = min(finite), max(finite)
+    stretched = [values[i * len(values) // width] for i in range(width)] if len(values) >= width else values
+    scale = (len(marks) - 1) / (high - low) if high > low else 0.0
+    return "".join(marks[round((v - low) * scale)] if math.isfinite(v) else " " for v in stretched)
