@@ -2,16 +2,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all soak check format clean
 
 demo: .venv/core
 	$(BIN)/simclr-plus demo
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not soak"
 
 test-all: .venv/dev
 	$(BIN)/pytest -m slow
+
+soak: .venv/dev
+	$(BIN)/pytest -m soak
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

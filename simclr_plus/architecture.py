@@ -15,7 +15,7 @@ BLOCKS = {
     152: ((3, 8, 36, 3), True),
     200: ((3, 24, 36, 3), True),
 }
-STEMS = ("imagenet", "cifar")
+STEMS = ("imagenet", "cifar", "cifar_pad2", "cifar_no_relu")
 FLAVORS = ("torchvision", "reference")
 SK_RATIO, SK_MIN_DIM = 0.0625, 32  # of SimCLR v2: channels between the two layers that weigh the streams
 
@@ -40,8 +40,11 @@ class Convolution(NamedTuple):
 class Architecture:
     """A ResNet: depth, width multiplier, stem ("imagenet", "cifar") and flavor ("torchvision", "reference").
 
+    Two stems are for files of others. "cifar_pad2" is solo-learn's: its 3x3 convolution is padded by 2 and enlarges the
+    image by 2 pixels. "cifar_no_relu" is what a Sequential of Lightly's ResNetGenerator has: the ReLU is lost.
     selective_kernels: SimCLR v2's networks: SK units in bottlenecks, and the stem and shortcuts of ResNet-D.
     se_ratio: squeeze-excitation after each block, to that share of the block's width; 0: none.
+    mean, std: subtracted from each channel of the images in [0, 1], and divided by; the authors do neither.
     """
 
     depth: int = 50
@@ -50,12 +53,18 @@ class Architecture:
     flavor: str = "torchvision"
     selective_kernels: bool = False
     se_ratio: float = 0.0
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # lists where they come from TOML or JSON
+            object.__setattr__(self, name, tuple(float(x) for x in getattr(self, name)))
         if self.depth not in BLOCKS:
             raise ValueError(f"depth = {self.depth} is no ResNet of SimCLR; use one of {', '.join(map(str, BLOCKS))}")
         if self.stem not in STEMS:
             raise ValueError(f'stem = {self.stem!r} is unknown; use "imagenet" or "cifar"')
+        if not len(self.mean) == len(self.std) == 3 or min(self.std) <= 0:
+            raise ValueError(f"mean = {self.mean}, std = {self.std}: give three numbers each, those of std above 0")
         if self.flavor not in FLAVORS:
             raise ValueError(f'flavor = {self.flavor!r} is unknown; use "torchvision" or "reference"')
         if self.channels(64) < 1:
@@ -82,6 +91,11 @@ class Architecture:
         extras = (", selective kernels" if self.selective_kernels else "") + (", SE" if self.se_ratio else "")
         return f"ResNet-{self.depth} ({self.width:g}x), {self.stem} stem{extras}"
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether images are changed before the first convolution."""
+        return (self.mean, self.std) != ((0, 0, 0), (1, 1, 1))
+
     @staticmethod
     def selection_dim(width: int) -> int:
         """Channels between the two layers of an SK unit whose streams have `width` each."""
@@ -105,7 +119,9 @@ class Architecture:
                 yield Convolution(7, 3, channels, side, half, 0)
             side = (side + 3) // 4
         else:
-            yield Convolution(3, 3, channels, side, side, 0)
+            grown = side + 2 * (self.stem == "cifar_pad2")
+            yield Convolution(3, 3, channels, side, grown, 0)
+            side = grown
         for group, count in enumerate(blocks):
             inner = self.channels(64 * 2**group)
             outer = inner * 4 if bottleneck else inner

@@ -30,6 +30,7 @@ CHECKPOINT_FORMAT = "simclr-plus checkpoint 1"
 ENCODER_FORMAT = "simclr-plus encoder 1"
 HEAD_FORMAT = "simclr-plus head 1"
 INPUT_RANGE = "RGB in [0, 1], no mean or standard deviation subtracted"
+NORMALIZED_INPUT = "RGB in [0, 1]; load_encoder's network itself applies the mean and std of `architecture`"
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] 
         "format": ENCODER_FORMAT,
         "architecture": json.dumps(encoder.architecture.as_dict()),
         "feature_dim": str(encoder.feature_dim),
-        "input": INPUT_RANGE,
+        "input": INPUT_RANGE if not encoder.architecture.normalizes else NORMALIZED_INPUT,
         "simclr_plus": version("simclr-plus"),
     }
     for key, value in (metadata or {}).items():

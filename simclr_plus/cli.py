@@ -6,22 +6,21 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simclr_plus import evaluate_verbs
+from simclr_plus import evaluate_verbs, run_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json as _print_json
 from simclr_plus.printing import print_table as _print_table
 from simclr_plus.printing import say as _say
+from simclr_plus.verbs import RUNS, AsJson, Overrides, RecipeName, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.bench.rounds import Report
     from simclr_plus.doctor import Look
-    from simclr_plus.plan import Plan
     from simclr_plus.recipe import Recipe
-    from simclr_plus.runs import Run
 
 app = typer.Typer(
     help="SimCLR as its authors ran it: pretrain, evaluate, export.",
@@ -32,6 +31,8 @@ app = typer.Typer(
 evaluate_app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure the parts here, beside Lightly's; say what holds a run up.", no_args_is_help=True)
 recipes_app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
+app.add_typer(run_verbs.app)
+app.add_typer(watch_verbs.app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_app, name="bench")
@@ -40,14 +41,7 @@ evaluate_app.command("few-labels")(evaluate_verbs.few_labels)
 evaluate_app.command()(evaluate_verbs.finetune)
 evaluate_app.command()(evaluate_verbs.compare)
 
-RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, as many as you like.")]
-RunName = Annotated[str, typer.Argument(help="A run: name, unique prefix, path, or latest.")]
 Target = Annotated[str, typer.Argument(help="A run, a checkpoint, or an encoder file.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it comes to; start nothing.")]
-Nproc = Annotated[str, typer.Option("--nproc", help='Processes on this machine: a number, or "gpu" for one a GPU.')]
 EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
 TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
 LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
@@ -55,138 +49,6 @@ WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and
 Rounds = Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads that PyTorch may use.")]
 Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda".')]
-RUNS = Path("runs")
-
-
-@app.command()
-def run(
-    recipe: RecipeName,
-    overrides: Overrides = None,
-    nproc: Nproc = "1",
-    name: Annotated[str, typer.Option(help="Name of the run; made from recipe and time if left out.")] = "",
-    runs: RunsFolder = RUNS,
-    dry_run: DryRun = False,
-    as_json: AsJson = False,
-) -> None:
-    """Pretrain by a recipe."""
-    from simclr_plus.launch import process_count
-    from simclr_plus.recipe import load_recipe
-    from simclr_plus.runs import create_run, default_name
-
-    loaded = load_recipe(recipe, overrides or [])
-    processes = process_count(nproc)
-    name = name or default_name(recipe)
-    if dry_run:
-        _show_plan(loaded, _plan(loaded, processes), runs / name, as_json)
-        return
-    plan = _plan(loaded, processes, checked=True)
-    new = create_run(loaded, runs, name)
-    if not as_json:
-        _say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-        for doubt in loaded.doubts():
-            _say(f"note: {doubt}")
-    _train(new, processes, as_json)
-
-
-@app.command()
-def resume(run: RunName, nproc: Nproc = "1", runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
-    """Go on with a run from its newest checkpoint, bit for bit."""
-    from simclr_plus.launch import process_count
-    from simclr_plus.runs import find_run
-
-    found = find_run(run, runs)
-    processes = process_count(nproc)
-    plan = _plan(found.recipe(), processes)
-    done = found.checkpoint_files()
-    at = int(done[-1].stem.removeprefix("step_")) if done else 0
-    if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
-        _say(f"run {found.path} is finished ({at} steps); to train longer start a new run with more training.epochs")
-        if as_json:
-            _print_json(_outcome(found))
-        return
-    if not as_json:
-        _say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
-    _train(found, processes, as_json)
-
-
-def _train(run: Run, processes: int, as_json: bool) -> NoReturn:
-    from simclr_plus.launch import launch
-
-    _say("preparing: loading PyTorch and compiling the view-making loops (the first time takes about half a minute)")
-    code = launch(run, processes, quiet=as_json)
-    last = run.metrics()[-1] if run.metrics() else {}
-    if last.get("images_skipped"):
-        _say(f"{last['images_skipped']} images could not be read and were skipped: {run.logs}/skipped.*.txt")
-    outcome = _outcome(run)
-    if as_json:
-        _print_json(outcome)
-    elif outcome["state"] == "finished":
-        _say(f"finished: {outcome['encoder']}\nnext: simclr-plus evaluate knn {run.path}")
-    else:
-        _say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
-    raise typer.Exit(code)
-
-
-def _outcome(run: Run) -> dict[str, Any]:
-    encoder = run.path / "encoder.safetensors"
-    return {
-        "run": str(run.path),
-        "state": run.events()[-1].get("reason"),
-        "encoder": str(encoder) if encoder.exists() else None,
-        "last": run.metrics()[-1] if run.metrics() else {},
-    }
-
-
-def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
-    """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
-    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
-    from simclr_plus.plan import KNOWN_SIZES, make_plan
-
-    expected = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
-    if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
-        found = open_images(recipe.data, PRETRAIN)
-        check_trainable(found, recipe.training.batch_size)
-        return make_plan(recipe, len(found), processes)
-    return make_plan(recipe, min(expected, recipe.data.limit or expected), processes)
-
-
-def _show_plan(recipe: Recipe, plan: Plan, path: Path, as_json: bool) -> None:
-    from simclr_plus.launch import torchrun_command
-    from simclr_plus.runs import Run
-
-    command = torchrun_command(Run(path), plan.processes) if plan.processes > 1 else ["(in this process)"]
-    if as_json:
-        _print_json(
-            {
-                "schema": 1,
-                **plan.as_dict(),
-                "run": str(path),
-                "command": command,
-                "notes": recipe.doubts(),
-                "recipe": recipe.model_dump(),
-            }
-        )
-        return
-    head = recipe.head
-    _print_table(
-        ["", "value"],
-        [
-            ["encoder", recipe.architecture.title],
-            ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
-            ["head parameters", f"{plan.head_parameters:,} ({head.num_layers} layers to {head.output_dim})"],
-            ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
-            ["global batch", f"{plan.global_batch:,}"],
-            ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
-            ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
-            ["warm-up steps", f"{plan.warmup_steps:,}"],
-            ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
-            ["memory per process", f"{plan.memory / 2**30:.1f} GiB (estimate)"],
-            ["run folder", str(path)],
-            ["command", " ".join(command)],
-        ],
-    )
-    for doubt in recipe.doubts():
-        _say(f"note: {doubt}")
 
 
 @evaluate_app.command()
@@ -302,6 +164,121 @@ def export(
         encoder = export_encoder(source, output)
         _say(f"{output}: {encoder.feature_dim} features; open it with: simclr_plus.load_encoder({str(output)!r})")
     print(output)
+
+
+@app.command("import")
+def import_weights(
+    source: Annotated[Path, typer.Argument(help="TensorFlow checkpoint or SavedModel; .pth, .ckpt, .safetensors.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Encoder file to write; heads go beside it.")],
+    normalize: Annotated[
+        str,
+        typer.Option(help='PyTorch files: how images were normalised: "imagenet", "none", or six numbers (mean, std).'),
+    ] = "imagenet",
+    prefix: Annotated[str, typer.Option(help="PyTorch files with several encoders: the prefix of its names.")] = "",
+    stem: Annotated[
+        str, typer.Option(help="PyTorch files with a 3x3 stem: cifar, cifar_pad2 (solo-learn), cifar_no_relu.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Bring in weights: the authors' checkpoints, or a file of another trainer."""
+    from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow
+
+    if is_tensorflow(source):
+        imported = import_tensorflow(source, output)
+    else:
+        mean, std = _mean_and_std(normalize)
+        imported = import_pytorch(source, output, mean=mean, std=std, prefix=prefix, stem=stem)
+    if as_json:
+        _print_json(imported.as_dict())
+        return
+    a = imported.architecture
+    _say(f"{a.title}, flavor {a.flavor}: {a.feature_dim} features")
+    if a.normalizes:
+        _say(f"the encoder takes images in [0, 1], subtracts {a.mean} and divides by {a.std} itself (--normalize)")
+    for note in imported.notes:
+        _say(f"note: {note}")
+    if imported.left_out:
+        shown = ", ".join(imported.left_out[:8]) + (", ..." if len(imported.left_out) > 8 else "")
+        _say(f"{len(imported.left_out)} tensors have no place in it: {shown}")
+    for kind, path in imported.heads.items():
+        _say(f"{kind} head: {path}")
+    print(imported.encoder)
+
+
+def _mean_and_std(text: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    from simclr_plus.importers.trainers import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD
+
+    if text in ("imagenet", "none"):
+        return (IMAGENET_MEAN, IMAGENET_STD) if text == "imagenet" else (NO_MEAN, NO_STD)
+    try:
+        a, b, c, d, e, f = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(
+            f'--normalize {text!r}: use "imagenet", "none", or six numbers such as 0.5,0.5,0.5,0.25,0.25,0.25'
+        ) from None
+    if min(d, e, f) <= 0:
+        raise RecipeError(f"--normalize {text!r}: the last three numbers, the standard deviations, must be above 0")
+    return (a, b, c), (d, e, f)
+
+
+@app.command()
+def verify(
+    target: Target,
+    data: Annotated[str, typer.Argument(help="Labelled folder, or a data set's name for its test images.")],
+    head: Annotated[Path | None, typer.Option(help="Linear head; default: the probe, or what import wrote.")] = None,
+    stated: Annotated[
+        float | None, typer.Option(min=0, max=100, help="Top-1 in percent that the publishers state.")
+    ] = None,
+    published: Annotated[
+        str,
+        typer.Option(help="The authors' figure: v1-linear, v2-linear, v2-1pct, v2-10pct, v2-100pct, v2-supervised."),
+    ] = "",
+    classes: Annotated[Path | None, typer.Option(help="Class names in the head's order, one a line.")] = None,
+    selector: Annotated[
+        int, typer.Option(min=-1, help="Layer of the projection head that the linear head stands on; 0: none.")
+    ] = 0,
+    projection: Annotated[Path | None, typer.Option(help="Projection head; default: what import wrote.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write the result to.")] = None,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate weights with a given linear head, beside the figure their publishers state."""
+    from simclr_plus.evaluation import best_device, weights_of
+    from simclr_plus.export import recipe_of
+    from simclr_plus.verify import images_to_verify
+    from simclr_plus.verify import verify as verify_weights
+    from simclr_plus.whole_files import write_text_whole
+
+    if stated is not None and published:
+        raise RecipeError("--stated and --published both name a figure; give one of them")
+    weights, _ = weights_of(target, runs)
+    result = verify_weights(
+        weights,
+        images_to_verify(data),
+        recipe_of(weights).law,
+        device=best_device(),
+        head=head,
+        projection=projection,
+        selector=selector,
+        classes=tuple(classes.read_text("utf-8").splitlines()) if classes else (),
+        stated=stated,
+        published=published,
+    )
+    if output:
+        write_text_whole(output, json.dumps(result, indent=2) + "\n")
+    if as_json:
+        _print_json(result)
+        return
+    found, expected = result["results"], result.get("stated")
+    measured = [f"{found[m]:.2%}" if m in found else "" for m in ("top1", "top5", "mean_per_class")]
+    rows = [["measured", *measured]]
+    if expected:
+        rows.append([f"stated ({expected['source']})", f"{expected['top1']:.2%}", "", ""])
+        rows.append(["difference", f"{100 * result['difference']:+.2f} points", "", ""])
+    title = f"{result['test_images']:,} images of {result['data']}; standard error {result['standard_error']:.2%}"
+    _print_table(["", "top-1", "top-5", "mean per class"], rows, title)
+    for part, file in result["files"].items():
+        _say(f"{part}: {file['path']} sha256 {file['sha256']}")
 
 
 @app.command()

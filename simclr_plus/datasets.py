@@ -6,7 +6,7 @@ Small sets are one uint8 array [N, H, W, 3] in memory; folders are lists of file
 from __future__ import annotations
 
 import io
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
+from simclr_plus.file_list import SUFFIXES, FileList, list_images
 from simclr_plus.recipe import Data
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 HELD_OUT = 0.2  # of each class of a folder that has no test images of its own
 FASHION_CLASSES = (
@@ -42,7 +42,7 @@ class Images:
 
     name: str
     pixels: NDArray[np.uint8] | None = None  # [N, H, W, 3]
-    paths: tuple[Path, ...] = ()
+    paths: Sequence[Path] = ()
     labels: NDArray[np.int64] | None = None  # [N]
     classes: tuple[str, ...] = ()
     skip_bad: bool = False  # what to do with an unreadable image: leave it out, or stop
@@ -68,9 +68,14 @@ class Images:
         return replace(
             self,
             pixels=None if self.pixels is None else self.pixels[indices],
-            paths=tuple(self.paths[i] for i in indices) if self.pixels is None else (),
+            paths=self._paths_at(indices),
             labels=None if self.labels is None else self.labels[indices],
         )
+
+    def _paths_at(self, indices: NDArray[np.int64]) -> Sequence[Path]:
+        if isinstance(self.paths, FileList):
+            return self.paths.subset(indices)
+        return tuple(self.paths[i] for i in indices) if self.pixels is None else ()
 
     def first(self, count: int) -> Images:
         """`count` images, or all where there are fewer or count is 0.
@@ -99,21 +104,13 @@ def open_folder(root: Path) -> Images:
     """All images below a folder, sorted by path; labelled when each lies in one of several folders, one a class."""
     if not root.is_dir():
         raise NotFoundError(f"data folder {root} does not exist; name a folder of images (data.root)")
-    paths = sorted(
-        Path(folder, name)
-        for folder, _, names in os.walk(root, followlinks=True)
-        for name in names
-        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-    )
+    paths = list_images(root)
     if not paths:
         raise NotFoundError(f"data folder {root} holds no image ({', '.join(sorted(SUFFIXES))})")
-    tops = [path.relative_to(root).parts[0] if path.parent != root else "" for path in paths]
-    classes = tuple(sorted(set(tops)))
-    if len(classes) < 2 or "" in classes:
-        return Images(name=str(root), paths=tuple(paths))
-    number = {c: i for i, c in enumerate(classes)}
-    labels = np.array([number[top] for top in tops], dtype=np.int64)
-    return Images(name=str(root), paths=tuple(paths), labels=labels, classes=classes)
+    labels, classes = paths.first_folders() or (None, ())
+    if len(classes) < 2:
+        return Images(name=str(root), paths=paths)
+    return Images(name=str(root), paths=paths, labels=labels, classes=classes)
 
 
 def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -17,7 +17,7 @@ SMALL = 32  # pixels; up to here the authors have other values (CIFAR-10)
 
 # choice: what paper, authors and Lightly do
 _VIEWS = {
-    "pixels go in as": ("[0, 1] (code)", "[0, 1]", "standardised by ImageNet's mean"),
+    "pixels go in as": ("[0, 1] (code)", "[0, 1]", "standardised by 0.485, 0.456, 0.406 (ImageNet's mean)"),
     "size of a crop": (
         "area uniform, 0.08 to 1 (code: as authors)",
         "height uniform, area 0.1 to 1",
@@ -169,8 +169,13 @@ def _ours(r: Recipe) -> Iterator[tuple[str, str, str]]:
 
 
 def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
-    a = r.augmentation
-    yield "pixels go in as", "", "[0, 1]"
+    a, e = r.augmentation, r.encoder
+    plain = not any(e.mean) and all(x == 1 for x in e.std)
+    yield (
+        "pixels go in as",
+        "encoder.mean",
+        "[0, 1]" if plain else f"standardised by {', '.join(f'{x:g}' for x in e.mean)}",
+    )
     yield "size of a crop", "augmentation.min_scale", f"height uniform, area {max(0.1, a.min_scale):g} to 1"
     yield "aspect of a crop", "", "uniform, 3/4 to 4/3"
     yield "where no crop fits", "", "100 tries, then all"
@@ -184,7 +189,9 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "contrast around", "", "each channel's mean"
         yield "saturation", "", "HSV"
         yield "order of the four", "augmentation.random_order", "random" if a.random_order else "fixed"
-        yield "colour arithmetic", "", "float32, clipped after each"
+        inexact = a.augment_on != "cpu" and a.device_crops != "float32"
+        clipped = f"{a.device_crops} crops, then float32" if inexact else "float32, clipped after each"
+        yield "colour arithmetic", "augmentation.device_crops", clipped
     yield "gray", "augmentation.gray_prob", f"{a.gray_prob:g}"
     yield "blur", "augmentation.blur_prob", f"{a.blur_prob:g}"
     if a.blur_prob:

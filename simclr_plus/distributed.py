@@ -23,6 +23,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def rank_to_be() -> int:
+    """The number that torchrun gave this process, before it joined the others too; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def start(device: str) -> torch.device:
     """Join the processes that torchrun started, if any, and give this process its device ("auto", "cpu", "cuda")."""
     wants_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())

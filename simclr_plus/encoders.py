@@ -10,7 +10,7 @@ stem, shortcut and squeeze-excitation bear timm's names (`conv1.0`, `downsample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -31,6 +31,7 @@ class ResNet(nn.Module):
     depth: 18, 34, 50, 101, 152 or 200. width: multiplies every channel count, may be a fraction (1/16).
     stem: "imagenet" (7x7 convolution, max-pool) or "cifar" (3x3 convolution, for images up to 32 pixels).
     selective_kernels: SK units with ratio 0.0625 in bottlenecks, and ResNet-D. se_ratio: squeeze-excitation; 0: none.
+    mean, std: of the images that the weights were trained on; the network subtracts and divides by itself.
     """
 
     def __init__(
@@ -42,15 +43,20 @@ class ResNet(nn.Module):
         flavor: str = "torchvision",
         selective_kernels: bool = False,
         se_ratio: float = 0.0,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
-        self.architecture = Architecture(depth, width, stem, flavor, selective_kernels, se_ratio)
+        self.architecture = Architecture(
+            depth, width, stem, flavor, selective_kernels, se_ratio, mean=tuple(mean), std=tuple(std)
+        )
         self.feature_dim = self.architecture.feature_dim
         self.checkpoint_activations = False
         norm: Norm = GlobalBatchNorm2d if flavor == "reference" else nn.BatchNorm2d
         blocks, bottleneck = BLOCKS[depth]
         block = _Bottleneck if bottleneck else _BasicBlock
         channels = self.architecture.channels(64)
+        self.normalize = _Normalize(self.architecture) if self.architecture.normalizes else nn.Identity()
         self.conv1 = _stem_convolution(self.architecture, norm)
         self.bn1 = norm(channels)
         self.relu = nn.ReLU(inplace=True)
@@ -69,7 +75,8 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> pooled features [B, feature_dim]."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.bn1(self.conv1(self.normalize(images)))
+        x = x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             if self.checkpoint_activations and self.training:
                 for block in layer:  # type: ignore[union-attr]
@@ -207,10 +214,26 @@ class _ShortcutPool(nn.Module):
         return F.avg_pool2d(x, 2, stride=2, ceil_mode=True, divisor_override=4)
 
 
+class _Normalize(nn.Module):
+    """Images less the mean of each channel, over its deviation; neither is a weight, and neither in `state_dict`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        out: Tensor = (images - self.mean) / self.std
+        return out
+
+
 def _stem_convolution(architecture: Architecture, norm: Norm) -> nn.Module:
     width = architecture.channels(64)
-    if architecture.stem == "cifar":
-        return nn.Conv2d(3, width, 3, padding=1, bias=False)
+    if architecture.stem != "imagenet":
+        return nn.Conv2d(3, width, 3, padding=2 if architecture.stem == "cifar_pad2" else 1, bias=False)
     if not architecture.selective_kernels:
         return nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
     half = width // 2
@@ -226,7 +249,7 @@ def _stem_convolution(architecture: Architecture, norm: Norm) -> nn.Module:
 
 
 def _stem_pool(stem: str, flavor: str) -> nn.Module:
-    if stem == "cifar":
+    if stem != "imagenet":
         return nn.Identity()
     return _SamePool() if flavor == "reference" else nn.MaxPool2d(3, stride=2, padding=1)
 

@@ -26,8 +26,9 @@ TIMM_DEPTHS = (18, 34, 50, 101, 152)
 def recipe_of(path: Path) -> Recipe:
     """The recipe in the header of a checkpoint or encoder file; without one, defaults and the header's image size."""
     header = read_header(path)
-    size = header.get("image_size", "224")
-    return parse_recipe(header.get("recipe", f"[augmentation]\nimage_size = {size}"), origin=f"recipe in {path}")
+    size, resize = header.get("image_size", "224"), header.get("resize", "bicubic")
+    views = f'[augmentation]\nimage_size = {size}\nresize = "{resize}"'
+    return parse_recipe(header.get("recipe", views), origin=f"recipe in {path}")
 
 
 def export_encoder(source: Path, target: Path) -> ResNet:
@@ -68,8 +69,8 @@ def export_timm(source: Path, folder: Path) -> ResNet:
             "interpolation": "bicubic",
             "crop_pct": law.evaluation_crop,
             "crop_mode": "center",
-            "mean": [0.0, 0.0, 0.0],
-            "std": [1.0, 1.0, 1.0],
+            "mean": list(a.mean),
+            "std": list(a.std),
             "num_classes": 0,
             "pool_size": [7, 7],
             "first_conv": "conv1",
@@ -86,7 +87,9 @@ def training_metadata(source: Path) -> dict[str, Any]:
     header = read_header(source)
     if header.get("format") == CHECKPOINT_FORMAT:
         return encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
-    return {key: header[key] for key in ("recipe", "data", "image_size", "step") if key in header}
+    return {
+        key: header[key] for key in ("recipe", "data", "image_size", "resize", "imported_from", "step") if key in header
+    }
 
 
 def embed(source: Path, images: Images, root: Path, target: Path, *, law: ViewLaw, device: torch.device) -> Tensor:

@@ -1,22 +1,30 @@
-"""Starts a run's processes here and says how they ended: one process in place, several under torchrun."""
+"""Starts a run's supervisor and, in the foreground, follows the run until it ends."""
 
 from __future__ import annotations
 
-import os
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager, suppress
+import time
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from simclr_plus import slurm, states
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
-from simclr_plus.runs import Run, cpu_count
+from simclr_plus.progress import TrainingProgress
+from simclr_plus.runs import Run
+from simclr_plus.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
+from simclr_plus.tail import Tail
+from simclr_plus.whole_files import write_text_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OK, PREEMPTED, INTERRUPTED = 0, 75, 130
+SECONDS_BETWEEN_LOOKS = 0.2
+SECONDS_TO_LEAVE = 15.0  # what the supervisor may take once everything was killed
+WORDS = ("", "now", "kill")  # what the first, the second and the third Ctrl-C ask for
 
 
 def process_count(nproc: str) -> int:
@@ -33,78 +41,185 @@ def process_count(nproc: str) -> int:
     return int(nproc)
 
 
-def torchrun_command(run: Run, processes: int, *, quiet: bool = False) -> list[str]:
-    """What starts the processes of a run on this machine."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [*command, "-m", "simclr_plus.trainer", str(run.path), *(["--quiet"] if quiet else [])]
+def supervisor_command(run: Run, order: Order) -> list[str]:
+    """What starts the processes of a run on this machine and watches them."""
+    return [sys.executable, "-m", "simclr_plus.supervisor", str(run.path), *order.arguments()]
 
 
-def launch(run: Run, processes: int, *, quiet: bool = False) -> int:
+def start(run: Run, order: Order) -> subprocess.Popen[bytes]:
+    """Start the supervisor in a session of its own; raises SimclrPlusError when the run is being trained already."""
+    if not order.rdzv:
+        with run.locked(patience=2.0):  # one look; the supervisor takes it for good
+            run.stop_file.unlink(missing_ok=True)
+    elif meets_here(order.rdzv) and not states.is_locked(run):
+        run.stop_file.unlink(missing_ok=True)
+    run.logs.mkdir(exist_ok=True)
+    with (run.logs / f"launcher.{socket.gethostname()}.log").open("ab") as log:
+        return subprocess.Popen(
+            supervisor_command(run, order),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+
+
+def detach(run: Run, order: Order) -> dict[str, Any]:
+    """Start a run and leave it to its supervisor; returns what that says first."""
+    supervisor = start(run, order)
+    while supervisor.poll() is None:
+        status = states.read_status(run)
+        if status.get("pid") == supervisor.pid or (order.rdzv and status):
+            return status
+        time.sleep(0.05)
+    if states.read_status(run).get("pid") == supervisor.pid:
+        return states.read_status(run)
+    raise SimclrPlusError(f"the supervisor of {run.path} ended at once: {_last_words(run)}")
+
+
+def launch(run: Run, processes: int | Order, *, quiet: bool = False) -> int:
     """Train a run to its end, or until it is asked to stop; returns the exit code.
 
-    Ctrl-C and SIGTERM ask the run to save and stop; a second Ctrl-C terminates it, a third kills it. Raises
-    SimclrPlusError when training fails.
+    Ctrl-C and SIGTERM ask the run to save and stop; a second Ctrl-C ends it within 35 seconds, a third one at once.
+    When this process dies, the run goes on. Raises SimclrPlusError when training fails.
     """
-    with run.locked():
-        run.stop_file.unlink(missing_ok=True)
-        if processes == 1:
-            return _train_here(run, quiet)
-        return _train_under_torchrun(run, processes, quiet)
+    order = processes if isinstance(processes, Order) else Order(processes)
+    metrics, events = Tail(run.metrics_file), Tail(run.events_file)
+    metrics.skip()
+    events.skip()
+    supervisor = start(run, order)
+    with _asking(run) as asked:
+        _follow(run, supervisor, metrics, events, asked, quiet)
+    return _outcome(run, supervisor, asked)
 
 
-def _train_here(run: Run, quiet: bool) -> int:
-    from simclr_plus.trainer import FAILED, train
-
-    try:
-        train(run, quiet=quiet)
-    except SimclrPlusError as error:
-        with suppress(OSError):  # the disk may be full
-            run.log_event("exit", reason=FAILED, message=str(error), exit_code=error.exit_code)
-        raise
-    return _exit_code(run.events()[-1], 0)
-
-
-def _train_under_torchrun(run: Run, processes: int, quiet: bool) -> int:
+def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0) -> str:
+    """Write the batch script, hand it to SLURM and note the job in status.json; returns the job's id."""
+    script = run.path / "slurm.sh"
     run.logs.mkdir(exist_ok=True)
-    log = run.logs / "torchrun.log"
-    threads = max(1, cpu_count() // processes)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}  # torchrun would say 1
-    events_before = len(run.events())
-    with log.open("ab") as stderr:
-        start = stderr.tell()
-        agent = subprocess.Popen(
-            torchrun_command(run, processes, quiet=quiet), stderr=stderr, env=environment, start_new_session=True
-        )
-        with _signals_passed_on(agent, run) as asked:
-            code = agent.wait()
-    exits = [e for e in run.events()[events_before:] if e.get("event") == "exit"]
-    failed = [e for e in exits if e.get("reason") == "failed"]
-    if failed:
-        error = SimclrPlusError(str(failed[0]["message"]))
-        error.exit_code = int(failed[0].get("exit_code", 1))
+    write_text_whole(script, slurm.batch_script(run, allocation, max_restarts=max_restarts))
+    queued = {"state": states.QUEUED, "run": run.name, "started": time.time(), "nodes": str(allocation.nodes)}
+    queued["processes"] = allocation.processes
+    with run.locked(patience=2.0):  # the job may begin before its id is known here
+        try:
+            job = slurm.submit(script)
+        except SimclrPlusError as error:
+            states.write_status(run, {**queued, "state": states.FAILED, "why": str(error), "exit_code": 1})
+            raise
+        states.write_status(run, {**queued, "slurm": {"job_id": job}, "updated": time.time()})
+    return job
+
+
+def resubmit(run: Run) -> str:
+    """Hand the batch script of a run that has ended to SLURM again; returns the job's id."""
+    script = run.path / "slurm.sh"
+    if not script.exists():
+        raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
+    with run.locked(patience=2.0):
+        run.stop_file.unlink(missing_ok=True)
+        job = slurm.submit(script)
+        before = {
+            key: value for key, value in states.read_status(run).items() if key in ("attempt", "processes", "nodes")
+        }
+        queued = {**before, "state": states.QUEUED, "run": run.name, "started": time.time(), "updated": time.time()}
+        states.write_status(run, {**queued, "slurm": {"job_id": job}})
+    return job
+
+
+def stop(run: Run, word: str = "") -> bool:
+    """Ask a run to stop, wherever it trains (words: see runs.STOP_WORDS); returns whether there is anything to stop."""
+    status, state = states.read_status(run), states.state_of(run)
+    job = str((status.get("slurm") or {}).get("job_id") or "")
+    if state.name == states.QUEUED and job:
+        slurm.cancel(job)
+        states.write_status(run, {**status, "state": states.STOPPED, "why": "cancelled before it began"})
+        return True
+    if not state.is_alive:
+        return False
+    run.ask_to_stop(word)
+    if job and word == "kill":
+        slurm.cancel(job)
+    return True
+
+
+def _follow(
+    run: Run, supervisor: subprocess.Popen[bytes], metrics: Tail, events: Tail, asked: list[int], quiet: bool
+) -> None:
+    """Show what the run writes until its supervisor ends, or does not answer the third Ctrl-C."""
+    progress = TrainingProgress(run.name, 0, 0, quiet=quiet)
+    killed_at = 0.0
+    with progress:
+        while True:
+            ended = supervisor.poll() is not None
+            for event in events.read():
+                _show_event(progress, event)
+            for line in metrics.read():
+                progress.show(line)
+            if len(asked) >= len(WORDS):
+                killed_at = killed_at or time.monotonic()
+            if ended or (killed_at and time.monotonic() - killed_at > SECONDS_TO_LEAVE):
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def _show_event(progress: TrainingProgress, event: dict[str, Any]) -> None:
+    if event.get("event") in ("start", "resume"):
+        progress.begin(int(event.get("from_step", 0)), int(event.get("steps", 0)))
+    elif event.get("event") == "note":
+        progress.say(f"note: {event.get('message')}")
+
+
+def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) -> int:
+    status, code = states.read_status(run), supervisor.poll()
+    state = str(status.get("state", ""))
+    if not run.exists:
+        raise SimclrPlusError(f"the run folder {run.path} was deleted while it trained; nothing of it is left")
+    if status.get("pid") != supervisor.pid and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
+        raise SimclrPlusError(f"the run failed on this node: {_last_words(run)}")
+    if code == 0:
+        status = _last_status(run)
+        state = str(status.get("state", ""))
+    if state == states.FAILED:
+        error = SimclrPlusError(str(status.get("why") or "the run failed"))
+        error.exit_code = int(status.get("exit_code", 1))
         raise error
-    if code != 0 or not exits:
-        with log.open("rb") as text:
-            text.seek(start)
-            tail = text.read().decode(errors="replace").strip().splitlines()[-15:]
+    if code not in (None, 0, PREEMPTED, INTERRUPTED) and code > 0 and state not in states.ENDED:
+        raise SimclrPlusError(f"the run failed and {run.status_file} cannot say why: {_last_words(run)}")
+    if code is None or code < 0:
         raise SimclrPlusError(
-            f"a process of the run failed (torchrun ended with {code}); {log} says:\n" + "\n".join(tail)
+            f"the supervisor of {run.path} was killed; `simclr-plus resume {run.name}` goes on from the newest "
+            f"checkpoint (state: {states.state_of(run).name})"
         )
-    return _exit_code(exits[-1], asked[0] if asked else 0)
+    if state == states.STOPPED and asked:
+        return INTERRUPTED if asked[0] == signal.SIGINT else PREEMPTED
+    return code
+
+
+def _last_status(run: Run) -> dict[str, Any]:
+    """The status with the end in it; where another node speaks for the run, that may take a moment."""
+    end = time.monotonic() + SECONDS_TO_LEAVE
+    while True:
+        status = states.read_status(run)
+        if status.get("state") in states.ENDED or time.monotonic() > end:
+            return status
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager
-def _signals_passed_on(agent: subprocess.Popen[bytes], run: Run) -> Iterator[list[int]]:
-    """The first signal asks the run to save and stop, a second one terminates the processes, a third kills them."""
+def _asking(run: Run) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM become words in the STOP file, a stronger one each time."""
     asked: list[int] = []
+    said = (
+        "stopping: a checkpoint is saved first; Ctrl-C again to end the processes within 35 seconds\n",
+        "ending the processes; Ctrl-C again to kill them\n",
+        "killed\n",
+    )
 
     def ask(number: int, _frame: FrameType | None) -> None:
         asked.append(number)
-        if len(asked) == 1:
-            run.ask_to_stop()
-            sys.stderr.write("stopping: a checkpoint is saved first; Ctrl-C again to end the processes now\n")
-        else:
-            agent.send_signal(signal.SIGTERM if len(asked) == 2 else signal.SIGKILL)
+        if len(asked) <= len(WORDS):
+            run.ask_to_stop(WORDS[len(asked) - 1])
+            sys.stderr.write(said[len(asked) - 1])
 
     previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
     try:
@@ -114,9 +229,9 @@ def _signals_passed_on(agent: subprocess.Popen[bytes], run: Run) -> Iterator[lis
             signal.signal(number, handler)
 
 
-def _exit_code(last: dict[str, Any], asked_by: int) -> int:
-    """Finished or asked to stop by a file is 0; stopped by Ctrl-C 130, by another signal 75."""
-    by = asked_by or last.get("signal", 0)
-    if last.get("reason") != "stopped" or not by:
-        return OK
-    return INTERRUPTED if by == signal.SIGINT else PREEMPTED
+def _last_words(run: Run) -> str:
+    log = run.logs / f"launcher.{socket.gethostname()}.log"
+    try:
+        return "\n".join(log.read_bytes()[-4000:].decode(errors="replace").strip().splitlines()[-8:])
+    except OSError as error:
+        return str(error)

@@ -2,6 +2,10 @@
 
 Images come as the authors' stream does, epoch after epoch, each a new permutation; a batch may reach over the end of
 an epoch. V: views, B: images of this process, S: side in pixels.
+
+Threads write views straight into the batch; or they write crops, and the device does colour and blur for all of them.
+Threads, because decoding and the compiled loops leave the GIL, nothing is pickled or copied between processes, and a
+batch is held once: `simclr-plus bench data` measures them beside DataLoader's worker processes.
 """
 
 from __future__ import annotations
@@ -19,18 +23,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_plus.augmentations.draws import draw_views, epoch_order
+from simclr_plus.augmentations.draws import COLUMNS, draw_views, epoch_order
 from simclr_plus.augmentations.evaluation import central_parameters
+from simclr_plus.augmentations.finishing import Finish, finish_in_parts, packed
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets import Images
 from simclr_plus.errors import UnreadableImageError
 from simclr_plus.runs import cpu_count
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Batch:
-    """views [V B, 3, S, S] float32, all of view 0 first; labels [B]; seconds the training waited for it."""
+    """views [V B, 3, S, S] float32, all of view 0 first; labels [B]; seconds the loop waited for them."""
 
     views: Tensor
     labels: Tensor
@@ -38,7 +45,11 @@ class Batch:
 
 
 class ViewBatches:
-    """The batches of a run, this process's share of each; the next is made while the last is used."""
+    """The batches of a run, this process's share of each; the next is made while the last is used.
+
+    `finish` (finishing.finish_views, or that compiled) leaves colour and blur to the device, to which crops go as
+    `crops` says: "float32", exact, or "float16" or "uint8".
+    """
 
     def __init__(
         self,
@@ -51,31 +62,63 @@ class ViewBatches:
         rank: int = 0,
         processes: int = 1,
         threads: int = 0,
-        pin_memory: bool = False,
+        device: torch.device = CPU,
+        finish: Finish | None = None,
+        crops: str = "float32",
     ) -> None:
         self.images, self.law, self.seed, self.views = images, law, seed, views
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
-        self.pin_memory = pin_memory
+        self.device, self.finish, self.crops = device, finish, crops
         self.skipped: set[int] = set()  # indices of images that could not be read
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="views")
         self._orders: dict[int, NDArray[np.int64]] = {}
-        self._makers = _Makers(law)
+        self._makers = _Makers(law, crops_only=finish is not None)
         self._lock = Lock()
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Batches number first_step .. last_step - 1."""
+        if first_step >= last_step:
+            return
         with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as ahead:
-            following: Future[tuple[Tensor, Tensor]] | None = None
+            following: Future[tuple[Tensor, Tensor]] = ahead.submit(self._ready, first_step)
             for step in range(first_step, last_step):
                 started = time.perf_counter()
-                views, labels = following.result() if following else self.batch(step)
+                views, labels = following.result()
                 waited = time.perf_counter() - started
-                following = ahead.submit(self.batch, step + 1) if step + 1 < last_step else None
+                if step + 1 < last_step:
+                    following = ahead.submit(self._ready, step + 1)
+                if self._side is not None:  # made on one stream, used on another: the memory must outlive both
+                    views.record_stream(torch.cuda.current_stream(self.device))
+                    labels.record_stream(torch.cuda.current_stream(self.device))
                 yield Batch(views, labels, waited)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Views [V B, 3, S, S] and labels [B] (-1 where there are none) of this process at a step."""
+        """Views [V B, 3, S, S] and labels [B] (-1 where there are none) of this process at a step, on the device."""
+        out, parameters, labels = self._made_by_threads(step)
+        views = out.flatten(0, 1)
+        if self.finish is None:
+            return views.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        draws = torch.from_numpy(parameters).transpose(0, 1).flatten(0, 1)
+        if self.crops != "float32":
+            small = packed(views, self.crops)
+            views = small.pin_memory() if self._side is not None else small
+        crops = views.to(self.device, non_blocking=True)
+        finished = finish_in_parts(crops, draws.to(self.device), self.law, self.finish)
+        return finished, labels.to(self.device, non_blocking=True)
+
+    def _ready(self, step: int) -> tuple[Tensor, Tensor]:
+        """`batch`; with CUDA on a stream beside that of the training, and only when all of it is there."""
+        if self._side is None:
+            return self.batch(step)
+        with torch.cuda.device(self.device), torch.cuda.stream(self._side):
+            batch = self.batch(step)
+            self._side.synchronize()  # this thread waits, not the loop: what the loop waits is what data costs it
+        return batch
+
+    def _made_by_threads(self, step: int) -> tuple[Tensor, NDArray[np.float32], Tensor]:
+        """Views or crops [V, B, 3, S, S], their draws [B, V, 16] and labels [B], in memory that CUDA can fetch."""
         own = self.batch_size // self.processes
         places = np.arange(self.rank * own, (self.rank + 1) * own)
         stream = step * self.batch_size + places
@@ -84,21 +127,25 @@ class ViewBatches:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             indices[here] = self._order(int(epoch))[stream[here] % len(self.images)]
-        out = np.empty((self.views, own, 3, self.law.size, self.law.size), dtype=np.float32)
-        labels = np.full(own, -1, dtype=np.int64)
+        pinned = self._side is not None
+        memory = torch.empty((self.views, own, 3, self.law.size, self.law.size), pin_memory=pinned)
+        labels = torch.full((own,), -1, pin_memory=pinned)
+        parameters = np.empty((own, self.views, COLUMNS), dtype=np.float32)
+        out = memory.numpy()
         if self.images.pixels is not None:
-            self._fill_from_memory(indices, epochs, places, step, out)
+            self._fill_from_memory(indices, epochs, places, step, parameters, out)
         else:
             tasks = [
-                self._pool.submit(self._fill_from_file, b, indices, int(epochs[b]), int(places[b]), step, out)
+                self._pool.submit(
+                    self._fill_from_file, b, indices, int(epochs[b]), int(places[b]), step, parameters, out
+                )
                 for b in range(own)
             ]
             for task in tasks:
                 task.result()
         if self.images.labels is not None:
-            labels = self.images.labels[indices]
-        batch = torch.from_numpy(out).flatten(0, 1), torch.from_numpy(labels)
-        return (batch[0].pin_memory(), batch[1].pin_memory()) if self.pin_memory else batch
+            labels.copy_(torch.from_numpy(self.images.labels[indices]))
+        return memory, parameters, labels
 
     def _fill_from_memory(
         self,
@@ -106,11 +153,12 @@ class ViewBatches:
         epochs: NDArray[np.int64],
         places: NDArray[np.int64],
         step: int,
+        parameters: NDArray[np.float32],
         out: NDArray[np.float32],
     ) -> None:
         pixels = self.images.pixels
         assert pixels is not None
-        parameters = draw_views(
+        parameters[:] = draw_views(
             self.seed,
             epochs,
             indices,
@@ -132,10 +180,17 @@ class ViewBatches:
             task.result()
 
     def _fill_from_file(
-        self, b: int, indices: NDArray[np.int64], epoch: int, place: int, step: int, out: NDArray[np.float32]
+        self,
+        b: int,
+        indices: NDArray[np.int64],
+        epoch: int,
+        place: int,
+        step: int,
+        parameters: NDArray[np.float32],
+        out: NDArray[np.float32],
     ) -> None:
         index, image = self._readable(int(indices[b]))
-        parameters = draw_views(
+        parameters[b] = draw_views(
             self.seed,
             epoch,
             int(indices[b]),
@@ -145,9 +200,9 @@ class ViewBatches:
             views=self.views,
             step=step,
             positions=place,
-        )
+        )[0]
         indices[b] = index
-        self._makers.mine().fill(image, parameters[0], out, b)
+        self._makers.mine().fill(image, parameters[b], out, b)
 
     def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
         """Image `index`, or where bad images are skipped the next one that can be read."""
@@ -195,17 +250,6 @@ def evaluation_batches(
                 yield torch.from_numpy(out[0] if read.all() else out[0, read]), indices[read]
 
 
-def compile_views(law: ViewLaw) -> None:
-    """Compile, or load from the cache, the loops that make views, before anything is timed."""
-    image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
-    out = np.empty((2, 1, 3, law.size, law.size), dtype=np.float32)
-    parameters = draw_views(0, 0, [0], heights=8, widths=8, law=law)
-    maker = ViewMaker(law)
-    maker.fill(image[0], parameters[0], out, 0)
-    maker.fill_batch(image, np.zeros(1, dtype=np.int64), parameters, out, 0, 1)
-    epoch_order(0, 0, 1)
-
-
 def default_threads() -> int:
     """Cores that this process may use, shared with the other processes of this machine."""
     return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -214,11 +258,11 @@ def default_threads() -> int:
 class _Makers:
     """One ViewMaker a thread: its buffers must not be shared."""
 
-    def __init__(self, law: ViewLaw) -> None:
-        self._law, self._of_thread = law, local()
+    def __init__(self, law: ViewLaw, *, crops_only: bool = False) -> None:
+        self._law, self._crops_only, self._of_thread = law, crops_only, local()
 
     def mine(self) -> ViewMaker:
         if not hasattr(self._of_thread, "maker"):
-            self._of_thread.maker = ViewMaker(self._law)
+            self._of_thread.maker = ViewMaker(self._law, crops_only=self._crops_only)
         maker: ViewMaker = self._of_thread.maker
         return maker

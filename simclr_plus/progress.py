@@ -31,6 +31,12 @@ class TrainingProgress:
             )
             self._task = self._bar.add_task(name, total=total_steps, completed=first_step, figures="")
 
+    def begin(self, first_step: int, total_steps: int) -> None:
+        """The run starts, or starts again, at a step."""
+        self._first_step, self.total_steps, self._started = first_step, total_steps, time.perf_counter()
+        if self._bar:
+            self._bar.update(self._task, total=total_steps, completed=first_step)
+
     def __enter__(self) -> TrainingProgress:
         if self._bar:
             self._bar.start()

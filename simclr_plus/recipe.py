@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,6 +21,7 @@ from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.variants import fill_in, forget
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Three = Annotated[tuple[float, float, float], Field(strict=False)]  # TOML has lists
 
 
 class _Section(BaseModel):
@@ -88,6 +89,20 @@ class Augmentation(_Section):
         Field(description="x f (authors' code since June 2020) or x + d (the paper's experiments)"),
     ] = "multiplicative"
     random_order: Annotated[bool, Field(description="the four colour operations in random order")] = True
+    augment_on: Annotated[
+        Literal["auto", "cpu", "device"],
+        Field(
+            description="where colour and blur are done: by CPU threads, or on the device for a whole batch (equal to "
+            "1e-5); auto: the device with CUDA and images in files"
+        ),
+    ] = "auto"
+    device_crops: Annotated[
+        Literal["float32", "float16", "uint8"],
+        Field(
+            description="crops on their way to the device: float32 is exact, float16 is off by up to 2.5e-4, uint8 by "
+            "up to 2e-3 and cuts the overshoot of the resize"
+        ),
+    ] = "float32"
     evaluation_crop: Annotated[
         float, Field(gt=0, le=1, description="share of the shorter side shown in evaluation, above 32 pixels")
     ] = 0.875
@@ -101,8 +116,10 @@ class Encoder(_Section):
         float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
     ] = 1
     stem: Annotated[
-        Literal["imagenet", "cifar"],
-        Field(description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels"),
+        Literal["imagenet", "cifar", "cifar_pad2", "cifar_no_relu"],
+        Field(
+            description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels; the rest for files of others"
+        ),
     ] = "imagenet"
     flavor: Annotated[
         Literal["torchvision", "reference"],
@@ -114,6 +131,12 @@ class Encoder(_Section):
     se_ratio: Annotated[
         Share, Field(description="squeeze-excitation to that share of a block's width, e.g. 0.25; 0: none")
     ] = 0.0
+    mean: Annotated[Three, Field(description="of the images an imported encoder was trained on; authors: 0")] = (
+        0,
+        0,
+        0,
+    )
+    std: Annotated[Three, Field(description="images are divided by it, after the mean; authors: 1")] = (1, 1, 1)
 
 
 class Head(_Section):
@@ -209,6 +232,22 @@ class Monitor(_Section):
     knn_every_epochs: Annotated[
         float, Field(ge=0, description="epochs between two kNN evaluations on the test split (where labelled); 0: none")
     ] = 0.0
+    tensorboard: Annotated[bool, Field(description="write TensorBoard files too, in the run's tensorboard folder")] = (
+        False
+    )
+    wandb: Annotated[
+        Literal["off", "online", "offline"],
+        Field(description="report to Weights & Biases too; offline: to files, sent later by `wandb sync`"),
+    ] = "off"
+    wandb_project: Annotated[str, Field(description="project of Weights & Biases")] = "simclr-plus"
+    hung_after_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="a process whose step takes longer is hung and the run is ended; preparing, evaluating and "
+            "saving may take four times as long; 0: never",
+        ),
+    ] = 1800.0
 
 
 class Recipe(_Section):
@@ -236,7 +275,7 @@ class Recipe(_Section):
     def architecture(self) -> Architecture:
         """The encoder in numbers."""
         e = self.encoder
-        return Architecture(e.depth, e.width, e.stem, e.flavor, e.selective_kernels, e.se_ratio)
+        return Architecture(**e.model_dump())
 
     @property
     def law(self) -> ViewLaw:
@@ -278,9 +317,14 @@ class Recipe(_Section):
             found.append(
                 f'optimizer.name = "lars" is made for large batches, not for {batch}; "sgd" or "adam" may do better'
             )
-        if self.encoder.stem == "cifar" and size > 64:
+        if self.augmentation.augment_on == "cpu" and self.augmentation.device_crops != "float32":
             found.append(
-                f'encoder.stem = "cifar" keeps {size}-pixel views at full size: slow, and much memory; use "imagenet"'
+                f'augmentation.device_crops = "{self.augmentation.device_crops}" does nothing with augment_on = "cpu"'
+            )
+        if self.encoder.stem != "imagenet" and size > 64:
+            found.append(
+                f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '
+                'use "imagenet"'
             )
         return found
 
@@ -347,6 +391,8 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
 
 
 def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is tuple:
+        return "three numbers"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))

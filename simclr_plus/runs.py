@@ -4,15 +4,18 @@
     metrics.jsonl    one JSON object a logged step     results/      one JSON file an evaluation
     events.jsonl     start, resume, checkpoint, exit   logs/         what the processes printed
     control/STOP     asks the run to save and stop     run.lock      held while the run trains
+    status.json      what its supervisor says of it    system.<host>.jsonl   figures of a node
 
-Both .jsonl files are append-only and have one writer, process 0.
+The .jsonl files are append-only and have one writer: process 0, and for a node's figures its supervisor.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -23,7 +26,12 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.tail import Tail
 from simclr_plus.whole_files import write_text_whole
+
+# what may stand in the STOP file, and how much it asks for: 1 save and stop, 2 end within 35 seconds, 3 end at once
+STOP_WORDS = {"": 1, "requeue": 1, "now": 2, "kill": 3}
+SECONDS_TO_APPEAR = 30.0  # a file that another machine wrote, on a network file system
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,11 @@ class Run:
     def name(self) -> str:
         """Name of the folder."""
         return self.path.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether it is there: false once the folder was deleted, whatever was written in its place since."""
+        return self.recipe_file.is_file()
 
     @property
     def recipe_file(self) -> Path:
@@ -72,6 +85,16 @@ class Run:
         """A watcher makes this file to ask the run to save and stop."""
         return self.path / "control" / "STOP"
 
+    @property
+    def status_file(self) -> Path:
+        """What the run's supervisor says of it."""
+        return self.path / "status.json"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while the run trains."""
+        return self.path / "run.lock"
+
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
         try:
@@ -81,17 +104,23 @@ class Run:
         return parse_recipe(text, origin=str(self.recipe_file))
 
     def log_metrics(self, values: dict[str, Any]) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl; raises NotFoundError when the run folder was deleted."""
+        if not self.exists:
+            raise NotFoundError(f"the run folder {self.path} was deleted while it trained; nothing more is saved")
         _append(self.metrics_file, values)
 
     def log_event(self, kind: str, **values: Any) -> None:
         """Append a line to events.jsonl."""
         _append(self.events_file, {"event": kind, "time": time.time(), **values})
 
+    def log_system(self, host: str, values: dict[str, Any]) -> None:
+        """Append a line to a node's system.<host>.jsonl."""
+        _append(self.path / f"system.{host}.jsonl", values)
+
     def metrics(self) -> list[dict[str, Any]]:
         """Logged steps in order; steps that a resumed run went through again are there once, as gone through last."""
         lines: list[dict[str, Any]] = []
-        for line in _read_lines(self.metrics_file):
+        for line in Tail(self.metrics_file).read():
             step = line.get("step")
             if isinstance(step, int):
                 while lines and lines[-1]["step"] >= step:
@@ -101,7 +130,7 @@ class Run:
 
     def events(self) -> list[dict[str, Any]]:
         """Events in order."""
-        return list(_read_lines(self.events_file))
+        return Tail(self.events_file).read()
 
     def checkpoint_files(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
@@ -118,24 +147,53 @@ class Run:
             raise NotFoundError(f"run {self.path} has no checkpoint in {self.checkpoints}; nothing was saved yet")
         return found[-1]
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the run's lock; raises SimclrPlusError when another process trains the run."""
+    def try_lock(self, patience: float = 0.0) -> int | None:
+        """Take the run's lock: an open descriptor that holds it until it is closed, or None when another has it.
+
+        Whoever looks at the lock holds it for a moment (states.py); `patience` seconds outlast that. Where the file
+        system has no locks it is taken for free.
+        """
         import fcntl
 
-        with (self.path / "run.lock").open("w") as file:
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        end = time.monotonic() + patience
+        while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= end:
+                    os.close(descriptor)
+                    return None
+                time.sleep(0.05)
+                continue
             except OSError:
-                raise SimclrPlusError(
-                    f"run {self.path} is being trained by another process; wait for it or stop it"
-                ) from None
-            yield
+                pass
+            return descriptor
 
-    def ask_to_stop(self) -> None:
-        """Make the file that asks the run to save and stop."""
+    @contextmanager
+    def locked(self, patience: float = 0.0) -> Iterator[int]:
+        """Hold the run's lock; raises SimclrPlusError when another process has it."""
+        descriptor = self.try_lock(patience)
+        if descriptor is None:
+            raise SimclrPlusError(f"run {self.path} is being trained by another process; wait for it or stop it")
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def ask_to_stop(self, word: str = "") -> None:
+        """Make the file that asks the run to save and stop, or for more: see STOP_WORDS."""
         self.stop_file.parent.mkdir(exist_ok=True)
-        self.stop_file.touch()
+        aside = self.stop_file.with_name(f".STOP.{os.getpid()}")
+        aside.write_text(word)
+        aside.replace(self.stop_file)
+
+    def stop_word(self) -> str | None:
+        """What stands in the STOP file; None where there is none."""
+        try:
+            return self.stop_file.read_text().strip()
+        except OSError:
+            return None
 
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write results/NAME.json and return its path."""
@@ -157,6 +215,38 @@ def create_run(recipe: Recipe, folder: Path, name: str) -> Run:
         raise SimclrPlusError(f"cannot make the run folder {path}: {error}") from None
     run = Run(path)
     write_text_whole(run.recipe_file, recipe.to_toml())
+    return run
+
+
+def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
+    """The run that the first of several machines makes and the others find; raises RecipeError for another recipe."""
+    try:
+        return create_run(recipe, folder, name)
+    except RecipeError:
+        run = Run(folder / name)
+        end = time.monotonic() + SECONDS_TO_APPEAR
+        while not run.recipe_file.exists() and time.monotonic() < end:
+            time.sleep(0.1)
+        if run.path.is_dir() and run.recipe() != recipe:
+            raise RecipeError(f"run {run.path} has another recipe; give the same keys on each machine") from None
+        if not run.path.is_dir():
+            raise
+        return run
+
+
+def branch_run(parent: Run, recipe: Recipe, name: str, changes: list[str]) -> Run:
+    """A new run beside its parent, with another recipe, that begins at the parent's newest checkpoint."""
+    start = parent.latest_checkpoint()
+    folder = parent.path.parent
+    taken = (f"{parent.name}-{i}" for i in itertools.count(2))
+    run = create_run(recipe, folder, name or next(n for n in taken if not (folder / n).exists()))
+    run.checkpoints.mkdir()
+    copy = run.checkpoints / start.name
+    try:
+        os.link(start, copy)  # checkpoints are never changed, so that one file will do for both
+    except OSError:
+        shutil.copyfile(start, copy)
+    run.log_event("branch", parent=parent.name, checkpoint=start.name, changes=changes)
     return run
 
 
@@ -212,21 +302,6 @@ def _ends_with_newline(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The JSON objects of a file; torn or foreign lines are left out."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        try:
-            value = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(value, dict):
-            yield value
 
 
 def _plain(value: Any) -> Any:

@@ -1,21 +1,22 @@
-"""THE LOOP. Started by torchrun or alone on a run folder; goes on from the newest checkpoint there.
+"""THE LOOP. Started by a supervisor, alone or under torchrun; goes on from the newest checkpoint in the run folder.
 
 python -m simclr_plus.trainer RUN
 """
 
 from __future__ import annotations
 
-import ctypes
+import faulthandler
 import inspect
 import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from simclr_plus import distributed, metrics
+from simclr_plus.augmentations.finishing import finish_views
+from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import (
     Checkpoint,
@@ -36,14 +39,17 @@ from simclr_plus.checkpoints import (
     save_encoder,
 )
 from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable, open_images
-from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, SimclrPlusError
+from simclr_plus.errors import CheckpointError, SimclrPlusError
+from simclr_plus.failures import failure_of, note_failure
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
-from simclr_plus.loading import Batch, ViewBatches, compile_views
+from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import Plan, make_plan
+from simclr_plus.processes import die_with_parent
 from simclr_plus.progress import TrainingProgress
+from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run, machine
 from simclr_plus.schedules import warmup_cosine
@@ -68,6 +74,7 @@ class Training:
     saver: CheckpointSaver
     knn_images: tuple[Images, Images] | None  # bank and queries of the monitor, in process 0
     step: int = 0  # updates done
+    pulse: PulseWriter = field(default_factory=PulseWriter)
 
     @property
     def is_main(self) -> bool:
@@ -87,10 +94,12 @@ def train(run: Run, *, quiet: bool = False) -> str:
     Raises SimclrPlusError with a plain message; the newest complete checkpoint stays in the run folder.
     """
     recipe = run.recipe()
+    pulse = PulseWriter(pulse_file(run.logs, distributed.rank_to_be()), recipe.monitor.hung_after_seconds)
+    pulse.beat(0, "preparing")
     device = distributed.start(recipe.training.device)
     with _stop_on_signals() as stop:
         try:
-            training = _prepare(run, recipe, device, quiet)
+            training = _prepare(run, recipe, device, pulse, quiet)
             with training.progress, training.saver:
                 return _loop(training, stop)
         except torch.OutOfMemoryError as error:
@@ -102,22 +111,15 @@ def train(run: Run, *, quiet: bool = False) -> str:
 
 def _loop(t: Training, stop: _StopRequest) -> str:
     recipe, every = t.recipe, t.recipe.monitor.log_every_steps
-    batches = ViewBatches(
-        t.images,
-        recipe.law,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        rank=distributed.rank(),
-        processes=distributed.world_size(),
-        threads=recipe.data.threads,
-        pin_memory=t.device.type == "cuda",
-    )
+    batches = view_batches(recipe, t.images, t.device)
     model = _in_processes(t)
     clock = _Clock(t.step)
     if _asked_to_stop(t, stop):
         return _leave(t, STOPPED, signal=stop.signal_number)
     first_bad = torch.full((), t.plan.total_steps, device=t.device)
+    t.pulse.beat(t.step, "data")
     for batch in batches.batches(t.step, t.plan.total_steps):
+        t.pulse.beat(t.step, "step")
         rate = _learning_rate(t.plan, t.step)
         outputs = update(t, model, batch, rate)
         _note_saved(t, t.saver.finished())
@@ -129,9 +131,11 @@ def _loop(t: Training, stop: _StopRequest) -> str:
         save = last or t.crossed(recipe.checkpoints.every_epochs) or t.crossed(recipe.checkpoints.keep_every_epochs)
         knn = t.crossed(recipe.monitor.knn_every_epochs) or (last and recipe.monitor.knn_every_epochs > 0)
         if t.step % every == 0 or save or knn:
+            t.pulse.beat(t.step, "measuring")
             _require_finite(t, first_bad)
             line = _measure(t, outputs, rate, clock, batches)
             if knn:
+                t.pulse.beat(t.step, "evaluating")
                 line |= _knn_accuracy(t)
                 clock.restart(t.step)
             if t.is_main:
@@ -139,10 +143,34 @@ def _loop(t: Training, stop: _StopRequest) -> str:
                 t.progress.show(line)
             asked = _asked_to_stop(t, stop)
             if save or asked:
+                t.pulse.beat(t.step, "saving")
                 _save(t)
             if asked and not last:
                 return _leave(t, STOPPED, signal=stop.signal_number)
+        t.pulse.beat(t.step, "data")
     return _leave(t, FINISHED)
+
+
+def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBatches:
+    """This process's batches; colour and blur are done where augmentation.augment_on says.
+
+    "auto" takes the device with CUDA and images in files: views of a small set in memory cost a CPU next to nothing.
+    """
+    a = recipe.augmentation
+    on_device = a.augment_on == "device" or (a.augment_on == "auto" and device.type == "cuda" and images.pixels is None)
+    finish = torch.compile(finish_views) if recipe.training.compile else finish_views
+    return ViewBatches(
+        images,
+        recipe.law,
+        batch_size=recipe.training.batch_size,
+        seed=recipe.training.seed,
+        rank=distributed.rank(),
+        processes=distributed.world_size(),
+        threads=recipe.data.threads,
+        device=device,
+        finish=finish if on_device else None,
+        crops=a.device_crops,
+    )
 
 
 @dataclass(frozen=True)
@@ -240,7 +268,7 @@ class _Clock:
         return found
 
 
-def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Training:
+def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter, quiet: bool) -> Training:
     images = open_images(recipe.data, PRETRAIN)
     check_trainable(images, recipe.training.batch_size)
     plan = make_plan(recipe, len(images), distributed.world_size())
@@ -270,14 +298,14 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, quiet: bool) -> Tra
     if is_main:
         come_from = {"from_step": step} if step else {}
         kind = "resume" if step else "start"
-        run.log_event(kind, **come_from, processes=plan.processes, device=str(device), **machine())
+        figures = {"steps": plan.total_steps, "processes": plan.processes, "device": str(device)}
+        run.log_event(kind, **come_from, **figures, **machine())
         if recipe.data.expected_images and recipe.data.expected_images != len(images):
-            progress.say(
-                f"note: {images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
-            )
+            note = f"{images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
+            run.log_event("note", message=note)
     knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
     saver = CheckpointSaver()
-    return Training(run, recipe, plan, images, model, optimizer, device, progress, saver, knn_images, step)
+    return Training(run, recipe, plan, images, model, optimizer, device, progress, saver, knn_images, step, pulse)
 
 
 def _require_same_data(checkpoint: Checkpoint, images: Images) -> None:
@@ -426,12 +454,18 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _leave(t: Training, reason: str, **values: Any) -> str:
+    t.pulse.beat(t.step, "saving")
+    if t.is_main and reason == STOPPED:
+        t.run.log_event("stopping", step=t.step)
+        values["asked"] = t.run.stop_word()
     _note_saved(t, t.saver.wait())
     if t.is_main:
         t.run.stop_file.unlink(missing_ok=True)
         if reason == FINISHED:
             save_encoder(t.model.encoder, t.run.path / "encoder.safetensors", encoder_metadata(t.recipe, t.step))
         t.run.log_event("exit", reason=reason, step=t.step, **values)
+    distributed.barrier()
+    t.pulse.beat(t.step, "done")
     return reason
 
 
@@ -459,28 +493,42 @@ def _stop_on_signals() -> Iterator[_StopRequest]:
 
 
 def main() -> None:
-    """Entry of a process that torchrun started; a failure is told in events.jsonl, for whoever launched it."""
-    _die_with_torchrun()
+    """Entry of a process of the run; why it failed is left in the run folder, for its supervisor.
+
+    With --to-logs what it prints goes to logs/rank_N.log; with --parent PID it dies with that process.
+    """
+    options = sys.argv[2:]
+    if "--parent" in options:
+        die_with_parent(int(options[options.index("--parent") + 1]))
     run = Run(Path(sys.argv[1]))
+    if "--to-logs" in options:
+        _print_to(run.logs / f"rank_{distributed.rank_to_be()}.log")
+    faulthandler.enable()  # a crash, or SIGABRT from a supervisor that finds us hung, prints the stacks of all threads
     try:
-        train(run, quiet="--quiet" in sys.argv[2:])
-    except (SimclrPlusError, OSError) as error:
-        code = error.exit_code if isinstance(error, SimclrPlusError) else EnvironmentNotAbleError.exit_code
-        with suppress(OSError):  # the disk may be full
-            run.log_event("exit", reason=FAILED, message=str(error), exit_code=code, rank=distributed.rank())
-        sys.stderr.write(f"{error}\n")
-        sys.stderr.flush()
-        os._exit(code)  # other processes may wait in a collective: do not wait for them
-    distributed.barrier()
+        train(run, quiet="--quiet" in options)
+    except Exception as error:
+        traceback.print_exc()
+        failure = failure_of(error, distributed.rank_to_be())
+        with suppress(SimclrPlusError, OSError):  # the disk may be full
+            note_failure(run.logs, failure)
+            if failure.rank == 0:
+                run.log_event("exit", reason=FAILED, message=failure.sentence(), exit_code=failure.exit_code)
+        _leave_process(failure.exit_code)  # other processes may wait in a collective: do not wait for them
     distributed.stop()
+    _leave_process(0)  # everything is on disk; gloo's threads now and then abort an ordinary exit
+
+
+def _print_to(log: Path) -> None:
+    log.parent.mkdir(exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+
+
+def _leave_process(code: int) -> NoReturn:
     sys.stdout.flush()
-    os._exit(0)  # everything is on disk; gloo's threads now and then abort an ordinary exit
-
-
-def _die_with_torchrun() -> None:
-    """Linux kills this process when torchrun is killed: no orphan goes on training."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

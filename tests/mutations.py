@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from types import ModuleType
 TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "simclr_plus"
 COMPILED = "augmentations/draws.py"  # thousands of draws in plain Python would take minutes
+AT_ONCE = 2  # processes
 ONCE_FOR_ALL_FORKS = "hypothesis lightly.loss numba pydantic pytest safetensors.torch timm torch torchvision"
 
 
@@ -44,7 +46,8 @@ class Mutation:
 
 def all_mutations() -> list[Mutation]:
     """Those of mutations.txt."""
-    found, file, tests = [], "", ()
+    found: list[Mutation] = []
+    file, tests = "", tuple[str, ...]()
     for line in (TESTS / "mutations.txt").read_text().splitlines():
         if line.startswith("[") and ".py] " in line:
             file, tests = line[1 : line.index("]")], tuple(line[line.index("]") + 1 :].split())
@@ -66,30 +69,44 @@ class _Changed(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(fullname, self.path) if fullname == self.name else None
 
 
-def tests_fail(tests: Sequence[str], mutation: Mutation | None) -> tuple[bool, str]:
-    """Whether the tests fail under the mutation, and what pytest printed; RuntimeError where they did not run."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(read)
-        printed = io.StringIO()
-        with redirect_stdout(printed), redirect_stderr(printed):
-            code = _run(tests, mutation)
-        os.write(write, printed.getvalue().encode()[-3000:])
-        os._exit(code)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        printed_there = pipe.read()
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if code not in (0, 1):
-        raise RuntimeError(f"{mutation or 'unchanged'}: pytest ended with {code}\n{printed_there}")
-    return code == 1, printed_there
+@dataclass(frozen=True)
+class Trial:
+    """Tests running under a mutation, or under none, in a process of their own."""
+
+    mutation: Mutation | None
+    process: int
+    printed: int
+
+    @classmethod
+    def start(cls, tests: Sequence[str], mutation: Mutation | None) -> Trial:
+        read, write = os.pipe()
+        process = os.fork()
+        if process == 0:
+            os.close(read)
+            text = io.StringIO()
+            with redirect_stdout(text), redirect_stderr(text):
+                code = _run(tests, mutation)
+            os.write(write, text.getvalue().encode()[-3000:])
+            os._exit(code)
+        os.close(write)
+        return cls(mutation, process, read)
+
+    def failed(self) -> tuple[bool, str]:
+        """Whether a test failed, and what pytest printed; RuntimeError where the tests did not run."""
+        with os.fdopen(self.printed) as pipe:
+            text = pipe.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+        if code not in (0, 1):
+            raise RuntimeError(f"{self.mutation or 'unchanged'}: pytest ended with {code}\n{text}")
+        return code == 1, text
 
 
 def _run(tests: Sequence[str], mutation: Mutation | None) -> int:
     import numba
     import pytest
+    import torch
 
+    torch.set_num_threads(1)
     folder = tempfile.mkdtemp()
     try:
         if mutation:
@@ -122,12 +139,21 @@ def survivors(mutations: Sequence[Mutation]) -> Iterator[Mutation]:
     """Mutations that no test notices, as they are found; raises RuntimeError where the tests fail without any."""
     for package in ONCE_FOR_ALL_FORKS.split():
         importlib.import_module(package)
-    failed, printed = tests_fail(sorted({test for mutation in mutations for test in mutation.tests}), None)
+    failed, printed = Trial.start(sorted({test for m in mutations for test in m.tests}), None).failed()
     if failed:
         raise RuntimeError(f"the tests fail without a mutation:\n{printed}")
+    under_way: deque[Trial] = deque()
     for mutation in mutations:
-        if not tests_fail(mutation.tests, mutation)[0]:
-            yield mutation
+        if len(under_way) == AT_ONCE:
+            yield from _if_it_survived(under_way.popleft())
+        under_way.append(Trial.start(mutation.tests, mutation))
+    for trial in under_way:
+        yield from _if_it_survived(trial)
+
+
+def _if_it_survived(trial: Trial) -> Iterator[Mutation]:
+    if trial.mutation and not trial.failed()[0]:
+        yield trial.mutation
 
 
 def main(words: Sequence[str]) -> int:

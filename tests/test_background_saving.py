@@ -143,8 +143,8 @@ def test_a_run_whose_checkpoint_cannot_be_written_stops_with_the_reason(tmp_path
     code = """
 import resource, signal, sys
 from pathlib import Path
+from simclr_plus.augmentations.views import compile_views
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.loading import compile_views
 from simclr_plus.runs import Run
 from simclr_plus.trainer import train
 run = Run(Path(sys.argv[1]))

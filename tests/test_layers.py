@@ -13,15 +13,16 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses lars "
-    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations printing"
+    "global_batch_norm augmentations recipes embedded variants lightly_parts deviations published processes tail "
+    "metrics_table pulse failures hanging slurm states system_figures overview printing"
 )
 MODEL = (
-    "model checkpoints background_saving datasets metrics loading features progress "
+    "model checkpoints background_saving file_list datasets metrics loading features progress "
     "feature_cache few_labels transfer_sets significance predictions paper_figures"
 )
 WORK = "trainer evaluators export importers pictures report"
-LAUNCH = "launch evaluation evaluation_on_sets proof doctor bench"
-TOP = "cli evaluate_verbs demo tui"
+LAUNCH = "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent"
+TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 
@@ -94,6 +95,19 @@ def loaded_after(code: str) -> set[str]:
 )
 def test_light_modules_import_neither_torch_nor_textual_nor_numba(module: str) -> None:
     assert not loaded_after(f"import {module}") & {"torch", "textual", "numba", "lightly"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ps"], ["show", "x"], ["logs", "x"], ["stop", "x"]])
+def test_verbs_that_watch_import_neither_torch_nor_textual_nor_numba(arguments: list[str], tmp_path: Path) -> None:
+    from simclr_plus.recipe import load_recipe
+    from simclr_plus.runs import create_run
+
+    create_run(load_recipe("demo"), tmp_path, "x").logs.mkdir()
+    (tmp_path / "x" / "logs" / "rank_0.log").write_text("a line\n")
+    given = [*arguments, *([] if arguments == ["--help"] else ["--runs", str(tmp_path)])]
+    code = f"from simclr_plus.cli import app\ntry: app({given!r})\nexcept SystemExit as end: assert not end.code"
+    loaded = loaded_after(code)
+    assert "typer" in loaded and not loaded & {"torch", "textual", "numba", "lightly"}
 
 
 def test_the_terminal_ui_imports_no_torch() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
 from simclr_plus.errors import UnreadableImageError
@@ -54,6 +55,23 @@ def test_threads_change_nothing(few: Images, photos: Path) -> None:
     for images, law in ((few, LAW), (open_folder(photos), simclr_law(64))):
         one, three = (ViewBatches(images, law, batch_size=16, seed=1, threads=n).batch(5) for n in (1, 3))
         assert torch.equal(one[0], three[0]) and torch.equal(one[1], three[1])
+
+
+@pytest.mark.parametrize("where", ["memory", "files"])
+def test_colour_and_blur_on_the_device_give_the_same_batch_whatever_the_threads(
+    few: Images, photos: Path, where: str
+) -> None:
+    images = few if where == "memory" else open_folder(photos)
+    law = simclr_law(28, 0.5, blur_sigma_group=8) if where == "memory" else simclr_law(64)
+    settings = {"batch_size": 20, "seed": 1}
+    expected = ViewBatches(images, law, **settings).batch(2)
+    found = [ViewBatches(images, law, **settings, threads=n, finish=finish_views).batch(2) for n in (1, 3)]
+    assert torch.equal(found[0][0], found[1][0])
+    assert (found[0][0] - expected[0]).abs().max() < 1e-5 and torch.equal(found[0][1], expected[1])
+    for crops in ("float16", "uint8"):
+        near = ViewBatches(images, law, **settings, finish=finish_views, crops=crops).batch(2)[0]
+        error = (near - expected[0]).abs()
+        assert error.max() > 1e-5 and error.mean() < 5e-3, crops
 
 
 def test_a_resumed_stream_is_the_stream(few: Images) -> None:

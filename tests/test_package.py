@@ -36,6 +36,7 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
     for needed in (
         "simclr_plus/tui/app.py",
         "simclr_plus/recipes/r50_4x.toml",
+        "simclr_plus/importers/authors.py",
         "simclr_plus/embedded/fashion_mnist.npz",
     ):
         assert needed in names

@@ -7,6 +7,8 @@ import pytest
 
 from simclr_plus.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.plan import make_plan
+from simclr_plus.published import stated_top1
 from simclr_plus.recipe import documented_keys, find_recipe, load_recipe, parse_recipe, shipped_recipes
 
 ASKED_FOR = {
@@ -20,6 +22,9 @@ ASKED_FOR = {
     "r50_4x",
     "stl10",
     "folder",
+    "v2_r50_1x",
+    "v2_r50_1x_sk",
+    "v2_r152_3x_sk",
 }
 
 
@@ -130,6 +135,23 @@ def test_a_recipe_builds_the_network_it_names() -> None:
     assert recipe.architecture == Architecture(101, selective_kernels=True, se_ratio=0.25)
 
 
+def test_the_recipes_of_v2_hold_its_numbers() -> None:
+    """SimCLR v2: 0.1 sqrt(4096) = 6.4, 5 % of 800 epochs warm-up, decay 1e-4, a head of three layers."""
+    for name, architecture in {
+        "v2_r50_1x": Architecture(50),
+        "v2_r50_1x_sk": Architecture(50, selective_kernels=True),
+        "v2_r152_3x_sk": Architecture(152, 3, selective_kernels=True),
+    }.items():
+        recipe = load_recipe(name)
+        assert recipe.architecture == architecture
+        assert (recipe.head.num_layers, recipe.head.output_dim, recipe.loss.temperature) == (3, 128, 0.1)
+        plan = make_plan(recipe, 1_281_167, 64)
+        assert (plan.peak_learning_rate, plan.warmup_steps, plan.total_steps) == (6.4, 12511, 250_228)
+        assert (recipe.optimizer.weight_decay, recipe.augmentation.brightness_law) == (1e-4, "multiplicative")
+        stated = str(stated_top1("v2-linear", recipe.architecture))
+        assert f"linear top-1 {stated} %" in recipe.about.expected
+
+
 def test_a_recipe_is_immutable() -> None:
     recipe = load_recipe("demo")
     with pytest.raises(ValueError, match="frozen"):
@@ -140,6 +162,9 @@ def test_known_mistakes_are_pointed_out() -> None:
     doubts = parse_recipe("", ["augmentation.image_size=32", "training.batch_size=64"]).doubts()
     assert len(doubts) == 3
     assert any("encoder.stem" in d for d in doubts) and any("blur_prob" in d for d in doubts)
+    unread = ["augmentation.device_crops=uint8", "augmentation.augment_on=cpu"]
+    assert ["device_crops" in d for d in parse_recipe("", unread).doubts()] == [True]
+    assert parse_recipe("", unread[:1]).doubts() == []
 
 
 def test_recipes_are_toml_that_any_reader_takes() -> None:

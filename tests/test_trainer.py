@@ -18,6 +18,7 @@ from simclr_plus.checkpoints import load_checkpoint, load_encoder
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
+from simclr_plus.states import read_status, state_of
 from simclr_plus.trainer import train
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -56,8 +57,8 @@ def test_a_killed_and_resumed_run_ends_with_the_bytes_of_an_unbroken_one(
     while len(killed.metrics()) < 7:
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    os.kill(read_status(killed)["pid"], signal.SIGKILL)
+    assert process.wait() == 1 and state_of(killed).name == "lost"
     assert 0 < len(killed.metrics()) < len(unbroken.metrics())
     done = simclr_plus("resume", "killed", "--runs", tmp_path, "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -182,3 +183,21 @@ def test_the_monitor_measures_knn_without_changing_the_training(tmp_path: Path, 
     weights = [load_file(run.path / "encoder.safetensors") for run in (plain, watched)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert 0.1 < watched.metrics()[-1]["knn_accuracy"] < 1 and "knn_accuracy" not in plain.metrics()[-1]
+
+
+def test_a_run_that_augments_on_the_device_is_that_of_the_cpu_and_resumes_bit_for_bit(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    overrides = [*tiny, "augmentation.augment_on=device", *EACH_STEP]
+    device, again, cpu = (
+        trained(tmp_path, overrides, "device"),
+        trained(tmp_path, overrides, "again"),
+        trained(tmp_path, [*tiny, "augmentation.augment_on=cpu"], "cpu"),
+    )
+    first, of_cpu = device.metrics()[0], cpu.metrics()[0]
+    assert first["loss"] == pytest.approx(of_cpu["loss"], abs=1e-4)
+    assert last_bytes(device) == last_bytes(again)
+    for path in again.checkpoint_files()[4:]:
+        path.unlink()
+    assert train(again, quiet=True) == "finished"
+    assert last_bytes(device) == last_bytes(again)

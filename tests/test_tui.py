@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 
-from simclr_plus.tui.app import WatchApp, state_of
+from simclr_plus.tui.app import WatchApp
 from textual.widgets import DataTable, Static
 
+from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import create_run
+from simclr_plus.states import here, state_of, write_status
 
 LINE = {
     "step": 10,
@@ -21,8 +24,11 @@ LINE = {
 
 def test_the_watcher_shows_runs_follows_them_and_asks_one_to_stop(tmp_path: Path) -> None:
     run = create_run(load_recipe("demo"), tmp_path, "first")
-    run.log_event("start")
     run.log_metrics(LINE)
+    write_status(run, {"state": "running", **here()})
+    PulseWriter(pulse_file(run.logs, 0), 60).beat(10, "step")
+    lock = run.try_lock()
+    assert lock is not None
 
     async def look() -> None:
         app = WatchApp(tmp_path)
@@ -36,9 +42,10 @@ def test_the_watcher_shows_runs_follows_them_and_asks_one_to_stop(tmp_path: Path
             assert str(table.get_row("first")[3]) == "3.250" and table.row_count == 2
             await pilot.press("s")
             assert run.stop_file.exists()
+            os.close(lock)
             run.log_event("exit", reason="stopped")
             await pilot.press("r")
-            assert str(table.get_row("first")[1]) == state_of(run) == "stopped"
+            assert str(table.get_row("first")[1]) == state_of(run).name == "stopped"
 
     asyncio.run(look())
 

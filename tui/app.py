@@ -15,6 +15,7 @@ from textual.widgets import DataTable, Footer, Header, Sparkline, Static
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.progress import figures
 from simclr_plus.runs import Run, list_runs
+from simclr_plus.states import state_of
 
 SECONDS_BETWEEN_LOOKS = 2.0
 COLUMNS = ("run", "state", "step", "loss", "contrastive", "probe", "kNN", "images/s")
@@ -75,7 +76,7 @@ class WatchApp(App[None]):
     def action_stop(self) -> None:
         """Ask the chosen run to save a checkpoint and stop."""
         run = self._chosen()
-        if run is not None and state_of(run) == "running":
+        if run is not None and state_of(run).is_alive:
             run.ask_to_stop()
             self.notify(f"{run.name} is asked to save and stop")
 
@@ -108,14 +109,6 @@ class WatchApp(App[None]):
         self.query_one(Sparkline).data = [chance - loss for loss in losses]
 
 
-def state_of(run: Run) -> str:
-    """What the last event says: running, finished, stopped, failed, or new."""
-    events = [e for e in run.events() if e.get("event") in ("start", "resume", "exit")]
-    if not events:
-        return "new"
-    return str(events[-1].get("reason")) if events[-1]["event"] == "exit" else "running"
-
-
 def _row(run: Run) -> list[str]:
     try:
         run.recipe()
@@ -129,4 +122,4 @@ def _row(run: Run) -> list[str]:
     knn = next((f"{x['knn_accuracy']:.1%}" for x in reversed(lines) if x.get("knn_accuracy") is not None), "")
     loss = f"{last['loss']:.3f}" if last.get("loss") is not None else ""
     speed = f"{last['images_per_second']:.0f}" if last else ""
-    return [run.name, state_of(run), str(last.get("step", "")), loss, *shares, knn, speed]
+    return [run.name, state_of(run).name, str(last.get("step", "")), loss, *shares, knn, speed]

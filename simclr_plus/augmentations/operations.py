@@ -104,8 +104,8 @@ def adjust_hue(images: Tensor, delta: float | Tensor) -> Tensor:
 
 def to_grayscale(images: Tensor) -> Tensor:
     """0.2989 R + 0.587 G + 0.114 B in all three channels."""
-    weights = images.new_tensor(GRAY_WEIGHTS).view(1, 3, 1, 1)
-    return (images * weights).sum(dim=1, keepdim=True).expand_as(images)
+    red, green, blue = (weight * channel for weight, channel in zip(GRAY_WEIGHTS, images.unbind(dim=1), strict=True))
+    return (red + green + blue)[:, None].expand_as(images)
 
 
 def gaussian_blur(images: Tensor, sigma: float | Tensor, kernel_size: int) -> Tensor:

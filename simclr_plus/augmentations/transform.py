@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from simclr_plus.augmentations.draws import draw_views
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.augmentations.views import ViewMaker
+from simclr_plus.augmentations.views import ViewMaker, compile_views
 
 
 class SimCLRTransform:
@@ -19,7 +20,8 @@ class SimCLRTransform:
     Takes a PIL image, a uint8 array [H, W, 3] or a uint8 tensor [3, H, W]. Arguments are those of Lightly's
     SimCLRTransform; `normalize` is None because the authors subtract no mean. `brightness_law` and `resize` choose
     between the authors' two versions. Randomness comes from torch's generator: `torch.manual_seed` and DataLoader
-    worker seeds rule it. Raises ValueError for values outside the law.
+    worker seeds rule it, so that another number of workers draws other views; `views_of` depends on no generator.
+    Making one compiles what it needs, before workers start. Raises ValueError for values outside the law.
     """
 
     def __init__(
@@ -58,12 +60,20 @@ class SimCLRTransform:
         )
         self.normalize = normalize
         self._maker: ViewMaker | None = None
+        compile_views(self.law, say=_to_stderr)
 
     def __call__(self, image: Any) -> list[Tensor]:
         """One image -> [view 0, view 1]."""
-        pixels = _pixels(image)
         key, index = (int(word) for word in torch.randint(0, 2**31, (2,)))
-        parameters = draw_views(key, 0, index, heights=pixels.shape[0], widths=pixels.shape[1], law=self.law)
+        return self.views_of(image, seed=key, epoch=0, index=index)
+
+    def views_of(self, image: Any, *, seed: int, epoch: int, index: int) -> list[Tensor]:
+        """[view 0, view 1] of image number `index` of a data set: those that a run with this seed draws in this epoch.
+
+        For a Dataset's __getitem__(index): the same views whatever the number of workers and however they start.
+        """
+        pixels = _pixels(image)
+        parameters = draw_views(seed, epoch, index, heights=pixels.shape[0], widths=pixels.shape[1], law=self.law)
         views = np.empty((2, 1, 3, self.law.size, self.law.size), dtype=np.float32)
         if self._maker is None:
             self._maker = ViewMaker(self.law)
@@ -76,6 +86,10 @@ class SimCLRTransform:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maker": None}  # buffers belong to one process
+
+
+def _to_stderr(text: str) -> None:
+    print(f"simclr_plus: {text}", file=sys.stderr, flush=True)
 
 
 def _pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

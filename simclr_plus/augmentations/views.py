@@ -8,12 +8,16 @@ unclipped until the first colour operation. The same law on batches of tensors i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Timer
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from simclr_plus.augmentations.compiled_code import KEPT
 from simclr_plus.augmentations.draws import (
     BRIGHTNESS,
     COLUMNS,
@@ -29,6 +33,8 @@ from simclr_plus.augmentations.draws import (
     SIGMA,
     TOP,
     WIDTH,
+    draw_views,
+    epoch_order,
 )
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.operations import CUBIC_STEPS, GRAY_WEIGHTS
@@ -40,7 +46,7 @@ _EDGE = 2  # pixels repeated on both ends of a row, so that no tap needs a check
 _CHUNK_PIXELS = 1536  # rows worked on at a time, about the size of the first-level cache
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GRAY_WEIGHTS)
 
-_LOOP: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+_LOOP: dict[str, Any] = {"cache": KEPT, "nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp", "reassoc", "nnan", "ninf"}, **_LOOP}
 
 
@@ -56,17 +62,21 @@ _TABLES = {"bicubic": _cubic_table(-0.5), "bicubic_legacy": _cubic_table(-0.75)}
 
 
 class ViewMaker:
-    """Makes the views of one law; holds the buffers of one thread."""
+    """Makes the views of one law; holds the buffers of one thread.
 
-    def __init__(self, law: ViewLaw) -> None:
+    crops_only=True crops, resizes and flips, and leaves overshoot, colour and blur to `finish_views` on a device.
+    """
+
+    def __init__(self, law: ViewLaw, *, crops_only: bool = False) -> None:
         self.law = law
         size, radius = law.size, law.blur_radius
         self._settings = (
             _TABLES[law.resize],
             law.resize == "bicubic_legacy",
             law.brightness_law == "additive",
+            crops_only,
         )
-        self._row = np.zeros(0, dtype=np.float32)
+        self._rows = np.zeros((2, 0), dtype=np.float32)
         self._buffers = (
             np.zeros((2, size), dtype=np.uint64),
             np.zeros((2, size, 4), dtype=np.float32),
@@ -79,7 +89,7 @@ class ViewMaker:
         """Write the views [V] of image [H, W, 3] by parameters [V, 16] to out[:, b] of [V, B, 3, S, S]."""
         self._check(image, parameters[None], out)
         assert 0 <= b < out.shape[1]
-        _fill_one(image, parameters, self._planes(out), b, *self._settings, self._wide_row(image), *self._buffers)
+        _fill_one(image, parameters, self._planes(out), b, *self._settings, self._wide_rows(image), *self._buffers)
 
     def fill_batch(
         self,
@@ -97,8 +107,8 @@ class ViewMaker:
             raise ValueError("images must be one contiguous array [N, H, W, 3]")
         if last > first and not 0 <= indices[first:last].min() <= indices[first:last].max() < len(images):
             raise ValueError(f"indices lie outside the {len(images)} images")
-        row = self._wide_row(images[0])
-        _fill_many(images, indices, parameters, self._planes(out), first, last, *self._settings, row, *self._buffers)
+        rows = self._wide_rows(images[0])
+        _fill_many(images, indices, parameters, self._planes(out), first, last, *self._settings, rows, *self._buffers)
 
     def _check(self, image: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any]) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.flags.c_contiguous:
@@ -114,38 +124,100 @@ class ViewMaker:
     def _planes(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
         return out.reshape(*out.shape[:3], -1)
 
-    def _wide_row(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _wide_rows(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         needed = (image.shape[1] + 2 * _EDGE) * 3
-        if len(self._row) < needed:
-            self._row = np.zeros(needed, dtype=np.float32)
-        return self._row
+        if self._rows.shape[1] < needed:
+            self._rows = np.zeros((2, needed), dtype=np.float32)
+        return self._rows
+
+
+def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> None:
+    """Compile, or load what was kept of it, all that makes views: before anything is timed, and before a fork.
+
+    `say` is told when it takes longer than a second, which it does the first time on a machine.
+    """
+    told = Timer(1.0, say or (lambda text: None), ["compiling the loops that make views, once (about half a minute)"])
+    told.start()
+    try:
+        law = replace(law, size=8)  # the code is the same for all sizes
+        image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
+        out = np.empty((2, 1, 3, 8, 8), dtype=np.float32)
+        parameters = draw_views(0, 0, [0], heights=8, widths=8, law=law)
+        maker = ViewMaker(law)
+        maker.fill(image[0], parameters[0], out, 0)
+        maker.fill_batch(image, np.zeros(1, dtype=np.int64), parameters, out, 0, 1)
+        epoch_order(0, 0, 1)
+    finally:
+        told.cancel()
+        told.join()  # no thread is left when workers fork
 
 
 @njit(**_LOOP)
 def _fill_many(  # type: ignore[no-untyped-def]
-    images, indices, parameters, out, first, last, table, legacy, additive, row, starts, weights, taps, padded, columns
+    images,
+    indices,
+    parameters,
+    out,
+    first,
+    last,
+    table,
+    legacy,
+    additive,
+    crops_only,
+    wide,
+    starts,
+    weights,
+    taps,
+    padded,
+    columns,
 ):
     height, width = images.shape[1], images.shape[2]
     for b in range(first, last):
         image = images[indices[b]].reshape(height, width * 3)
         for v in range(out.shape[0]):
             _fill_view(
-                image, parameters[b, v], out[v, b], table, legacy, additive, row, starts, weights, taps, padded, columns
+                image,
+                parameters[b, v],
+                out[v, b],
+                table,
+                legacy,
+                additive,
+                crops_only,
+                wide,
+                starts,
+                weights,
+                taps,
+                padded,
+                columns,
             )
 
 
 @njit(**_LOOP)
 def _fill_one(  # type: ignore[no-untyped-def]
-    image, parameters, out, b, table, legacy, additive, row, starts, weights, taps, padded, columns
+    image, parameters, out, b, table, legacy, additive, crops_only, wide, starts, weights, taps, padded, columns
 ):
     flat = image.reshape(image.shape[0], image.shape[1] * 3)
     for v in range(out.shape[0]):
-        _fill_view(flat, parameters[v], out[v, b], table, legacy, additive, row, starts, weights, taps, padded, columns)
+        _fill_view(
+            flat,
+            parameters[v],
+            out[v, b],
+            table,
+            legacy,
+            additive,
+            crops_only,
+            wide,
+            starts,
+            weights,
+            taps,
+            padded,
+            columns,
+        )
 
 
 @njit(**_LOOP)
 def _fill_view(  # type: ignore[no-untyped-def]
-    image, p, out, table, legacy, additive, row, starts, weights, taps, padded, columns
+    image, p, out, table, legacy, additive, crops_only, wide, starts, weights, taps, padded, columns
 ):
     """One view of an image [H, W 3] into planes [3, S S]."""
     size = starts.shape[1]
@@ -160,14 +232,19 @@ def _fill_view(  # type: ignore[no-untyped-def]
     else:
         contrast_at = -1
     gray = p[GRAY] != 0
+    if crops_only:
+        contrast_at, gray = -1, False
     rows = max(1, _CHUNK_PIXELS // size)
     sum0, sum1, sum2 = _ZERO, _ZERO, _ZERO
     for start in range(0, size, rows):
         stop = min(size, start + rows)
-        for y in range(start, stop):
-            _mix_image_rows(image, top, left, height, width, np.int64(starts[0, y]) - _EDGE, weights[0, y], row)
-            here = slice(y * size, (y + 1) * size)
-            _mix_along_row(out[0, here], out[1, here], out[2, here], row, starts[1], weights[1])
+        for y in range(start, stop, 2):
+            z = min(y + 1, stop - 1)  # two rows share the taps' places and weights; an odd one is made twice
+            _mix_image_rows(image, top, left, height, width, np.int64(starts[0, y]) - _EDGE, weights[0, y], wide[0])
+            _mix_image_rows(image, top, left, height, width, np.int64(starts[0, z]) - _EDGE, weights[0, z], wide[1])
+            here, there = slice(y * size, (y + 1) * size), slice(z * size, (z + 1) * size)
+            r, g, b = out[0, here], out[1, here], out[2, here]
+            _mix_along_rows(r, g, b, out[0, there], out[1, there], out[2, there], wide, starts[1], weights[1])
         chunk = slice(start * size, stop * size)
         r, g, b = out[0, chunk], out[1, chunk], out[2, chunk]
         if contrast_at >= 0:
@@ -177,7 +254,7 @@ def _fill_view(  # type: ignore[no-untyped-def]
             sum2 += _total(b)
         elif gray:
             _to_gray(r, g, b)
-        else:
+        elif not crops_only:
             _clip(r)
             _clip(g)
             _clip(b)
@@ -193,7 +270,7 @@ def _fill_view(  # type: ignore[no-untyped-def]
             _colour(r, g, b, p, contrast_at + 1, 4, additive)
             if gray:
                 _to_gray(r, g, b)
-    if p[SIGMA] > 0:
+    if p[SIGMA] > 0 and not crops_only:
         radius = _gaussian_taps(p[SIGMA], taps)
         for c in range(1 if gray else 3):
             _blur(out[c], size, taps, radius, padded, columns)
@@ -248,14 +325,18 @@ def _mix_four(out, a, b, c, d, w):  # type: ignore[no-untyped-def]
 
 
 @njit(**_FAST)
-def _mix_along_row(r, g, b, row, starts, weights):  # type: ignore[no-untyped-def]
+def _mix_along_rows(r, g, b, r2, g2, b2, rows, starts, weights):  # type: ignore[no-untyped-def]
     u = np.uint64
+    row, row2 = rows[0], rows[1]
     for x in range(len(r)):
         q = starts[x] * u(3)
         w0, w1, w2, w3 = weights[x, 0], weights[x, 1], weights[x, 2], weights[x, 3]
         r[x] = w0 * row[q] + w1 * row[q + u(3)] + w2 * row[q + u(6)] + w3 * row[q + u(9)]
         g[x] = w0 * row[q + u(1)] + w1 * row[q + u(4)] + w2 * row[q + u(7)] + w3 * row[q + u(10)]
         b[x] = w0 * row[q + u(2)] + w1 * row[q + u(5)] + w2 * row[q + u(8)] + w3 * row[q + u(11)]
+        r2[x] = w0 * row2[q] + w1 * row2[q + u(3)] + w2 * row2[q + u(6)] + w3 * row2[q + u(9)]
+        g2[x] = w0 * row2[q + u(1)] + w1 * row2[q + u(4)] + w2 * row2[q + u(7)] + w3 * row2[q + u(10)]
+        b2[x] = w0 * row2[q + u(2)] + w1 * row2[q + u(5)] + w2 * row2[q + u(8)] + w3 * row2[q + u(11)]
 
 
 @njit(**_LOOP)

@@ -14,7 +14,7 @@ from simclr_plus.datasets import PRETRAIN, decode_image, open_folder, open_image
 from simclr_plus.recipe import Data
 
 PHOTOGRAPHS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
-WIDTH, HEIGHT, QUALITY = 500, 375, 92  # ImageNet's commonest size
+WIDTH, HEIGHT, QUALITY = 500, 375, 94  # ImageNet's commonest size
 
 
 def files_to_decode(folder: Path | None, count: int) -> tuple[list[bytes], str]:

@@ -12,19 +12,20 @@ from PIL import Image
 from torch import Tensor
 
 from simclr_plus import lightly_parts
+from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.bench.data import needs
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
 from simclr_plus.datasets import PRETRAIN, Images, open_images
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.loading import Batch, ViewBatches, compile_views, default_threads
+from simclr_plus.loading import Batch, ViewBatches, default_threads
 from simclr_plus.model import build_encoder, build_model
 from simclr_plus.plan import make_plan
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run
-from simclr_plus.trainer import Training, build_optimizer, update
+from simclr_plus.trainer import Training, build_optimizer, update, view_batches
 
 OURS, LIGHTLYS = "SimCLR+ step", "Lightly's step"
 OUR_VIEWS, LIGHTLYS_VIEWS = "SimCLR+ views", "Lightly's views"
@@ -36,14 +37,7 @@ def bench_step(recipe: Recipe, *, rounds: int, threads: int, device: torch.devic
     images, source = _images_of(recipe)
     compile_views(recipe.law)
     training = _training(recipe, images, device)
-    batches = ViewBatches(
-        images,
-        recipe.law,
-        batch_size=recipe.training.batch_size,
-        seed=recipe.training.seed,
-        threads=recipe.data.threads,
-        pin_memory=device.type == "cuda",
-    )
+    batches = view_batches(recipe, images, device)
     views, labels = batches.batch(0)
     batch = Batch(views, labels, 0.0)
     turns = {
@@ -192,6 +186,7 @@ def _delivered(batches: ViewBatches, rounds: int) -> float:
     for step in range(rounds):
         started = time.perf_counter()
         batches.batch(step)
+        _finish(batches.device)
         seconds.append(time.perf_counter() - started)
     return batches.batch_size / float(np.median(seconds))
 

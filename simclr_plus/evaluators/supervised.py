@@ -145,15 +145,15 @@ def train_classifier(
         views=1,
         rank=rank(),
         processes=processes,
-        pin_memory=device.type == "cuda",
+        device=device,
     )
     model.train()
     saved = time.monotonic()
     for step, batch in enumerate(views.batches(done, steps.count), start=done):
         for group in optimizer.param_groups:
             group["lr"] = warmup_cosine(step, peak=steps.peak, warmup_steps=0, total_steps=steps.count)
-        scores = model(batch.views.to(device, non_blocking=True))
-        loss = _loss(scores, batch.labels.to(device, non_blocking=True))
+        scores = model(batch.views)
+        loss = _loss(scores, batch.labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         _average_gradients(model)

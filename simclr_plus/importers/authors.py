@@ -8,6 +8,7 @@ block is made first and listed last. Kernels are HWIO and (in, out) there, OIHW 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.architecture import BLOCKS, STEMS, Architecture
-from simclr_plus.checkpoints import save_encoder, save_head
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.importers.imported import Imported, beside
+from simclr_plus.importers.imported import Imported, filled, linear_head, write_files
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle, object_graph
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -37,6 +37,7 @@ _PARTS = {  # names in the graph of TF1 and TF2, and in TF2's tree of objects
     "head_supervised": _SUPERVISED,
     "supervised_head": _SUPERVISED,
 }
+_OF_OPTIMIZER = re.compile(r"^optimizer\b|\.OPTIMIZER_SLOT|/_(variables|momentums|velocities)/")
 _OF_LAYER = {"kernel": "weight", "bias": "bias"}
 _OF_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 # attributes of TF2's objects in the order in which the authors' code makes their layers
@@ -76,26 +77,22 @@ def import_tensorflow(path: str | Path, out_path: str | Path) -> Imported:
     """
     bundle, out = TensorBundle(find_bundle(Path(path))), Path(out_path)
     keys = variables_of(bundle)
-    names = our_names({name: bundle.entries[key].shape for name, key in keys.items()})
+    origin = str(bundle.prefix)
+    try:
+        names = our_names({name: bundle.entries[key].shape for name, key in keys.items()})
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
 
     def tensors(part: dict[str, str]) -> dict[str, Tensor]:
         return {ours: _as_ours(bundle.tensor(keys[theirs])) for theirs, ours in part.items()}
 
-    heads: dict[str, nn.Module] = {}
-    encoder = _filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder))
+    encoder = filled(lambda: ResNet(**names.architecture.as_dict()), tensors(names.encoder), origin)
+    heads = {}
     if names.projection:
-        given = tensors(names.projection)
-        shapes = [given[key].shape for key in sorted(given) if given[key].ndim == 2]
-        (hidden, width), output = shapes[0], shapes[-1][0]
-        heads["projection"] = _filled(lambda: SimCLRProjectionHead(width, hidden, output, len(shapes)), given)
+        heads["projection"] = _projection_head(tensors(names.projection), origin)
     if names.supervised:
-        given = tensors(names.supervised)
-        heads["linear"] = _filled(lambda: nn.Linear(given["weight"].shape[1], len(given["weight"])), given)
-    metadata = _metadata(bundle, names.architecture)
-    save_encoder(encoder, out, metadata)
-    written = {kind: beside(out, kind) for kind in heads}
-    for kind, head in heads.items():
-        save_head(head, written[kind], metadata)
+        heads["linear"] = linear_head(tensors(names.supervised), origin)
+    written = write_files(encoder, heads, out, _metadata(bundle, names.architecture))
     return Imported(out, names.architecture, written, names.left_out)
 
 
@@ -107,8 +104,7 @@ def variables_of(bundle: TensorBundle) -> dict[str, str]:
     """
     if OBJECT_GRAPH not in bundle.entries:
         return {key: key for key in bundle.entries}
-    kept = [v for v in object_graph(bundle) if v.key in bundle.entries and not re.match(r"optimizer\b", v.key)]
-    kept = [v for v in kept if ".OPTIMIZER_SLOT" not in v.key]
+    kept = [v for v in object_graph(bundle) if v.key in bundle.entries and not _OF_OPTIMIZER.search(v.key)]
     named, placed = ({getattr(v, by): v.key for v in kept} for by in ("full_name", "key"))
     known_names, known_places = (sum(place_of(name) is not None for name in found) for found in (named, placed))
     return named if known_names >= known_places else placed
@@ -124,19 +120,7 @@ def our_names(shapes: Mapping[str, tuple[int, ...]]) -> Names:
     if not encoder:
         some = ", ".join(sorted(shapes)[:5])
         raise CheckpointError(f"this checkpoint is not of the authors' SimCLR: no variable of its ResNet ({some}, ...)")
-    found = _convolutions(encoder, shapes)
-    architecture = _architecture_of(found)
-    layers = list(layer_names(architecture))
-    convolutions = dict(zip(sorted({p.rank for p in encoder.values() if not p.norm}), layers, strict=True))
-    norms = [norm for _, norm in layers if norm]
-    ranks = sorted({place.rank for place in encoder.values() if place.norm})
-    if len(ranks) != len(norms):
-        raise CheckpointError(f"the encoder has {len(ranks)} batch norms; {architecture.title} has {len(norms)}")
-    by_rank = dict(zip(ranks, norms, strict=True))
-    names = {
-        name: f"{by_rank[place.rank] if place.norm else convolutions[place.rank][0]}.{place.attribute}"
-        for name, place in encoder.items()
-    }
+    architecture, names = _encoder_names(encoder, shapes)
     supervised = {name: place.attribute for name, place in places.items() if place.part == _SUPERVISED}
     projection = {
         name: f"layers.{3 * place.rank[0] + place.norm}.{place.attribute}"
@@ -144,11 +128,27 @@ def our_names(shapes: Mapping[str, tuple[int, ...]]) -> Names:
         if place.part == _PROJECTION
     }
     for part in (names, projection, supervised):
-        twice = sorted(ours for ours in part.values() if list(part.values()).count(ours) > 1)
+        twice = [ours for ours, count in Counter(part.values()).items() if count > 1]
         if twice:
             raise CheckpointError(f"two variables of this checkpoint are {twice[0]}; it holds more than one network")
     left_out = tuple(sorted(name for name in shapes if name not in places and not _is_expected(name, shapes)))
     return Names(architecture, names, projection, supervised, left_out)
+
+
+def _encoder_names(
+    encoder: Mapping[str, Place], shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Architecture, dict[str, str]]:
+    """The architecture, and our name for each of the encoder's variables."""
+    architecture = _architecture_of(_convolutions(encoder, shapes))
+    layers = list(layer_names(architecture))
+    norms = [norm for _, norm in layers if norm]
+    of_convolutions, of_norms = (sorted({p.rank for p in encoder.values() if p.norm == norm}) for norm in (False, True))
+    if len(of_norms) != len(norms):
+        raise CheckpointError(f"the encoder has {len(of_norms)} batch norms; {architecture.title} has {len(norms)}")
+    layer_of = {(False, rank): name for rank, (name, _) in zip(of_convolutions, layers, strict=True)}
+    layer_of |= {(True, rank): name for rank, name in zip(of_norms, norms, strict=True)}
+    names = {name: f"{layer_of[place.norm, place.rank]}.{place.attribute}" for name, place in encoder.items()}
+    return architecture, names
 
 
 def _is_expected(name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
@@ -247,30 +247,16 @@ def _architecture_of(found: list[_Kernel]) -> Architecture:
 def _as_ours(values: np.ndarray[Any, Any]) -> Tensor:
     """float32; HWIO becomes OIHW, (in, out) becomes (out, in)."""
     axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(values.ndim)
-    values = values.astype(np.float32)
-    return torch.from_numpy(np.ascontiguousarray(values.transpose(axes) if axes else values))
+    return torch.from_numpy(np.array(values.transpose(axes) if axes else values, dtype=np.float32, order="C"))
 
 
-def _filled(build: Any, tensors: dict[str, Tensor]) -> Any:
-    """The module with these values, every one of them; counters of batches, which TensorFlow has not, are 0."""
-    with torch.device("meta"):  # no time for initial weights that nobody reads
-        module = build()
-    own = module.state_dict()
-    counters = {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - tensors.keys() - counters.keys())
-    wrong = [
-        f"{key} is {list(tensors[key].shape)}, not {list(own[key].shape)}"
-        for key in own.keys() & tensors.keys()
-        if own[key].shape != tensors[key].shape
-    ]
-    foreign = sorted(tensors.keys() - own.keys())
-    if missing or wrong or foreign:
-        problems = [*(f"missing {key}" for key in missing), *(f"unknown {key}" for key in foreign), *wrong]
-        raise CheckpointError(
-            f"the {type(module).__name__} of this checkpoint is incomplete: {'; '.join(problems[:5])}"
-        )
-    module.load_state_dict(tensors | counters, assign=True)
-    return module.eval()
+def _projection_head(tensors: dict[str, Tensor], origin: str) -> nn.Module:
+    kernels = {int(name.split(".")[1]): tensor for name, tensor in tensors.items() if tensor.ndim == 2}
+    if not kernels:
+        raise CheckpointError(f"the projection head of {origin} has no matrix; the checkpoint is incomplete")
+    first, last = kernels[min(kernels)], kernels[max(kernels)]
+    numbers = (first.shape[1], first.shape[0], last.shape[0], max(kernels) // 3 + 1)
+    return filled(lambda: SimCLRProjectionHead(*numbers), tensors, origin)
 
 
 def _metadata(bundle: TensorBundle, architecture: Architecture) -> dict[str, Any]:

@@ -8,6 +8,7 @@ trackable_object_graph.proto. Checksums are compared, so that a damaged file is 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class TensorBundle:
             self.entries = {key.decode(): _entry(value) for key, value in table.items()}
         except FileNotFoundError:
             raise NotFoundError(f"no checkpoint {prefix}: {index.name} is missing") from None
-        except (_DamageError, IndexError, KeyError, ValueError, OverflowError) as error:
+        except (_DamageError, IndexError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{index} is no index of a TensorFlow checkpoint, or is damaged ({error})") from None
         if big_endian:
             raise CheckpointError(f"{index} was written on a big-endian machine; such files are not read")
@@ -69,7 +70,7 @@ class TensorBundle:
         if _masked(crc32c(data)) != entry.checksum:
             raise CheckpointError(f"{self.prefix}: {key} is damaged, its checksum is wrong; fetch the file again")
         values = np.frombuffer(data, _TYPES[entry.dtype])
-        if values.size != np.prod(entry.shape, dtype=np.int64):
+        if values.size != math.prod(entry.shape):
             raise CheckpointError(f"{self.prefix}: {key} has {values.size} numbers for the shape {list(entry.shape)}")
         if entry.dtype == _BFLOAT16:
             values = (values.astype(np.uint32) << 16).view(np.float32)
@@ -107,7 +108,11 @@ def find_bundle(path: Path) -> Path:
         if (path / "saved_model.pb").is_file() or (path / "variables" / "variables.index").is_file():
             return path / "variables" / "variables"
         if (path / "checkpoint").is_file():
-            named = re.search(r'^model_checkpoint_path: "(.+)"', (path / "checkpoint").read_text("utf-8"), re.MULTILINE)
+            named = re.search(
+                r'^model_checkpoint_path: "(.+)"',
+                (path / "checkpoint").read_text("utf-8", errors="replace"),
+                re.MULTILINE,
+            )
             if named:
                 return path / Path(named[1]).name
         found = sorted(path.glob("*.index"))
@@ -120,6 +125,12 @@ def find_bundle(path: Path) -> Path:
     if path.name == "saved_model.pb":
         return path.parent / "variables" / "variables"
     return path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))
+
+
+def is_tensorflow(path: Path) -> bool:
+    """Whether a path looks like a TensorFlow checkpoint (or a folder of one) rather than a file of PyTorch."""
+    named = re.search(r"\.(index|data-\d+-of-\d+)$", path.name) or path.name == "saved_model.pb"
+    return path.is_dir() or bool(named) or path.with_name(path.name + ".index").is_file()
 
 
 @dataclass(frozen=True)
@@ -139,7 +150,7 @@ def object_graph(bundle: TensorBundle) -> list[Variable]:
                 fields = _message(attribute)
                 name, key = (fields.get(number, [b""])[0].decode() for number in (2, 3))
                 found.append(Variable(name, key))
-    except (_DamageError, AttributeError, UnicodeDecodeError) as error:
+    except (_DamageError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{bundle.prefix}: {OBJECT_GRAPH} cannot be read ({error})") from None
     return found
 

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simclr_plus.augmentations import ViewLaw, crop_and_resize
@@ -69,6 +69,10 @@ def test_small_views_show_the_whole_square_of_an_image_of_another_size() -> None
 
 
 @given(height=st.integers(1, 5000), width=st.integers(1, 5000), size=st.integers(8, 512))
+@example(height=32, width=32, size=32)
+@example(height=33, width=33, size=32)
+@example(height=32, width=32, size=33)
+@example(height=20, width=33, size=33)
 def test_the_central_box_is_seven_eighths_of_the_shorter_side_rounded_half_to_even(height, width, size):
     shorter = min(height, width)
     side = shorter if max(height, width, size) <= 32 else round(Fraction(7 * shorter, 8))  # Python rounds half to even

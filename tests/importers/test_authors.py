@@ -20,6 +20,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers import import_tensorflow
 from simclr_plus.importers.authors import layer_names, our_names, variables_of
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle
+from simclr_plus.published import V2
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RESNETS = {**np.load(GOLDEN / "resnet.npz"), **np.load(GOLDEN / "resnet_sk.npz")}
@@ -174,6 +175,46 @@ def test_without_names_in_the_object_graph_the_tree_of_objects_serves(monkeypatc
     assert keys[0] == keys[1] and OBJECT_GRAPH in bundle.entries
 
 
+@pytest.mark.parametrize(("depth", "width", "selective"), [*V2, (50, 4, False), (18, 1, False), (200, 2, True)])
+@pytest.mark.parametrize("norm", ["batch_normalization", "sync_batch_normalization"])
+def test_every_published_network_is_known_by_its_kernels(depth: int, width: int, selective: bool, norm: str) -> None:
+    architecture = Architecture(depth, width, flavor="reference", selective_kernels=selective)
+    shapes: dict[str, tuple[int, ...]] = {}
+    norms = 0
+    for i, c in enumerate(architecture.convolutions(224)):
+        shapes[numbered("base_model/conv2d", i) + "/kernel"] = (c.kernel, c.kernel, c.width_in, c.width_out)
+        if c.norm:
+            for part in ("gamma", "beta", "moving_mean", "moving_variance"):
+                shapes[numbered(f"base_model/{norm}", norms) + f"/{part}"] = (c.width_out,)
+            norms += 1
+    names = our_names(dict(sorted(shapes.items())))
+    assert names.architecture == architecture
+    with torch.device("meta"):
+        state = ResNet(**architecture.as_dict()).state_dict()
+    assert {*names.encoder.values()} == {key for key in state if not key.endswith("num_batches_tracked")}
+
+
+def numbered(name: str, number: int) -> str:
+    return f"{name}_{number}" if number else name
+
+
+def test_what_an_optimizer_keeps_is_not_taken_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simclr_plus.importers import authors
+    from simclr_plus.importers.tensor_bundle import Variable, object_graph
+
+    bundle = TensorBundle(find_bundle(GOLDEN / "tf2_ckpt"))
+    kept = variables_of(bundle)
+    assert not any("SLOT" in key or key.startswith("optimizer") for key in kept.values())
+    assert (
+        sum(".OPTIMIZER_SLOT" in key for key in bundle.entries) == 73
+    )  # 21 kernels, 42 of norms, 8 and 2 of the heads
+    newer = Variable("SGD/m/resnet/conv2d/kernel", "opt/_variables/3/.ATTRIBUTES/VARIABLE_VALUE")
+    bundle.entries[newer.key] = bundle.entries["global_step/.ATTRIBUTES/VARIABLE_VALUE"]
+    with_newer = [*object_graph(bundle), newer]
+    monkeypatch.setattr(authors, "object_graph", lambda _bundle: with_newer)
+    assert variables_of(bundle) == kept
+
+
 # what is no checkpoint of the authors
 
 
@@ -187,6 +228,7 @@ def without(shapes: dict[str, tuple[int, ...]], *parts: str) -> dict[str, tuple[
         ({"generator/dense/kernel": (3, 4)}, "no variable of its ResNet"),
         (without(listed(2), "conv2d_17/"), "52 convolutions .* make up no ResNet of SimCLR"),
         (without(listed(2), "batch_normalization_9/"), "has 52 batch norms; .* has 53"),
+        (listed(2) | {"head_contrastive/l_0/dense/kernel": (2048, 128)}, "two variables .* more than one network"),
         (listed(2) | {"tower/base_model/conv2d_3/kernel": (1, 1, 64, 64)}, "more than one network"),
         (listed(2) | {"base_model/conv2d_3/kernel": (64, 64)}, "a kernel has four sides"),
         (without(listed(2), "conv2d_3/") | {"base_model/conv2d_3/bias": (64,)}, "an offset but no kernel"),
@@ -195,6 +237,16 @@ def without(shapes: dict[str, tuple[int, ...]], *parts: str) -> dict[str, tuple[
 def test_another_or_an_incomplete_network_is_refused(shapes: dict[str, tuple[int, ...]], says: str) -> None:
     with pytest.raises(CheckpointError, match=says):
         our_names(shapes)
+
+
+def test_a_refusal_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simclr_plus.importers import authors
+
+    monkeypatch.setattr(authors, "variables_of", lambda _bundle: {"global_step": "global_step"})
+    with pytest.raises(
+        CheckpointError, match=r"tf1_ckpt/model\.ckpt-123: this checkpoint is not of the authors' SimCLR"
+    ):
+        import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
 
 
 def test_unknown_variables_are_listed_and_slots_and_counters_are_not() -> None:
@@ -209,9 +261,16 @@ def test_a_missing_variable_of_a_batch_norm_is_named(tmp_path: Path, monkeypatch
         return {k: v for k, v in variables_of(bundle).items() if k != "base_model/batch_normalization_4/gamma"}
 
     monkeypatch.setattr(authors, "variables_of", incomplete)
-    with pytest.raises(CheckpointError, match=r"incomplete: missing layer1\.1\.bn1\.weight"):
+    with pytest.raises(CheckpointError, match=r"1 tensors missing.*missing layer1\.1\.bn1\.weight"):
         import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_of_an_earlier_import_is_not_left_beside_another_encoder(tmp_path: Path) -> None:
+    import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
+    assert (tmp_path / "e.linear_head.safetensors").exists()
+    import_tensorflow(GOLDEN / "tf2_saved_model", tmp_path / "e.safetensors")  # has no supervised head
+    assert {p.name for p in tmp_path.iterdir()} == {"e.safetensors", "e.projection_head.safetensors"}
 
 
 def test_damage_leaves_no_file_behind(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""A run at a glance, and two runs side by side: plain dicts for the screen and for --json. No torch."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any
+
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.metrics_table import MetricsTable
+from simclr_plus.runs import Run
+from simclr_plus.states import read_status, state_of
+from simclr_plus.tail import last_objects
+
+
+def glance(run: Run) -> dict[str, Any]:
+    """What `ps` shows of a run; reads the ends of files only."""
+    status, state = read_status(run), state_of(run)
+    last = next(last_objects(run.metrics_file), {})
+    start = _last_event(run, "start", "resume")
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "state": state.name,
+        "why": state.why,
+        "step": last.get("step", start.get("from_step", 0)),
+        "steps": start.get("steps"),
+        "epoch": last.get("epoch"),
+        "loss": last.get("loss"),
+        "images_per_second": last.get("images_per_second"),
+        "time": last.get("time", start.get("time")),
+        "seconds_left": _seconds_left(last, start),
+        "host": status.get("host", start.get("host")),
+        "processes": start.get("processes", status.get("processes")),
+        "job_id": (status.get("slurm") or {}).get("job_id"),
+    }
+
+
+def whole_view(run: Run) -> dict[str, Any]:
+    """What `show` tells of a run."""
+    branch = _last_event(run, "branch")
+    files = run.checkpoint_files()
+    systems = sorted(run.path.glob("system.*.jsonl"))
+    return {
+        "schema": 1,
+        **glance(run),
+        "status": read_status(run),
+        "parent": {key: branch[key] for key in ("parent", "checkpoint", "changes")} if branch else None,
+        "last": next(last_objects(run.metrics_file), {}),
+        "checkpoints": [file.name for file in files],
+        "results": sorted(path.name for path in run.results.glob("*.json")),
+        "nodes": {path.name[7:-6]: next(last_objects(path), {}) for path in systems},
+        "recipe": run.recipe().model_dump(),
+    }
+
+
+def differences(runs: list[Run]) -> dict[str, Any]:
+    """Recipe keys that differ between runs, their numbers at the last step common to all, and their last numbers."""
+    recipes = [_flat(run.recipe().model_dump()) for run in runs]
+    keys = [key for key in recipes[0] if any(a.get(key) != b.get(key) for a, b in pairwise(recipes))]
+    tables = [MetricsTable(run.metrics_file) for run in runs]
+    for table in tables:
+        table.look()
+    common = set(tables[0].steps).intersection(*(table.steps for table in tables[1:]))
+    step = max(common, default=None)
+    return {
+        "schema": 1,
+        "runs": [run.name for run in runs],
+        "states": [state_of(run).name for run in runs],
+        "recipe": {key: [recipe.get(key) for recipe in recipes] for key in keys},
+        "common_step": step,
+        "at_common_step": _side_by_side([{} if step is None else table.at(step) for table in tables]),
+        "last_step": [table.steps[-1] if table.steps else None for table in tables],
+        "last": _side_by_side([table.at(table.steps[-1]) if table.steps else {} for table in tables]),
+    }
+
+
+def _side_by_side(rows: list[dict[str, float]]) -> dict[str, list[float | None]]:
+    keys = {key: None for row in rows for key in row if key != "time"}
+    return {key: [row.get(key) for row in rows] for key in keys}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return {key: value for key, value in found.items() if not key.startswith("about.")}
+
+
+def _last_event(run: Run, *kinds: str) -> dict[str, Any]:
+    return next((event for event in last_objects(run.events_file) if event.get("event") in kinds), {})
+
+
+def _seconds_left(last: dict[str, Any], start: dict[str, Any]) -> float | None:
+    """By the images a second of the last line."""
+    try:
+        images = (start["steps"] - last["step"]) * last["images"] / last["step"]
+        left = images / last["images_per_second"]
+    except (KeyError, TypeError, ZeroDivisionError):
+        return None
+    return round(left) if math.isfinite(left) else None
+
+
+def recipe_title(run: Run) -> str:
+    """The encoder and the data in a line; empty where the recipe cannot be read."""
+    try:
+        recipe = run.recipe()
+    except SimclrPlusError:
+        return ""
+    return f"{recipe.architecture.title} on {recipe.data.name}"

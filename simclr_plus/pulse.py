@@ -1,0 +1,78 @@
+"""The pulse of a training process: what it does now and by when it will say so again; overwritten in place. No torch.
+
+logs/rank_N.pulse is one line of JSON of fixed width. A process that says nothing for longer than it promised is hung or
+gone; clocks of other machines and pulse files that come late over a network are allowed for by who reads it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from simclr_plus.processes import start_time
+
+WIDTH = 320
+LONG = 4  # preparing, evaluating and saving may take so many times what a step may
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """`next_in`: seconds after `time` within which the process will give its next sign."""
+
+    step: int
+    doing: str  # preparing, data, step, measuring, evaluating, saving, done
+    time: float
+    next_in: float
+    pid: int
+    started: int | None  # of the process: see processes.start_time
+    host: str
+
+
+class PulseWriter:
+    """Says what a process does; `longest` is the most seconds that a step may take. Without a path it is silent."""
+
+    def __init__(self, path: Path | None = None, longest: float = 0.0) -> None:
+        self._file = -1
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
+        self._longest = longest
+        self._me = {"pid": os.getpid(), "started": start_time(os.getpid()), "host": socket.gethostname()[:64]}
+
+    def beat(self, step: int, doing: str) -> None:
+        """Give a sign."""
+        if self._file < 0:
+            return
+        longest = self._longest * (1 if doing in ("data", "step", "measuring") else LONG)
+        pulse = {"step": step, "doing": doing, "time": time.time(), "next_in": longest, **self._me}
+        with suppress(OSError):  # a full disk stops the run where something is lost by it, not here
+            os.pwrite(self._file, json.dumps(pulse).ljust(WIDTH - 1).encode() + b"\n", 0)
+
+
+def read_pulse(path: Path) -> Pulse | None:
+    """The last sign of a process; None where it gave none or is just writing it."""
+    try:
+        values = json.loads(path.read_bytes())
+        return Pulse(**{field.name: values[field.name] for field in fields(Pulse)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def pulse_file(logs: Path, rank: int) -> Path:
+    """Where a process leaves its pulse."""
+    return logs / f"rank_{rank}.pulse"
+
+
+def read_pulses(logs: Path) -> dict[int, Pulse]:
+    """The last signs of all processes of a run, by rank."""
+    found = {}
+    for path in logs.glob("rank_*.pulse"):
+        pulse = read_pulse(path)
+        if pulse is not None:
+            found[int(path.stem.removeprefix("rank_"))] = pulse
+    return dict(sorted(found.items()))

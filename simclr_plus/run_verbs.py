@@ -1,0 +1,312 @@
+"""The verbs that start, continue and stop runs: here, on several nodes, or by SLURM."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
+
+if TYPE_CHECKING:
+    from simclr_plus.plan import Plan
+    from simclr_plus.recipe import Recipe
+    from simclr_plus.runs import Run
+    from simclr_plus.slurm import Allocation
+    from simclr_plus.supervisor import Order
+
+app = typer.Typer()
+
+Nproc = Annotated[str, typer.Option("--nproc", help='Processes on each machine: a number, or "gpu" for one a GPU.')]
+Detach = Annotated[bool, typer.Option("--detach", "-d", help="Start it, print its name and leave it to itself.")]
+Nodes = Annotated[str, typer.Option(help="Machines, a number or MIN:MAX; type the same command on each.")]
+Rdzv = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where they meet: a free port of one of them.")]
+MaxRestarts = Annotated[
+    int, typer.Option(min=0, help="Times to start again, from the newest checkpoint, after a crash.")
+]
+Slurm = Annotated[bool, typer.Option("--slurm", help="Submit it to SLURM; it resumes by itself after a time limit.")]
+Gpus = Annotated[int, typer.Option(min=0, help="SLURM: GPUs of each node; also the processes, if --nproc is left out.")]
+Cpus = Annotated[int, typer.Option(min=0, help="SLURM: cores of each node.")]
+TimeLimit = Annotated[str, typer.Option("--time", help="SLURM: time limit, e.g. 1-00:00:00.")]
+Partition = Annotated[str, typer.Option(help="SLURM: partition.")]
+Account = Annotated[str, typer.Option(help="SLURM: account.")]
+Memory = Annotated[str, typer.Option(help="SLURM: memory of each node, e.g. 64G.")]
+Sbatch = Annotated[list[str] | None, typer.Option(help="SLURM: a further option of sbatch; as many as you like.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    detach: Detach = False,
+    nproc: Nproc = "",
+    nodes: Nodes = "1",
+    rdzv: Rdzv = "",
+    max_restarts: MaxRestarts = 0,
+    name: Annotated[str, typer.Option(help="Name of the run; made from recipe and time if left out.")] = "",
+    slurm: Slurm = False,
+    gpus: Gpus = 0,
+    cpus: Cpus = 0,
+    time_limit: TimeLimit = "",
+    partition: Partition = "",
+    account: Account = "",
+    memory: Memory = "",
+    sbatch: Sbatch = None,
+    runs: RunsFolder = RUNS,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
+    from simclr_plus.recipe import load_recipe
+    from simclr_plus.runs import Run, create_run, default_name, join_run
+    from simclr_plus.slurm import Allocation
+
+    loaded = load_recipe(recipe, overrides or [])
+    order = _order(nproc, nodes, rdzv, max_restarts, slurm=slurm, gpus=gpus)
+    if order.rdzv and not name:
+        raise RecipeError("several machines train one run: give it a --name, the same on each")
+    name = name or default_name(recipe)
+    allocation = None
+    if slurm:
+        allocation = Allocation(
+            nodes=int(nodes),
+            processes=order.processes,
+            gpus=gpus,
+            cpus=cpus,
+            memory=memory,
+            time=time_limit,
+            partition=partition,
+            account=account,
+            extra=tuple(sbatch or ()),
+        )
+    elif gpus or cpus or time_limit or partition or account or memory or sbatch:
+        raise RecipeError("--gpus, --cpus, --time, --partition, --account, --memory and --sbatch go with --slurm")
+    if dry_run:
+        _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
+        return
+    plan = _plan(loaded, _world(order), checked=allocation is None)
+    new = join_run(loaded, runs, name) if order.rdzv else create_run(loaded, runs, name)
+    say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
+    for doubt in loaded.doubts():
+        say(f"note: {doubt}")
+    _start(new, order, allocation, detached=detach, as_json=as_json)
+
+
+@app.command()
+def resume(
+    run: RunName,
+    overrides: Overrides = None,
+    detach: Detach = False,
+    nproc: Nproc = "",
+    nodes: Nodes = "1",
+    rdzv: Rdzv = "",
+    max_restarts: MaxRestarts = 0,
+    name: Annotated[str, typer.Option(help="Name of the new run, where keys are changed.")] = "",
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit its batch script to SLURM again.")] = False,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run from its newest checkpoint, bit for bit; with keys changed, as a new run."""
+    from simclr_plus.launch import resubmit
+    from simclr_plus.runs import find_run
+    from simclr_plus.states import read_status
+
+    found = find_run(run, runs)
+    if overrides:
+        found = _branch(found, overrides, name)
+        say(f"new run {found.path}: it goes on from a checkpoint of {run}")
+    elif name:
+        raise RecipeError(f"--name {name}: a run that is resumed unchanged keeps its name")
+    order = _order(nproc or str(read_status(found).get("processes", 1)), nodes, rdzv, max_restarts)
+    plan = _plan(found.recipe(), _world(order))
+    done = found.checkpoint_files()
+    at = int(done[-1].stem.removeprefix("step_")) if done else 0
+    if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
+        say(f"run {found.path} is finished ({at} steps); to train longer: simclr-plus resume {run} training.epochs=N")
+        if as_json:
+            print_json(_outcome(found))
+        return
+    say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
+    if slurm:
+        _say_submitted(found, resubmit(found), as_json)
+        return
+    _start(found, order, None, detached=detach, as_json=as_json)
+
+
+@app.command()
+def stop(
+    run: RunName,
+    now: Annotated[bool, typer.Option("--now", help="End it within 35 seconds, saved if that is enough.")] = False,
+    kill: Annotated[bool, typer.Option("--kill", help="End it at once; what was not saved is lost.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the end; 0: do not wait.")] = 600.0,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a run, wherever it trains, to save a checkpoint and stop."""
+    from simclr_plus.launch import stop as ask
+    from simclr_plus.runs import find_run
+    from simclr_plus.states import ENDED, LOST, STALE, state_of
+
+    found = find_run(run, runs)
+    asked = ask(found, "kill" if kill else "now" if now else "")
+    if not asked:
+        say(f"run {found.path} is not at work: {state_of(found).name}")
+    end = time.monotonic() + wait
+    if asked and wait:
+        say(f"run {found.path} is asked to {'end' if now or kill else 'save and stop'}")
+    state = state_of(found)
+    while asked and state.name not in (*ENDED, LOST, STALE) and time.monotonic() < end:
+        time.sleep(0.2)
+        state = state_of(found)
+    if as_json:
+        print_json({"schema": 1, "run": str(found.path), "state": state.name, "why": state.why})
+    elif asked and state.name in ENDED:
+        say(f"{state.name}; go on with: simclr-plus resume {found.path}")
+    if asked and state.name == STALE:
+        raise SimclrPlusError(f"run {found.path} was asked by its STOP file, but {state.why}")
+    if asked and wait and state.name not in (*ENDED, LOST):
+        raise SimclrPlusError(f"run {found.path} is still {state.name} after {wait:g} s; --now or --kill ask for more")
+
+
+def _order(nproc: str, nodes: str, rdzv: str, max_restarts: int, *, slurm: bool = False, gpus: int = 0) -> Order:
+    from simclr_plus.launch import process_count
+    from simclr_plus.supervisor import Order
+
+    low, _, high = nodes.partition(":")
+    if not low.isdigit() or int(low) < 1 or (high and (not high.isdigit() or int(high) < int(low))):
+        raise RecipeError(f"--nodes {nodes}: give a number of machines, or MIN:MAX")
+    if slurm and (high or rdzv):
+        raise RecipeError("--slurm takes a number of --nodes and finds out itself where they meet")
+    if not slurm and nodes != "1" and not rdzv:
+        raise RecipeError(f"--nodes {nodes} needs --rdzv HOST:PORT, a free port of one of the machines")
+    if rdzv and not rdzv.rpartition(":")[2].isdigit():
+        raise RecipeError(f"--rdzv {rdzv}: write it as HOST:PORT, e.g. node1:29500")
+    if slurm and nproc in ("", "gpu"):  # there may be no GPU on the machine that submits
+        nproc = str(gpus or 1)
+    return Order(process_count(nproc or "1"), nodes, rdzv, max_restarts)
+
+
+def _world(order: Order) -> int:
+    """Processes on all machines, the most there may be."""
+    return order.processes * int(order.nodes.rpartition(":")[2])
+
+
+def _branch(parent: Run, overrides: list[str], name: str) -> Run:
+    """A new run with keys changed, which begins at its parent's newest checkpoint."""
+    from simclr_plus.recipe import parse_recipe
+    from simclr_plus.runs import branch_run
+
+    text = parent.recipe_file.read_text(encoding="utf-8")
+    return branch_run(parent, parse_recipe(text, overrides, origin=str(parent.recipe_file)), name, overrides)
+
+
+def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: bool, as_json: bool) -> NoReturn:
+    from simclr_plus.launch import detach, launch, submit_run
+
+    if allocation is not None:
+        _say_submitted(run, submit_run(run, allocation, max_restarts=order.max_restarts), as_json)
+        raise typer.Exit
+    if detached:
+        status = detach(run, order)
+        if as_json:
+            print_json({"schema": 1, **status, "run": str(run.path)})
+        else:
+            say(f"it trains by itself; simclr-plus logs -f {run.name}, simclr-plus stop {run.name}")
+            print(run.path)
+        raise typer.Exit
+    say("preparing: loading PyTorch and compiling the view-making loops (the first time takes about half a minute)")
+    code = launch(run, order, quiet=as_json)
+    outcome = _outcome(run)
+    if outcome["last"].get("images_skipped"):
+        say(f"{outcome['last']['images_skipped']} images could not be read and were skipped: {run.logs}/skipped.*.txt")
+    if as_json:
+        print_json(outcome)
+    elif outcome["state"] == "finished":
+        say(f"finished: {outcome['encoder']}\nnext: simclr-plus evaluate knn {run.path}")
+    else:
+        say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
+    raise typer.Exit(code)
+
+
+def _say_submitted(run: Run, job: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"schema": 1, "run": str(run.path), "state": "queued", "slurm": {"job_id": job}})
+    else:
+        say(f"SLURM job {job}; watch it with: simclr-plus ps")
+        print(run.path)
+
+
+def _outcome(run: Run) -> dict[str, Any]:
+    from simclr_plus.states import state_of
+    from simclr_plus.tail import last_objects
+
+    encoder = run.path / "encoder.safetensors"
+    return {
+        "run": str(run.path),
+        "state": state_of(run).name,
+        "encoder": str(encoder) if encoder.exists() else None,
+        "last": next(last_objects(run.metrics_file), {}),
+    }
+
+
+def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
+    """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
+    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
+    from simclr_plus.plan import KNOWN_SIZES, make_plan
+
+    expected = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
+    if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
+        found = open_images(recipe.data, PRETRAIN)
+        check_trainable(found, recipe.training.batch_size)
+        return make_plan(recipe, len(found), processes)
+    return make_plan(recipe, min(expected, recipe.data.limit or expected), processes)
+
+
+def _show_plan(
+    recipe: Recipe, plan: Plan, run: Run, order: Order, allocation: Allocation | None, as_json: bool
+) -> None:
+    from simclr_plus.launch import supervisor_command
+    from simclr_plus.slurm import batch_script
+    from simclr_plus.supervisor import torchrun_options
+
+    script = None if allocation is None else batch_script(run, allocation, max_restarts=order.max_restarts)
+    command = supervisor_command(run, order)
+    torchrun = ["(one process, without it)"] if order.is_alone else ["torchrun", *torchrun_options(run, order)]
+    if as_json:
+        starts = {"run": str(run.path), "command": command, "torchrun": torchrun, "batch_script": script}
+        about = {"notes": recipe.doubts(), "recipe": recipe.model_dump()}
+        print_json({"schema": 1, **plan.as_dict(), **starts, **about})
+        return
+    head = recipe.head
+    print_table(
+        ["", "value"],
+        [
+            ["encoder", recipe.architecture.title],
+            ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
+            ["head parameters", f"{plan.head_parameters:,} ({head.num_layers} layers to {head.output_dim})"],
+            ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
+            ["global batch", f"{plan.global_batch:,}"],
+            ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
+            ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
+            ["warm-up steps", f"{plan.warmup_steps:,}"],
+            ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
+            ["memory per process", f"{plan.memory / 2**30:.1f} GiB (estimate)"],
+            ["run folder", str(run.path)],
+            ["torchrun", shlex.join(torchrun)],
+        ],
+    )
+    for doubt in recipe.doubts():
+        say(f"note: {doubt}")
+    if order.rdzv:
+        say(f"type this same command, without --dry-run, on each of the {order.nodes} machines; {run.path} must be")
+        say(
+            "a folder that all of them see. Where a machine's name does not lead to its network, set GLOO_SOCKET_IFNAME"
+        )
+        say("or NCCL_SOCKET_IFNAME to the interface, e.g. eth0")
+    if script:
+        print(script, end="")

@@ -1,0 +1,143 @@
+"""Weights and a linear head, evaluated as they are and set beside what is stated of them. Nothing is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, load_encoder, load_head, read_header
+from simclr_plus.datasets import TEST, Images, open_folder, open_images, require_labels
+from simclr_plus.errors import CheckpointError, NotFoundError, SimclrPlusError
+from simclr_plus.evaluation import NAMES
+from simclr_plus.features import features_of, labels_of
+from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.importers.imported import beside
+from simclr_plus.importers.trainers import read_linear_head
+from simclr_plus.metrics import summary
+from simclr_plus.published import stated_top1
+from simclr_plus.recipe import Data
+
+
+def verify(
+    weights: Path,
+    images: Images,
+    law: ViewLaw,
+    *,
+    device: torch.device,
+    head: Path | None = None,
+    projection: Path | None = None,
+    selector: int = 0,
+    classes: tuple[str, ...] = (),
+    stated: float | None = None,
+    published: str = "",
+) -> dict[str, Any]:
+    """top-1, top-5 and mean per class of a linear head on labelled images, SHA-256 of the files, the figure stated.
+
+    head: default the probe in a checkpoint, or the file that `import` wrote beside an encoder. selector > 0: the head
+    stands on that layer of the projection head (SimCLR v2 fine-tunes with 1). classes: class names in the head's order,
+    where the images show only some of them or the order is not the folder's. stated: top-1 in percent; or published:
+    a name in `published.NAMES` for the authors' figure of that network.
+    """
+    encoder = load_encoder(weights).to(device)
+    if published:
+        stated = stated_top1(published, encoder.architecture)
+    head = head or own_head(weights)
+    linear = _linear_head(head)
+    labels = _labels_in_order(images, classes, linear.out_features, head)
+    h, seen = features_of(encoder, images, law, device=device)
+    used = {"encoder": weights, "linear head": head}
+    with torch.no_grad():
+        if selector:
+            projection = projection or beside(weights, "projection")
+            used["projection head"] = projection
+            h = _hidden(projection, h, selector)
+        if h.shape[1] != linear.in_features:
+            raise CheckpointError(
+                f"{head} takes {linear.in_features} features, {weights} gives {h.shape[1]}; is it another network's, "
+                "or does it stand on a layer of the projection head (--selector)?"
+            )
+        scores = linear(h)
+    found = summary(scores, labels[labels_of(seen)])
+    result: dict[str, Any] = {
+        "schema": 1,
+        "evaluator": "verify",
+        "weights": str(weights),
+        "files": {part: {"path": str(path), "sha256": sha256(path)} for part, path in used.items()},
+        "architecture": encoder.architecture.as_dict(),
+        "selector": selector,
+        "data": images.name,
+        "test_images": len(seen),
+        "classes": linear.out_features,
+        "views": {"size": law.size, "central_crop": law.evaluation_crop, "resize": law.resize},
+        "results": found,
+        "standard_error": (found["top1"] * (1 - found["top1"]) / len(seen)) ** 0.5,
+    }
+    if stated is not None:
+        result["stated"] = {"top1": stated / 100, "source": f"authors, {published}" if published else "--stated"}
+        result["difference"] = found["top1"] - stated / 100
+    return result
+
+
+def images_to_verify(name: str) -> Images:
+    """The test images of a data set by name, of ImageNet's layout (val beside train), or all below a folder."""
+    if name in NAMES:
+        return open_images(Data(name=name), TEST)  # type: ignore[arg-type]
+    if (Path(name) / "train").is_dir():
+        return open_images(Data(name="folder", root=name), TEST)
+    return open_folder(Path(name))
+
+
+def own_head(weights: Path) -> Path:
+    """Where a linear head is kept with the weights: in the checkpoint itself, or in the file beside an encoder."""
+    if read_header(weights).get("format") == CHECKPOINT_FORMAT:
+        return weights
+    if beside(weights, "linear").is_file():
+        return beside(weights, "linear")
+    raise NotFoundError(f"{weights} has no linear head, in it or beside it; name one with --head FILE")
+
+
+def sha256(path: Path) -> str:
+    """The hash by which others can tell that they have the same file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _linear_head(path: Path) -> torch.nn.Linear:
+    if path.suffix == ".safetensors" and read_header(path).get("format") in (CHECKPOINT_FORMAT, HEAD_FORMAT):
+        head = load_head(path, "linear")
+    else:
+        head = read_linear_head(path)
+    assert isinstance(head, torch.nn.Linear)
+    return head
+
+
+def _hidden(projection: Path, h: torch.Tensor, selector: int) -> torch.Tensor:
+    if not projection.is_file():
+        raise NotFoundError(f"no projection head {projection}: selector {selector} counts its layers; name its file")
+    head = load_head(projection, "projection")
+    assert isinstance(head, SimCLRProjectionHead)
+    return head.hidden(h, selector)
+
+
+def _labels_in_order(images: Images, classes: tuple[str, ...], count: int, head: Path) -> torch.Tensor:
+    """The head's number of each of the folder's classes."""
+    require_labels(images)
+    if not classes:
+        if len(images.classes) != count:
+            raise SimclrPlusError(
+                f"{head} knows {count} classes, {images.name} holds {len(images.classes)}; with --classes FILE say "
+                "which they are, one name a line in the head's order"
+            )
+        return torch.arange(count)
+    if len(classes) != count:
+        raise SimclrPlusError(f"{head} knows {count} classes, but {len(classes)} names are given")
+    number = {name: i for i, name in enumerate(classes)}
+    unknown = [name for name in images.classes if name not in number]
+    if unknown:
+        raise SimclrPlusError(f"classes of {images.name} that the head does not know: {', '.join(unknown[:5])}")
+    return torch.from_numpy(np.array([number[name] for name in images.classes], dtype=np.int64))

@@ -1,0 +1,171 @@
+"""Runs under a real SLURM that the tests start; the script's text is tested without it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from launching import AT_STEP, CLI, environment, processes_naming, wait_for
+
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import Run, create_run
+from simclr_plus.slurm import Allocation, batch_script
+from simclr_plus.states import read_status
+
+LENGTH = ["training.epochs=30", "checkpoints.every_epochs=2"]
+
+
+def test_the_script_asks_for_what_was_given_and_is_valid_bash(tmp_path: Path) -> None:
+    run = create_run(load_recipe("demo"), tmp_path / "a folder with 'quotes'", "x")
+    given = Allocation(nodes=2, processes=8, gpus=8, cpus=64, time="1-00:00:00", partition="gpu", extra=("--qos=high",))
+    script = batch_script(run, given, max_restarts=3)
+    for line in ("--nodes=2", "--gpus-per-node=8", "--time=1-00:00:00", "--partition=gpu", "--qos=high", "--requeue"):
+        assert f"#SBATCH {line}\n" in script
+    assert "#SBATCH --signal=B:USR2@300\n" in script and "--processes 8 --max-restarts 3 --nodes 2" in script
+    assert "--mem" not in script and "--account" not in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
+
+
+def test_a_dry_run_shows_the_script_and_starts_nothing(
+    tmp_path: Path, tiny: list[str], simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    ask = ["--slurm", "--nodes", "2", "--gpus", "4", "--nproc", "gpu", "--time", "60", "--dry-run"]
+    done = simclr_plus("run", "demo", *tiny, *ask, cwd=tmp_path)
+    assert done.returncode == 0 and "#SBATCH --gpus-per-node=4" in done.stdout and "--processes 4" in done.stdout
+    plan = json.loads(simclr_plus("run", "demo", *tiny, *ask, "--json", cwd=tmp_path).stdout)
+    assert plan["processes"] == 8 and plan["batch_script"].startswith("#!/bin/bash\n#SBATCH")
+    assert not (tmp_path / "runs").exists()
+    lone = simclr_plus("run", "demo", *tiny, "--time", "60", cwd=tmp_path)
+    assert lone.returncode == 2 and "go with --slurm" in lone.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[slurm_cluster.Cluster]:
+    absent = slurm_cluster.missing()
+    if absent:
+        pytest.skip(f"needs SLURM (Debian: slurm-wlm, munge); not found: {', '.join(absent)}")
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets want a short path
+    folder.chmod(0o755)
+    try:
+        with slurm_cluster.Cluster(folder) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def command(
+    cluster: slurm_cluster.Cluster, folder: Path, *arguments: str, fault: str = ""
+) -> subprocess.CompletedProcess[str]:
+    variables = {**cluster.environment, **environment(folder, fault), "PATH": slurm_cluster.PATH}
+    return subprocess.run(
+        [*CLI, *arguments, "--runs", str(folder / "runs")],
+        cwd=folder,
+        env=variables,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def submitted(cluster: slurm_cluster.Cluster, folder: Path, *arguments: str, fault: str = "") -> tuple[Run, str]:
+    done = command(cluster, folder, "run", "demo", *arguments, "--slurm", "--name", "x", "--json", fault=fault)
+    assert done.returncode == 0, done.stderr
+    return Run(folder / "runs" / "x"), json.loads(done.stdout)["slurm"]["job_id"]
+
+
+def ps(cluster: slurm_cluster.Cluster, folder: Path) -> dict[str, object]:
+    done = command(cluster, folder, "ps", "--json")
+    found = json.loads(done.stdout)["runs"][0]
+    assert isinstance(found, dict)
+    return found
+
+
+def log_of(run: Run) -> str:
+    return "\n".join(path.read_text() for path in sorted(run.logs.glob("*.log")))
+
+
+@pytest.mark.slow
+def test_a_job_that_nears_its_limit_saves_returns_to_the_queue_and_resumes_to_the_end(
+    cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]
+) -> None:
+    run, job = submitted(cluster, tmp_path, *tiny, *LENGTH, "--time", "60")
+    assert read_status(run)["slurm"]["job_id"] == job and ps(cluster, tmp_path)["state"] in ("queued", "starting")
+    wait_for(lambda: len(run.metrics()) > 20, "steps of the job")
+    seen = ps(cluster, tmp_path)
+    assert (seen["state"], seen["job_id"]) == ("running", job)
+    cluster.command("scancel", "--batch", "--signal=USR2", job)  # as SLURM does before the limit
+    wait_for(lambda: run.events()[-1].get("reason") == "stopped", "the stop")
+    wait_for(lambda: read_status(run)["state"] == "queued", "the return to the queue")
+    assert ps(cluster, tmp_path)["state"] in ("queued", "starting")
+    wait_for(lambda: read_status(run)["state"] == "finished", f"the end of the resumed job; {log_of(run)}")
+    status = read_status(run)
+    assert (status["slurm"]["job_id"], status["slurm"]["restart_count"], status["attempt"]) == (job, 1, 2)
+    kinds = [e["event"] for e in run.events() if e["event"] in ("start", "resume")]
+    assert kinds == ["start", "resume"] and run.metrics()[-1]["step"] == 241
+    plain = subprocess.run(
+        [*CLI, "run", "demo", *tiny, *LENGTH, "--name", "plain", "--runs", tmp_path / "runs"],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        check=False,
+    )
+    unbroken = Run(tmp_path / "runs" / "plain")
+    assert plain.returncode == 0 and unbroken.latest_checkpoint().read_bytes() == run.latest_checkpoint().read_bytes()
+
+
+@pytest.mark.soak
+def test_slurms_own_signal_before_the_limit_sends_the_job_back(
+    cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]
+) -> None:
+    """Two minutes, the signal a minute before their end, a run of some 80 seconds: one requeue by the clock."""
+    slow = AT_STEP + "at_step(0, 0, lambda: time.sleep(0.25))"
+    limit = ["--time", "2", "--sbatch=--signal=B:USR2@60"]
+    run, job = submitted(cluster, tmp_path, *tiny, *LENGTH, *limit, fault=slow)
+    wait_for(lambda: read_status(run)["state"] == "finished", f"the end; {log_of(run)}", seconds=400)
+    status = read_status(run)
+    assert status["slurm"]["job_id"] == job and status["slurm"]["restart_count"] >= 1
+    assert run.metrics()[-1]["step"] == 241
+    assert "resume" in [event["event"] for event in run.events()]
+
+
+@pytest.mark.slow
+def test_stop_ends_a_job_that_runs_and_cancels_one_that_waits(
+    cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]
+) -> None:
+    run, job = submitted(cluster, tmp_path, *tiny, "training.epochs=500", "--sbatch", "--exclusive")
+    wait_for(run.metrics, f"a step; {log_of(run)}")
+    done = command(cluster, tmp_path, "stop", "x", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["state"] == "stopped", done.stderr
+    wait_for(lambda: job not in cluster.command("squeue", "--noheader", "--format=%i").split(), "the job's end")
+    assert read_status(run)["state"] == "stopped" and run.latest_checkpoint().exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    waiting, job = submitted(cluster, other, *tiny, "--sbatch", "--hold")
+    assert ps(cluster, other)["state"] == "queued"
+    assert command(cluster, other, "stop", "x").returncode == 0
+    assert cluster.command("squeue", "--noheader", "--format=%i", "--jobs", job).strip() == ""
+    assert read_status(waiting)["state"] == "stopped" and ps(cluster, other)["state"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_job_of_two_nodes_trains_one_run(cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]) -> None:
+    os.environ.pop("MASTER_ADDR", None)
+    run, _ = submitted(cluster, tmp_path, *tiny, "--nodes", "2")
+    wait_for(lambda: read_status(run)["state"] in ("finished", "failed"), "the end")
+    assert read_status(run)["state"] == "finished", log_of(run)
+    assert run.events()[0]["processes"] == 2 and run.metrics()[-1]["step"] == 9
+    wait_for(lambda: not processes_naming(run), "no process left", seconds=30)
+
+
+@pytest.mark.slow
+def test_sbatch_that_refuses_is_told(cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]) -> None:
+    done = command(cluster, tmp_path, "run", "demo", *tiny, "--slurm", "--name", "x", "--partition", "nowhere")
+    assert done.returncode == 1 and "sbatch refused" in done.stderr and "partition" in done.stderr
+    assert ps(cluster, tmp_path)["state"] == "failed"

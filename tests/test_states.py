@@ -1,0 +1,201 @@
+"""In what state a run is, for every way its folder can look; no training."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from simclr_plus import slurm, states
+from simclr_plus.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
+from simclr_plus.hanging import behind_the_others, hung
+from simclr_plus.processes import is_stopped, start_time
+from simclr_plus.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import Run, create_run
+from simclr_plus.states import here, state_of, write_status
+from simclr_plus.supervisor import Order, meets_here, torchrun_options
+
+ELSEWHERE = {"host": "another", "boot_id": "of-another"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return create_run(load_recipe("demo"), tmp_path, "mine")
+
+
+def test_a_run_that_nobody_started_is_queued(run: Run) -> None:
+    assert state_of(run) == states.State("queued", "not started yet")
+
+
+def test_what_the_supervisor_says_holds_while_it_holds_the_lock(run: Run) -> None:
+    lock = run.try_lock()
+    assert lock is not None
+    write_status(run, {"state": "starting", **here()})
+    assert state_of(run).name == "starting"
+    pulse = PulseWriter(pulse_file(run.logs, 0), 60)
+    pulse.beat(0, "preparing")
+    write_status(run, {"state": "running", **here()})
+    assert state_of(run).name == "starting"
+    pulse.beat(3, "step")
+    assert state_of(run).name == "running"
+    run.ask_to_stop()
+    assert state_of(run).name == "stopping"
+    os.close(lock)
+    assert state_of(run).name == "lost" and "resume" in state_of(run).why
+
+
+@pytest.mark.parametrize("name", ["stopped", "finished", "failed"])
+def test_an_end_is_an_end_until_someone_holds_the_lock_again(run: Run, name: str) -> None:
+    write_status(run, {"state": name, "why": "so it was", **here()})
+    assert state_of(run) == states.State(name, "so it was")
+    with run.locked():
+        assert state_of(run).name == "starting"
+    assert state_of(run).name == name
+
+
+def test_a_run_that_finished_after_its_supervisor_was_killed_is_finished(run: Run) -> None:
+    write_status(run, {"state": "running", "events_before": states.events_size(run), **here()})
+    run.log_event("start")
+    assert state_of(run).name == "lost"
+    run.log_event("exit", reason="finished")
+    assert state_of(run).name == "finished"
+    write_status(run, {"state": "running", "events_before": states.events_size(run), **here()})  # another attempt
+    assert state_of(run).name == "lost"
+
+
+def test_a_run_of_this_machine_before_it_was_started_anew_is_lost(run: Run) -> None:
+    write_status(run, {"state": "running", "host": socket.gethostname(), "boot_id": "an earlier one"})
+    assert state_of(run).name == "lost" and "started anew" in state_of(run).why
+
+
+def test_another_machines_run_is_believed_until_it_breaks_its_promise(run: Run) -> None:
+    now = time.time()
+    write_status(run, {"state": "running", "updated": now, "next_in": 120, **ELSEWHERE})
+    PulseWriter(pulse_file(run.logs, 0), 300).beat(7, "step")
+    assert state_of(run).name == "running"
+    assert state_of(run, now=now + 170).name == "running"  # 120 promised, 60 of grace
+    stale = state_of(run, now=now + 190)
+    assert stale.name == "stale" and "another is silent" in stale.why and stale.is_alive
+    assert state_of(run, now=now - 10_000).name == "running"  # a clock that jumped back
+
+
+def test_where_there_are_no_locks_the_promise_decides(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(states, "is_locked", lambda _: None)
+    write_status(run, {"state": "running", "updated": time.time(), "next_in": 120, **here()})
+    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    assert state_of(run).name == "running" and state_of(run, now=time.time() + 1000).name == "stale"
+
+
+@pytest.mark.parametrize(
+    ("job", "said", "name"),
+    [
+        (slurm.PENDING, "queued", "queued"),
+        (slurm.ACTIVE, "queued", "starting"),
+        (slurm.GONE, "queued", "lost"),
+        (None, "queued", "queued"),
+        (slurm.GONE, "running", "lost"),
+        (slurm.ACTIVE, "running", "running"),
+    ],
+)
+def test_slurm_is_asked_about_its_jobs(
+    run: Run, monkeypatch: pytest.MonkeyPatch, job: str | None, said: str, name: str
+) -> None:
+    monkeypatch.setattr(slurm, "state_of_job", lambda _: job)
+    write_status(run, {"state": said, "slurm": {"job_id": "7"}, "updated": time.time(), "next_in": 60, **ELSEWHERE})
+    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    assert state_of(run).name == name
+
+
+def test_a_loop_without_supervisor_runs_while_its_process_lives(run: Run) -> None:
+    run.log_event("start")
+    assert state_of(run).name == "lost"
+    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    assert state_of(run).name == "running"
+    path = pulse_file(run.logs, 0)
+    path.write_text(path.read_text().replace(f'"started": {start_time(os.getpid())}', '"started": 1'))
+    assert state_of(run).name == "lost"
+
+
+def test_a_torn_status_is_no_status(run: Run) -> None:
+    run.status_file.write_text('{"state": "runn')
+    assert state_of(run).name == "queued"
+
+
+def test_a_pulse_tells_who_and_what_and_a_torn_one_nothing(run: Run) -> None:
+    path = pulse_file(run.logs, 3)
+    PulseWriter(path, 30).beat(12, "evaluating")
+    pulse = read_pulse(path)
+    assert pulse is not None and (pulse.step, pulse.doing, pulse.next_in, pulse.pid) == (
+        12,
+        "evaluating",
+        120,
+        os.getpid(),
+    )
+    assert pulse.started == start_time(os.getpid()) and not is_stopped(os.getpid())
+    assert list(read_pulses(run.logs)) == [3]
+    path.write_bytes(path.read_bytes()[:100])
+    assert read_pulse(path) is None and read_pulses(run.logs) == {}
+
+
+def test_the_rank_that_keeps_others_waiting_is_named(run: Run) -> None:
+    for rank, (step, doing) in enumerate([(5, "step"), (5, "data"), (5, "step")]):
+        PulseWriter(pulse_file(run.logs, rank), 10).beat(step, doing)
+    pulses, seen = read_pulses(run.logs), {}
+    assert behind_the_others(pulses) == 1
+    assert hung(pulses, seen, 100.0) is None and hung(pulses, seen, 109.0) is None
+    found = hung(pulses, seen, 111.0)
+    assert found is not None and found.rank == 1 and "at step 5 (data)" in found.message
+    PulseWriter(pulse_file(run.logs, 1), 10).beat(5, "step")  # it went on, and now nobody is behind
+    found = hung(read_pulses(run.logs), seen, 111.0)
+    assert found is not None and found.rank is None and "not known" in found.message
+    for rank in range(3):
+        PulseWriter(pulse_file(run.logs, rank), 10).beat(6, "done")
+    assert hung(read_pulses(run.logs), seen, 1000.0) is None
+
+
+def raised(error: BaseException, rank: int, at: float) -> Failure:
+    try:
+        raise error
+    except BaseException as caught:
+        failure = failure_of(caught, rank)
+    return Failure(**{**failure.as_dict(), "time": at})
+
+
+def test_the_cause_is_a_kill_else_the_earliest_failure_that_is_not_about_others(tmp_path: Path) -> None:
+    lost = raised(RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:1"), 0, at=1.0)
+    own = raised(ZeroDivisionError("division by zero"), 2, at=2.0)
+    for failure in (own, lost):
+        note_failure(tmp_path, failure)
+    noted = noted_failures(tmp_path)
+    assert [f.rank for f in noted] == [0, 2]
+    assert root_cause(noted, [Exit(0, 1), Exit(2, 1)]) == own
+    assert "rank 2" in own.sentence() and "ZeroDivisionError" in own.sentence() and "test_states.py" in own.sentence()
+    killed = root_cause([lost], [Exit(0, 1), Exit(1, -9)])
+    assert (killed.kind, killed.rank, killed.message) == ("killed", 1, "was killed by SIGKILL")
+    assert root_cause([lost], [Exit(1, -9)], memory_kills=1).kind == "out of memory"
+    assert root_cause([lost], [Exit(0, 1)]) == lost
+    assert root_cause([lost], [Exit(0, 1), Exit(1, 7)]).rank == 1
+    assert root_cause([own], [Exit(2, -6), Exit(0, 1)]) == own  # it spoke before it crashed
+    assert "exit code 3" in root_cause([], [Exit(1, 3)]).sentence()
+
+
+def test_what_would_happen_again_is_told_apart() -> None:
+    assert raised(FileNotFoundError(2, "No such file", "x"), 0, 0).would_happen_again
+    assert not raised(ConnectionResetError("reset"), 0, 0).would_happen_again
+    assert not raised(ValueError("odd"), 0, 0).would_happen_again
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes")):
+        assert raised(error, 1, 0).kind == "out of memory"
+
+
+def test_torchrun_is_told_where_the_nodes_meet(run: Run) -> None:
+    options = torchrun_options(run, Order(4, "2:3", "node1:29500", 5))
+    text = " ".join(options)
+    assert "--nnodes 2:3 --nproc-per-node 4" in text and "--rdzv-endpoint node1:29500" in text
+    assert f"--rdzv-id {run.name} --max-restarts 5" in text
+    assert torchrun_options(run, Order(2))[0] == "--standalone"
+    assert Order(1).is_alone and not Order(2).is_alone and not Order(1, "2", "h:1").is_alone
+    assert meets_here("127.0.0.1:29500") and meets_here("[::1]:1") and not meets_here("192.0.2.1:29500")
