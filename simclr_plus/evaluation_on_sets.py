@@ -210,7 +210,7 @@ def few_labels(
     settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
     choices = ["linear layer starts from zero, cosine decay to 0 (the paper does not say)"]
     if not list_file:
-        choices.append(f"labels: {share:.3g} of each class, seed {seed}")
+        choices.append("labels: an equal share of each class, drawn by the seed")
     if protocol_name == "simclr_v2" and share > 0.05:
         choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
     return _written(target, kind, found, settings, outcomes, image_choices=choices)
