@@ -5,18 +5,34 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import socket
+import subprocess
+import sys
 import time
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from simclr_plus.tui.app import SimclrPlusApp
+from rich.color import ColorType
+from safetensors.numpy import save_file
+from simclr_plus.tui.app import THEMES, SimclrPlusApp
 from simclr_plus.tui.line_chart import LineChart
+from simclr_plus.tui.screens.checkpoints import CheckpointsScreen
+from simclr_plus.tui.screens.compare import CompareScreen
+from simclr_plus.tui.screens.dialogs import Help, Tell
+from simclr_plus.tui.screens.form import FormScreen
+from simclr_plus.tui.screens.recipes import RecipesScreen
 from simclr_plus.tui.screens.rows import Rows
+from simclr_plus.tui.screens.run import RunScreen
+from simclr_plus.tui.served import serve_in_browser
+from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import Footer, Static
 
+from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
@@ -151,3 +167,325 @@ def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tu
 
     drive(SimclrPlusApp(tmp_path), steps, size)
     os.close(lock)
+
+
+# starting and changing: what the screens leave behind
+
+
+class Started:
+    """Stands in for the commands: keeps their words and runs a small program that ends as it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, program: str = "") -> None:
+        self.words: list[list[str]] = []
+
+        def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+            self.words.append(list(words))
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as file:
+                process = subprocess.Popen([sys.executable, "-c", program], stdout=file, stderr=file)
+            process.wait()
+            return process
+
+        monkeypatch.setattr("simclr_plus.tui.commands.start", start)
+
+
+async def open_form(app: SimclrPlusApp, pilot: Pilot[None]) -> FormScreen:
+    await until(pilot, lambda: "Welcome" in screen_text(app))
+    await pilot.press("d")
+    await until(pilot, lambda: isinstance(app.screen, FormScreen) and app.screen.query_one(Rows).row_count > 20)
+    assert isinstance(app.screen, FormScreen)
+    return app.screen
+
+
+def test_a_form_is_changed_checked_saved_and_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = Started(monkeypatch)
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        form = await open_form(app, pilot)
+        await pilot.press("slash", *"lr=0.1", "enter")
+        assert "did you mean optimizer.learning_rate?" in screen_text(app) and form.form.overrides == {}
+        await pilot.press("escape", "slash", *"training.epochs=x")
+        assert "training.epochs" in str(form.query_one("#editor-problem", Static).render())
+        await pilot.press("backspace", "3", "enter")
+        assert form.form.overrides == {"training.epochs": "3"}
+        await pilot.press("slash", *"start.name=mine", "enter", "slash", *"optimizer name", "enter", "space")
+        assert form.chosen() is not None and form.form.overrides["optimizer.name"] == "lars"
+        await pilot.press("backspace")
+        assert "optimizer.name" not in form.form.overrides
+        await pilot.press("w")
+        await until(pilot, lambda: "Save the edited recipe" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, (tmp_path / "my_demo.toml").exists)
+        assert load_recipe(tmp_path / "my_demo.toml") == load_recipe("demo", ["training.epochs=3"])
+        create_run(load_recipe("demo"), tmp_path / "runs", "mine2")
+        await pilot.press("ctrl+l")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        assert app.screen.run_folder.name == "mine"
+
+    drive(SimclrPlusApp(Path("runs")), steps)
+    assert started.words == [["run", "demo", "training.epochs=3", "--name", "mine", "-d"]]
+
+
+def test_a_command_that_fails_says_why_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Started(monkeypatch, "import sys; sys.exit('no such device anywhere')")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await open_form(app, pilot)
+        await pilot.press("ctrl+l")
+        await until(pilot, lambda: "no such device anywhere" in screen_text(app))
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, FormScreen))
+
+    drive(SimclrPlusApp(Path("runs")), steps)
+
+
+def test_a_recipe_that_cannot_be_planned_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started(monkeypatch)
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await open_form(app, pilot)
+        await pilot.press("slash", *"start.processes=3", "enter", "ctrl+l")
+        await until(pilot, lambda: "does not divide by 3 processes" in screen_text(app))
+        assert isinstance(app.screen, Tell)
+
+    drive(SimclrPlusApp(tmp_path / "runs"), steps)
+    assert started.words == []
+
+
+def test_recipes_are_searched_and_ones_own_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(load_recipe("demo").to_toml())
+    (tmp_path / "wrong.toml").write_text("[training]\nepochz = 3\n")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: "Welcome" in screen_text(app))
+        await pilot.press("n")
+        await until(pilot, lambda: isinstance(app.screen, RecipesScreen) and app.screen.query_one(Rows).row_count > 5)
+        screen = app.screen
+        assert isinstance(screen, RecipesScreen) and screen.chosen() == "mine.toml"
+        await pilot.press("down")
+        await until(pilot, lambda: "did you mean training.epochs" in screen_text(app))
+        await pilot.press("slash", *"imagenet 4x", "enter")
+        assert [str(key.value) for key in screen.query_one(Rows).rows] == ["r50_4x"]
+        assert "76.5 %" in screen_text(app)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, FormScreen))
+
+    drive(SimclrPlusApp(Path("runs")), steps)
+
+
+def test_runs_are_sorted_filtered_and_laid_over_each_other(tmp_path: Path) -> None:
+    for i, name in enumerate(("alpha", "beta", "gamma")):
+        run = a_run(tmp_path, name, overrides=(f"optimizer.learning_rate={0.001 * (i + 1)}",))
+        run.log_metrics(line(310, loss=3.0 - i))
+        os.utime(run.recipe_file, (1e9 + i, 1e9 + i))
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        table = app.screen.query_one(Rows)
+        await until(pilot, lambda: table.row_count == 3)
+        assert [key.value for key in table.rows] == ["gamma", "beta", "alpha"]
+        await pilot.press("o")
+        assert [key.value for key in table.rows] == ["alpha", "beta", "gamma"]
+        await pilot.press("o", "o")
+        assert [key.value for key in table.rows] == ["gamma", "beta", "alpha"]
+        await pilot.press("slash", *"eta", "enter")
+        assert [key.value for key in table.rows] == ["beta"]
+        await pilot.press("space", "escape")
+        assert table.row_count == 3
+        await pilot.press("up", "c")
+        await until(
+            pilot, lambda: isinstance(app.screen, CompareScreen) and "optimizer.learning_rate" in screen_text(app)
+        )
+        screen = app.screen
+        assert isinstance(screen, CompareScreen)
+        names = {curve.label: curve for curve in screen.query_one(LineChart).curves if not curve.faint}
+        assert set(names) == {"beta", "gamma"} and names["beta"].color != names["gamma"].color
+        rows = screen.query_one("#compare-table", Rows)
+        cells = [[str(cell) for cell in rows.get_row_at(i)] for i in range(rows.row_count)]
+        assert ["optimizer.learning_rate", "0.002", "0.003"] in cells or [
+            "optimizer.learning_rate",
+            "0.003",
+            "0.002",
+        ] in cells
+        await pilot.press("2")
+        assert screen.query_one(LineChart).title == "contrastive accuracy"
+
+    drive(SimclrPlusApp(tmp_path), steps)
+
+
+def test_checkpoints_are_shown_by_their_headers_and_damaged_ones_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    started = Started(monkeypatch)
+    run = a_run(tmp_path / "runs", "one")
+    run.checkpoints.mkdir()
+    run.results.mkdir()
+    save_file({"encoder.conv1.weight": np.zeros((8, 3, 3, 3), np.float32)}, run.checkpoint_file(100), {"step": "100"})
+    run.checkpoint_file(50).write_bytes(b"rubbish!rubbish!")
+    result = {"step": 100, "data": "embedded", "results": {"encoder": {"top1": 0.8125, "top5": 0.99}}}
+    run.write_result("knn_step_00000100", result)
+    (run.results / "bad.json").write_text("{")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("k")
+        await until(pilot, lambda: "encoder.conv1.weight" in screen_text(app))
+        assert "8 x 3 x 3 x 3" in screen_text(app) and "81.2%" in screen_text(app)
+        assert "unreadable" in screen_text(app)
+        await pilot.press("x")
+        await until(pilot, lambda: "Write the encoder to" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: len(started.words) == 1)
+        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen))
+        await pilot.press("e")
+        await until(pilot, lambda: "nearest neighbours" in screen_text(app))
+        await pilot.press("enter")
+        await until(pilot, lambda: len(started.words) == 2)
+        await pilot.press("down")
+        await until(pilot, lambda: "header length" in screen_text(app))
+
+    drive(SimclrPlusApp(Path("runs")), steps)
+    path = str(Path("runs") / "one" / "checkpoints" / "step_00000100.safetensors")
+    assert started.words == [
+        ["export", path, "-o", "one_step_00000100.safetensors"],
+        ["evaluate", "knn", path],
+    ]
+
+
+def test_reading_only_offers_nothing_that_changes_something(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = Started(monkeypatch)
+    run, lock = a_live_run(tmp_path, "live")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        assert not footer_keys(app) & {"New", "Stop", "Resume", "Evaluate"}
+        await pilot.press("s", "r", "e", "n", "d", "enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        assert not footer_keys(app) & {"Stop", "Resume", "Evaluate"}
+        await pilot.press("s", "r", "e")
+        assert isinstance(app.screen, RunScreen)
+
+    drive(SimclrPlusApp(tmp_path, readonly=True), steps)
+    os.close(lock)
+    assert not run.stop_file.exists() and started.words == []
+
+
+def test_help_is_made_from_the_keys_of_the_screen(tmp_path: Path) -> None:
+    a_run(tmp_path, "one")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        bindings = [b for b in RunScreen.BINDINGS if isinstance(b, Binding)]
+        await pilot.press("question_mark")
+        await until(pilot, lambda: isinstance(app.screen, Help))
+        assert isinstance(app.screen, Help)
+        told = [text for _, text in app.screen.keys]
+        assert all((binding.tooltip or binding.description) in told for binding in bindings)
+        await pilot.press("escape")
+        assert isinstance(app.screen, RunScreen)
+
+    drive(SimclrPlusApp(tmp_path), steps, (80, 24))
+
+
+def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> None:
+    a_run(tmp_path, "one", lines=50)
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        chart = app.screen.query_one("#chart-loss", LineChart)
+        await until(pilot, lambda: len(chart.curves) == 2)
+        await pilot.press("left", "plus")
+        assert chart.crosshair == pytest.approx(500 - 490 / 50) and chart.span is not None
+        assert chart.span[1] - chart.span[0] == pytest.approx(245, abs=5)
+        await pilot.press("z", "x")
+        assert chart.span is None and chart.x_name == "epochs" and chart.curves[0].x[-1] == pytest.approx(500 / 78)
+        await pilot.press("y")
+        assert chart.log_y
+        await pilot.press("m", "m")
+        assert len(chart.curves) == 1
+        await pilot.press("3")
+        shown = [c.id for c in app.screen.query(LineChart) if c.display]
+        assert shown == ["chart-accuracy"]
+        await pilot.hover("#chart-accuracy", offset=(40, 5))
+        await until(pilot, lambda: app.screen.query_one("#chart-accuracy", LineChart).crosshair is not None)
+
+    drive(SimclrPlusApp(tmp_path), steps)
+
+
+@pytest.mark.parametrize("theme", ["dark", "light", "16"])
+def test_every_theme_draws_and_the_16_colours_stay_sixteen(tmp_path: Path, theme: str) -> None:
+    a_run(tmp_path, "one")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        chart = app.screen.query_one("#chart-loss", LineChart)
+        await until(pilot, lambda: len(chart.curves) == 2)
+        color = chart.color(0).color
+        assert color is not None and (color.type == ColorType.STANDARD) == (theme == "16")
+        await pilot.press("t")
+        assert app.theme != THEMES[theme][0]
+
+    drive(SimclrPlusApp(tmp_path, theme=theme), steps)
+
+
+@pytest.mark.parametrize("size", [(20, 5), (40, 10), (1, 1)])
+def test_a_tiny_terminal_is_survived(tmp_path: Path, size: tuple[int, int]) -> None:
+    a_run(tmp_path, "one")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
+        await pilot.pause(0.1)
+        await pilot.press("escape", "n")
+        await until(pilot, lambda: isinstance(app.screen, RecipesScreen))
+
+    drive(SimclrPlusApp(tmp_path), steps, size)
+
+
+def test_without_braille_nothing_is_drawn_but_ascii(tmp_path: Path) -> None:
+    a_run(tmp_path, "one")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: len(app.screen.query_one("#chart-loss", LineChart).curves) == 2)
+        chart = app.screen.query_one("#chart-loss", LineChart)
+        text = "".join(chart.render_line(y).text for y in range(chart.size.height))
+        assert text.isascii() and "'" in text
+
+    drive(SimclrPlusApp(tmp_path, ascii_only=True), steps)
+
+
+def test_serving_needs_its_package_and_a_free_port_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[str, dict[str, Any]]] = []
+
+    class Server:
+        def __init__(self, command: str, **given: Any) -> None:
+            served.append((command, given))
+
+        def serve(self) -> None: ...
+
+    module = types.ModuleType("textual_serve.server")
+    monkeypatch.setitem(sys.modules, "textual_serve.server", None)
+    with pytest.raises(EnvironmentNotAbleError, match=r"simclr-plus\[serve\]"):
+        serve_in_browser(["tui", "runs"], 8000, print)
+    module.Server = Server  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "textual_serve", types.ModuleType("textual_serve"))
+    monkeypatch.setitem(sys.modules, "textual_serve.server", module)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(EnvironmentNotAbleError, match="choose another"):
+            serve_in_browser(["tui", "runs"], taken.getsockname()[1], print)
+        port = taken.getsockname()[1]
+    serve_in_browser(["tui", "my runs", "--readonly"], port, print)
+    command, given = served[0]
+    assert command.endswith("-m simclr_plus.cli tui 'my runs' --readonly") and given["host"] == "127.0.0.1"

@@ -23,7 +23,7 @@ from simclr_plus.tail import last_objects
 
 from .raster import Floats
 
-SECONDS_AT_ONCE = 0.1  # of reading, then the screen has its turn
+SECONDS_AT_ONCE = 0.05  # of reading, then the screen has its turn
 AXIS_NAMES = {"step": "steps", "epoch": "epochs", "images": "images", "time": "hours"}
 AXES = tuple(AXIS_NAMES)
 
@@ -66,23 +66,17 @@ class Feed:
         self.facts = facts
         return more
 
-    def columns(self, *names: str) -> dict[str, Floats]:
-        """Copies of columns as numbers; those that no line has are left out."""
+    def columns(self, *names: str, last: int = 0) -> dict[str, Floats]:
+        """Copies of columns as numbers, or of their `last` ones; those that no line has are left out."""
+        begin = -last if last else None
+        found = {}
         with self._lock:
-            found = {"step": np.array(self._table.steps, dtype=np.float64)} if "step" in names else {}
             for name in names:
-                if name in self._table.columns:
-                    found[name] = np.array(self._table.columns[name], dtype=np.float64)
+                if name == "step":
+                    found[name] = np.array(self._table.steps[begin:], dtype=np.float64)
+                elif name in self._table.columns:
+                    found[name] = np.array(self._table.columns[name][begin:], dtype=np.float64)
         return found
-
-    def last(self, name: str) -> float | None:
-        """The newest number of a column."""
-        with self._lock:
-            column = self._table.columns.get(name)
-            for i in range(len(column or ()) - 1, max(-1, len(column or ()) - 5000), -1):
-                if column is not None and not math.isnan(column[i]):
-                    return float(column[i])
-        return None
 
     @property
     def lines(self) -> int:

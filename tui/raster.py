@@ -128,21 +128,3 @@ def smooth(y: Floats, lines: float) -> Floats:
     out = np.full(len(y), np.nan)
     out[finite] = average / (1 - decay ** np.arange(1, n + 1))
     return out
-
-
-def thinned(x: Floats, y: Floats, points: int) -> tuple[Floats, Floats]:
-    """At most about `points` points with the same look: lowest and highest of each stretch; NaN kept where all are."""
-    if len(x) <= points:
-        return x, y
-    stretch = -(-len(x) * 2 // points)
-    n = len(x) // stretch * stretch
-    whole = y[:n].reshape(-1, stretch)
-    empty = ~np.isfinite(whole).any(axis=1)
-    filled = np.where(np.isfinite(whole), whole, np.inf)
-    low = filled.argmin(axis=1)
-    high = np.where(np.isfinite(whole), whole, -np.inf).argmax(axis=1)
-    starts = np.arange(len(whole)) * stretch
-    picked = np.sort(np.stack([starts + low, starts + high], axis=1), axis=1).reshape(-1)
-    picked[np.repeat(empty, 2)] = np.repeat(starts[empty], 2)
-    picked = np.concatenate([picked, np.arange(n, len(x))])
-    return x[picked], y[picked]

@@ -15,16 +15,17 @@ from simclr_plus.runs import Run
 
 from ..alarms import alarms
 from ..feed import AXES, AXIS_NAMES, Feed, processes_on
-from ..line_chart import LineChart
+from ..line_chart import Curve, LineChart
 from ..logs import LogTail, log_files
 from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, future_rate, levels_of
-from ..raster import Floats
 from ..ticks import duration, short, size, spark
 from .live import LiveScreen
 from .states import COLORS
 
 ALARM_COLUMNS = ("step", "epoch", "time", "loss", "feature_std", "effective_rank", "data_wait")
 RECENT = 2000  # lines that alarms look at
+REST = 10  # times what drawing took must pass before the next
+SECONDS_FOR_OTHERS = 0.02  # between two bits of a long file
 
 
 class RunScreen(LiveScreen):
@@ -70,6 +71,8 @@ class RunScreen(LiveScreen):
         self.log_tail: LogTail | None = None
         self.log_words = ""
         self._shown_version = -1
+        self._next_drawing = 0.0
+        self._curves: dict[str, tuple[tuple[object, ...], list[Curve]]] = {}
         self._cpu: dict[str, list[float]] = {}
 
     def compose(self) -> ComposeResult:
@@ -93,9 +96,13 @@ class RunScreen(LiveScreen):
         self._arrange()
 
     def read(self) -> None:
-        """Read the run; a long file bit by bit, each of them shown."""
+        """Read the run; a long file bit by bit, shown as it comes."""
+        shown = time.monotonic()
         while self.feed.look() and self.is_attached:
-            self.post_message(self.HasRead())
+            if time.monotonic() - shown > self.SECONDS_BETWEEN_LOOKS:
+                shown = time.monotonic()
+                self.post_message(self.HasRead())
+            time.sleep(SECONDS_FOR_OTHERS)
         if self.log_tail is None:
             found = log_files(self.run_folder.logs)
             self.log_tail = LogTail(found[0]) if found else None
@@ -111,24 +118,34 @@ class RunScreen(LiveScreen):
         self._show_head()
         self._show_alarms()
         self._show_log()
-        if self._shown_version != self.feed.version:
+        if self._shown_version != self.feed.version and time.monotonic() >= self._next_drawing:
+            begin = time.monotonic()
             self._shown_version = self.feed.version
             self.draw()
+            self._next_drawing = time.monotonic() + REST * (time.monotonic() - begin)
 
     def draw(self) -> None:
         """Draw the charts that are on the screen."""
         facts = self.feed.facts
-        steps = facts.glance.get("steps")
         for plot, chart in self._charts():
             if not chart.display:
                 continue
-            curves = curves_of(plot, self.feed, self.axis, self.lines)
-            if plot.key == "rate" and facts.recipe is not None and isinstance(steps, int) and curves:
-                ahead = future_rate(facts.recipe, steps, self.feed, self.axis)
-                curves += [ahead] if ahead is not None else []
+            curves = self._curves_of(plot)
             chart.note, chart.x_name = self._note(plot), AXIS_NAMES[self.axis]
             log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
             chart.show(curves, levels_of(plot, facts.recipe), span=self.span, crosshair=self.crosshair, log_y=log)
+
+    def _curves_of(self, plot: Plot) -> list[Curve]:
+        """The curves of a chart, made anew only when there are new values or other wishes."""
+        mark = (self.feed.version, self.axis, self.lines, self.feed.facts.recipe is None)
+        if plot.key not in self._curves or self._curves[plot.key][0] != mark:
+            curves = curves_of(plot, self.feed, self.axis, self.lines)
+            recipe, steps = self.feed.facts.recipe, self.feed.facts.glance.get("steps")
+            if plot.key == "rate" and recipe is not None and isinstance(steps, int) and curves:
+                ahead = future_rate(recipe, steps, self.feed, self.axis)
+                curves += [ahead] if ahead is not None else []
+            self._curves[plot.key] = (mark, curves)
+        return self._curves[plot.key][1]
 
     def _note(self, plot: Plot) -> str:
         if not self.feed.lines:
@@ -212,8 +229,7 @@ class RunScreen(LiveScreen):
 
     def _show_alarms(self) -> None:
         facts = self.feed.facts
-        columns = self.feed.columns(*ALARM_COLUMNS)
-        recent: dict[str, Floats] = {name: column[-RECENT:] for name, column in columns.items()}
+        recent = self.feed.columns(*ALARM_COLUMNS, last=RECENT)
         batch = facts.recipe.training.batch_size if facts.recipe is not None else None
         silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
         found = alarms(facts.glance, recent, batch, silent)
@@ -225,6 +241,7 @@ class RunScreen(LiveScreen):
 
     def _show_log(self, *, anew: bool = False) -> None:
         view = self.query_one("#log", RichLog)
+        view.set_class(self.log_tail is None, "empty")
         if self.log_tail is None:
             return
         changed = self.log_tail.look()
@@ -367,8 +384,8 @@ class RunScreen(LiveScreen):
         return self.span or self._whole_range()
 
     def _whole_range(self) -> tuple[float, float]:
-        x = self.feed.axis(self.axis)
-        return (float(x[0]), float(x[-1])) if len(x) > 1 else (0.0, 1.0)
+        ends = [(c.x[0], c.x[-1]) for c in self._curves_of(PLOTS[0]) if len(c.x) > 1]
+        return (float(ends[0][0]), float(ends[0][1])) if ends else (0.0, 1.0)
 
     def _changed(self) -> None:
         self._show_head()
