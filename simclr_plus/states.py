@@ -110,8 +110,8 @@ def _at_work(run: Run, status: dict[str, Any]) -> State:
     said = str(status["state"])
     if said == STOPPING or run.stop_file.exists():
         return State(STOPPING, "a checkpoint is saved first")
-    pulse = read_pulse(pulse_file(run.logs, 0))
-    if said == STARTING or pulse is None or pulse.doing == "preparing":
+    pulse = read_pulse(pulse_file(run.logs, 0))  # of this attempt: the supervisor removes older ones before it starts
+    if pulse is None or pulse.doing == "preparing":
         return State(STARTING, pulse.doing if pulse else "")
     return State(RUNNING, pulse.doing if pulse.doing in ("evaluating", "saving") else "")
 
