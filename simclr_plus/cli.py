@@ -496,12 +496,13 @@ def bench_the_checkpoint(
 @bench_app.command("logistic")
 def bench_the_logistic_regression(
     images: Annotated[int, typer.Option("--images", "-n", min=100, max=10_000, help="Images to fit on.")] = 10_000,
+    tolerance: Annotated[float, typer.Option(min=0, help="Share of an objective that ours may leave to gain.")] = 1e-8,
     as_json: AsJson = False,
 ) -> None:
     """The 45 penalties of transfer beside scikit-learn: minutes."""
     from simclr_plus.bench.logistic import bench_logistic
 
-    _show_bench(bench_logistic(images=images, say=_say), as_json)
+    _show_bench(bench_logistic(images=images, tolerance=tolerance, say=_say), as_json)
 
 
 def _show_bench(report: Report, as_json: bool) -> None:

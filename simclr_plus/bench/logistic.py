@@ -28,7 +28,7 @@ OURS, THEIRS = "SimCLR+ fit_path", "scikit-learn lbfgs"
 CLASSES = 10
 
 
-def bench_logistic(*, images: int, say: Callable[[str], None] = lambda _: None) -> Report:
+def bench_logistic(*, images: int, tolerance: float = 1e-8, say: Callable[[str], None] = lambda _: None) -> Report:
     """Fit on `images` embedded images of ten classes, choose on 2,000 others."""
     try:
         import sklearn
@@ -46,7 +46,7 @@ def bench_logistic(*, images: int, say: Callable[[str], None] = lambda _: None) 
     with torch_threads(1), threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         started = time.process_time()
-        path = fit_path(x, y, CLASSES, PENALTIES)
+        path = fit_path(x, y, CLASSES, PENALTIES, tolerance=tolerance)
         seconds = {OURS: [time.process_time() - started]}
         say(f"ours: {seconds[OURS][0]:.1f} s; the same by scikit-learn")
         theirs = LogisticRegression(max_iter=100_000, warm_start=True)
@@ -73,7 +73,13 @@ def bench_logistic(*, images: int, say: Callable[[str], None] = lambda _: None) 
     faster = seconds[THEIRS][0] / seconds[OURS][0]
     return Report(
         name="logistic",
-        settings={"images": len(x), "features": x.shape[1], "classes": CLASSES, "penalties": len(PENALTIES)},
+        settings={
+            "images": len(x),
+            "features": x.shape[1],
+            "classes": CLASSES,
+            "penalties": len(PENALTIES),
+            "tolerance": tolerance,
+        },
         comparisons=[compare(f"{len(x):,} x {x.shape[1]}, all penalties", seconds, base=THEIRS, items="paths/s")],
         ratios={
             "times_scikit_learn": faster,
