@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import math
 import os
 import shutil
@@ -547,3 +548,38 @@ def test_without_a_terminal_the_verb_says_what_to_type_instead(tmp_path: Path, m
         cli.tui(tmp_path, False, "", False, False, 8000)
     with pytest.raises(RecipeError, match="--theme 'pink'"):
         cli.tui(tmp_path, False, "pink", False, False, 8000)
+
+
+NASTY = ["text", [], {}, [[{}]], None, True, -1, 1e308, "1e999", 10**40]
+
+
+@pytest.mark.parametrize("value", NASTY, ids=repr)
+def test_whatever_stands_in_the_files_of_a_run_the_screens_live(tmp_path: Path, value: Any) -> None:
+    run = a_run(tmp_path, "one", lines=5)
+    for name, text in (
+        ("metrics.jsonl", json.dumps({**dict.fromkeys(line(0), value), "step": 60})),
+        ("metrics.jsonl", json.dumps({"step": value})),
+        ("events.jsonl", json.dumps({"event": "start", "steps": value, "processes": value, "host": value})),
+        ("system.here.jsonl", json.dumps({"time": time.time(), "cpu": value, "memory_used": value, "gpus": [value]})),
+    ):
+        with (run.path / name).open("a") as file:
+            file.write(text + "\n")
+    status = {"state": "running", "slurm": value, "host": value, "updated": value, "processes": value, "why": value}
+    run.status_file.write_text(json.dumps(status))
+    run.results.mkdir()
+    (run.results / "knn.json").write_text(json.dumps({"results": {"encoder": value}, "step": value, "data": value}))
+    a_run(tmp_path, "two")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        table = app.screen.query_one(Rows)
+        await until(pilot, lambda: table.row_count == 2)
+        app.screen.query_one(Rows).move_cursor(row=[key.value for key in table.rows].index("one"))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.feed.lines > 0)
+        await pilot.press("x", "x", "y", "left", "k")
+        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen))
+        await pilot.press("escape", "escape", "up", "space", "space", "c")
+        await until(pilot, lambda: isinstance(app.screen, CompareScreen))
+        await until(pilot, lambda: len(app.screen.query_one(LineChart).curves) > 0)
+
+    drive(SimclrPlusApp(tmp_path), steps)
