@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -15,10 +17,11 @@ from typing import Any
 import pytest
 
 from simclr_plus.overview import glance
-from simclr_plus.runs import Run
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import Run, create_run
 from simclr_plus.states import state_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")]
+pytestmark = pytest.mark.slow
 
 
 class Terminal:
@@ -70,6 +73,7 @@ def lines_of(run: Run) -> int:
     return len(run.metrics_file.read_bytes().splitlines()) if run.metrics_file.exists() else 0
 
 
+@pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_a_new_user_starts_watches_loses_finds_stops_resumes_and_evaluates_a_run(terminal: Terminal) -> None:
     t = terminal
     run = Run(t.folder / "runs" / "mine")
@@ -139,3 +143,40 @@ def test_a_new_user_starts_watches_loses_finds_stops_resumes_and_evaluates_a_run
     t.press("Enter")
     t.until(lambda: list(t.folder.glob("mine_*.safetensors")), 120)
     t.press("Escape", "q")
+
+
+def test_a_browser_gets_the_runs_from_this_machine_only(tmp_path: Path) -> None:
+    """By the websocket that the page opens."""
+    pytest.importorskip("textual_serve")
+    import aiohttp
+
+    create_run(load_recipe("demo"), tmp_path / "runs", "seen_from_afar")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "simclr_plus.cli", "tui", "--serve", "--port", str(port)]
+    server = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    async def visit() -> None:
+        received = b""
+        end = time.monotonic() + 90
+        async with aiohttp.ClientSession() as session:
+            while b"seen_from_afar" not in received:
+                assert time.monotonic() < end, received[-2000:]
+                try:
+                    async with session.ws_connect(f"http://127.0.0.1:{port}/ws?width=100&height=30") as page:
+                        while b"seen_from_afar" not in received:
+                            message = await page.receive(timeout=end - time.monotonic())
+                            received += message.data if isinstance(message.data, bytes) else b""
+                except aiohttp.ClientConnectionError:
+                    await asyncio.sleep(0.2)
+
+    try:
+        asyncio.run(visit())
+        others = {a for _, _, _, _, (a, *_) in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)}
+        for address in others - {"127.0.0.1", "127.0.1.1"}:
+            with pytest.raises(OSError), socket.create_connection((address, port), timeout=5):
+                pass
+    finally:
+        server.terminate()
+        server.wait(30)

@@ -26,6 +26,8 @@ from .raster import Floats
 SECONDS_AT_ONCE = 0.05  # of reading, then the screen has its turn
 AXIS_NAMES = {"step": "steps", "epoch": "epochs", "images": "images", "time": "hours"}
 AXES = tuple(AXIS_NAMES)
+TOO_LARGE = 1e300  # to be reckoned with
+NUMBERS = ("step", "steps", "epoch", "loss", "images_per_second", "time", "seconds_left")  # of a glance
 
 
 @dataclass
@@ -69,14 +71,14 @@ class Feed:
     def columns(self, *names: str, last: int = 0) -> dict[str, Floats]:
         """Copies of columns as numbers, or of their `last` ones; those that no line has are left out."""
         begin = -last if last else None
-        found = {}
+        found: dict[str, Floats] = {}
         with self._lock:
             for name in names:
                 if name == "step":
                     found[name] = np.array(self._table.steps[begin:], dtype=np.float64)
                 elif name in self._table.columns:
                     found[name] = np.array(self._table.columns[name][begin:], dtype=np.float64)
-        return found
+        return {name: np.where(np.abs(column) < TOO_LARGE, column, np.nan) for name, column in found.items()}
 
     @property
     def lines(self) -> int:
@@ -113,16 +115,26 @@ def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:
     except SimclrPlusError as error:
         facts.trouble = str(error)
     try:
-        facts.glance = glance(run)
+        facts.glance = _checked(glance(run))
         facts.last_line_at = run.metrics_file.stat().st_mtime if run.metrics_file.exists() else None
         for path in sorted(run.path.glob("system.*.jsonl")):
             line = next(last_objects(path), {})
             if time.time() - _number(line.get("time"), 0.0) < 60:
                 facts.machines[path.name[7:-6]] = line
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         facts.glance = facts.glance or {"run": run.name, "state": "unreadable", "why": str(error)}
         facts.trouble = facts.trouble or f"{run.path} cannot be read: {error}"
     return facts
+
+
+def _checked(view: dict[str, Any]) -> dict[str, Any]:
+    """A glance in which a number is a number: files may hold anything."""
+    return {key: value if key not in NUMBERS or is_number(value) else None for key, value in view.items()}
+
+
+def is_number(value: object) -> bool:
+    """Whether a value from a file is a finite number."""
+    return isinstance(value, int | float) and abs(value) < TOO_LARGE
 
 
 def processes_on(glance: dict[str, Any]) -> str:

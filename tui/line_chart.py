@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
@@ -228,14 +229,32 @@ class LineChart(Widget):
             free = text[:, column] == " "
             text[free, column] = "│" if self.marks == "braille" else "|"
             style[free, column] = len(self._styles) - 1
+        self._name_levels(window, text, style)
         return text.tolist(), style.tolist()
+
+    def _name_levels(self, window: Window, text: NDArray[np.str_], style: NDArray[np.int64]) -> None:
+        """Write what a dashed line is on the line itself, at its right or left end, where no curve is in the way."""
+        high, wide = text.shape
+        self._styles.append(Style(dim=True))
+        for mark in self.levels:
+            y = float(self._scaled(np.array([mark.y]))[0])
+            if not window.y0 <= y <= window.y1:
+                continue
+            row = min(high - 1, int((window.y1 - y) / (window.y1 - window.y0) * high))
+            words = f" {mark.label} {self.form(mark.y)} "
+            for begin in (wide - len(words), 0):
+                place = slice(begin, begin + len(words))
+                if begin >= 0 and (style[row, place] <= len(self.levels)).all():  # blanks and dashes only
+                    text[row, place] = list(words)
+                    style[row, place] = len(self._styles) - 1
+                    break
 
     def _gutter(self, window: Window, high: int) -> list[str]:
         """Values at the left, each in the row where it stands."""
         bar = "│" if self.marks == "braille" else "|"
         rows = [" " * (GUTTER - 1) + bar] * high
         find = decades if self.log_y else ticks
-        for value in find(window.y0, window.y1, max(2, high // 3)):
+        for value in find(window.y0, window.y1, max(2, high // 2)):
             row = round((window.y1 - value) / (window.y1 - window.y0) * (high - 1))
             label = self.form(10**value if self.log_y else value)
             rows[row] = f"{label[: GUTTER - 1]:>{GUTTER - 1}}{'┤' if self.marks == 'braille' else '+'}"
@@ -244,7 +263,7 @@ class LineChart(Widget):
     def _foot(self, window: Window, width: int) -> str:
         """Values of x below."""
         line = list(f"{self.x_name[: GUTTER - 1]:<{width}}")
-        for value in ticks(window.x0, window.x1, max(2, (width - GUTTER) // 10)):
+        for value in ticks(window.x0, window.x1, max(2, (width - GUTTER) // 6)):
             at = GUTTER + int((value - window.x0) / (window.x1 - window.x0) * (width - GUTTER))
             label = short(value)
             begin = min(max(at - len(label) // 2, GUTTER), width - len(label))
@@ -253,7 +272,7 @@ class LineChart(Widget):
         return "".join(line)
 
     def _title(self, width: int, window: Window | None) -> Strip:
-        """The name, the newest values or those under the crosshair, and what the dashed lines are."""
+        """The name, and the newest values or those under the crosshair."""
         parts = [Segment(f" {self.title}", Style(bold=True))]
         at = self.crosshair if window and self.crosshair is not None else None
         if at is not None and window and window.x0 <= at <= window.x1:
@@ -264,8 +283,6 @@ class LineChart(Widget):
             if not curve.faint and len(curve.x):
                 name = f"  {curve.label}" if curve.label else " "
                 parts.append(Segment(f"{name} {self.form(value_at(curve, at))}", self.color(curve.color)))
-        for mark in self.levels:
-            parts.append(Segment(f"  {mark.label} {self.form(mark.y)}", Style(dim=True)))
         return Strip(parts)
 
 

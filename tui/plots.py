@@ -72,7 +72,7 @@ def levels_of(plot: Plot, recipe: Recipe | None) -> list[Level]:
         return []
     if plot.key == "accuracy":
         stated = expected_figures(recipe.about.expected)
-        return [Level(f"{whose}: {kind}", share) for kind, (whose, share) in stated.items()]
+        return [Level(f"{whose} {kind}", share) for kind, (whose, share) in stated.items()]
     return []
 
 

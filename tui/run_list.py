@@ -13,7 +13,7 @@ from simclr_plus.runs import Run, list_runs
 from simclr_plus.states import ENDED, LOST
 from simclr_plus.tail import last_objects
 
-from .feed import facts_of
+from .feed import facts_of, is_number
 
 SAMPLES = 24  # places of metrics.jsonl that a sparkline shows
 BLOCK = 4096
@@ -102,7 +102,7 @@ def _last_numbers(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for i, values in enumerate(last_objects(run.metrics_file)):
         for key in ("contrastive_accuracy", "probe_accuracy", "knn_accuracy"):
-            if isinstance(values.get(key), int | float):
+            if is_number(values.get(key)):
                 found.setdefault(key, values[key])
         if i >= 500 or len(found) == 3:
             break

@@ -76,7 +76,7 @@ class CompareScreen(LiveScreen):
             self._versions = versions
             try:
                 self._view, self._trouble = differences([feed.run for feed in self.feeds]), ""
-            except (SimclrPlusError, OSError, TypeError, ValueError) as error:
+            except (SimclrPlusError, OSError, TypeError, ValueError, AttributeError, LookupError) as error:
                 self._trouble = str(error)
 
     def show(self) -> None:

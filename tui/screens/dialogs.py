@@ -8,7 +8,7 @@ from typing import ClassVar
 from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import ActiveBinding, BindingType
 from textual.containers import Vertical, VerticalScroll
 from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, OptionList, Static
@@ -91,7 +91,7 @@ class Help(Dialog):
     def __init__(self, screen: Screen[object]) -> None:
         super().__init__()
         self.about = (screen.__doc__ or "").strip()
-        active = sorted(screen.active_bindings.values(), key=lambda active: _distance(screen, active.node))
+        active = sorted(screen.active_bindings.values(), key=lambda active: _distance(screen, active))
         self.keys = [
             (screen.app.get_key_display(a.binding), a.tooltip or a.binding.description)
             for a in active
@@ -110,6 +110,8 @@ class Help(Dialog):
             yield Static("escape: back", classes="hint")
 
 
-def _distance(screen: Screen[object], node: object) -> int:
-    """The screen's own keys first, then the app's, then those of the widget that has the focus."""
-    return 0 if node is screen else 1 if node is screen.app else 2
+def _distance(screen: Screen[object], active: ActiveBinding) -> int:
+    """The screen's own keys first, then the app's, then what Textual adds. Ours have ids."""
+    if not active.binding.id:
+        return 2
+    return 0 if active.node is screen else 1

@@ -20,6 +20,8 @@ from .dialogs import Ask, Tell
 from .live import AppScreen
 from .rows import Rows
 
+WIDE = 150  # columns of the terminal
+
 
 class FormScreen(AppScreen):
     """A recipe's keys. Enter changes the chosen one; what is typed is checked at once. ctrl+l starts the run."""
@@ -59,19 +61,23 @@ class FormScreen(AppScreen):
 
     def on_mount(self) -> None:
         """Show everything."""
-        table = self.query_one(Rows)
-        table.add_column("key", key="key", width=34)
-        table.add_column("value", key="value")
+        self.show()
+
+    def on_resize(self) -> None:
+        """On a wide screen each key has its explanation beside it."""
         self.show()
 
     def show(self) -> None:
         """Fill the table and say what it comes to."""
         table = self.query_one(Rows)
         chosen = self.chosen()
-        table.clear()
+        table.clear(columns=True)
+        table.add_column("key", width=34)
+        table.add_columns("value", *(["what it is"] if self.size.width >= WIDE else []))
         for i, (key, value, changed) in enumerate(rows_of(self.form, self.wanted, changed_only=self.changed_only)):
             style = "bold yellow" if changed else ""
-            table.add_row(Text(key.name, style=style), Text(value, style=style), key=key.name)
+            cells = [Text(key.name, style=style), Text(value, style=style), Text(key.help, style="dim")]
+            table.add_row(*cells[: len(table.columns)], key=key.name)
             if chosen is not None and key.name == chosen.name:
                 table.move_cursor(row=i, animate=False)
         self._show_summary()

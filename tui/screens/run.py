@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from typing import ClassVar
 
@@ -14,7 +16,7 @@ from textual.widgets import Footer, Input, RichLog, Static
 from simclr_plus.runs import Run
 
 from ..alarms import alarms
-from ..feed import AXES, AXIS_NAMES, Feed, processes_on
+from ..feed import AXES, AXIS_NAMES, Feed, is_number, processes_on
 from ..line_chart import Curve, LineChart
 from ..logs import LogTail, log_files
 from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, future_rate, levels_of
@@ -183,7 +185,7 @@ class RunScreen(LiveScreen):
         state = str(g.get("state", ""))
         text = Text(f"{self.run_folder.name} ", style="bold")
         text.append(state, style=f"bold {COLORS.get(state, '')}")
-        if recipe is not None and isinstance(g.get("epoch"), float):
+        if recipe is not None and g.get("epoch") is not None:
             text.append(f"  epoch {g['epoch']:.1f}/{recipe.training.epochs:g}")
         if g.get("steps"):
             text.append(f"  step {g.get('step')}/{g['steps']}")
@@ -223,8 +225,10 @@ class RunScreen(LiveScreen):
             words.append(f"{size(used)} of {size(total)}")
         gpus = line.get("gpus")
         for gpu in gpus if isinstance(gpus, list) else []:
-            words.append(f"GPU{gpu.get('index')} {gpu.get('utilisation', 0):.0%}")
-            words += [size(gpu["memory_used"])] if "memory_used" in gpu else []
+            if isinstance(gpu, dict):
+                words.append(f"GPU{gpu.get('index')}")
+                words += [f"{gpu['utilisation']:.0%}"] if is_number(gpu.get("utilisation")) else []
+                words += [size(gpu["memory_used"])] if is_number(gpu.get("memory_used")) else []
         return " ".join(words)
 
     def _show_alarms(self) -> None:
@@ -354,7 +358,8 @@ class RunScreen(LiveScreen):
         """Where it lies."""
         path = self.run_folder.path.resolve()
         self.app.copy_to_clipboard(str(path))
-        self.app.open_url(path.as_uri())
+        if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            self.app.open_url(path.as_uri())  # elsewhere a browser of the terminal would open in our place
         self.notify(str(path), title="its folder; the path is in the clipboard")
 
     def on_input_submitted(self, event: Input.Submitted) -> None:

@@ -177,7 +177,7 @@ class RunsScreen(LiveScreen):
         if column == "left":
             return duration(g.get("seconds_left")) if line.state == "running" else ""
         if column == "loss":
-            return f"{g['loss']:.3f}" if isinstance(g.get("loss"), float) else "-" if last else ""
+            return f"{g['loss']:.3f}" if g.get("loss") is not None else "-" if last else ""
         if column == "images/s":
             return short(g.get("images_per_second")) if g.get("images_per_second") else ""
         if column == "loss so far":
@@ -218,7 +218,7 @@ class RunsScreen(LiveScreen):
         if g.get("host"):
             text.append(f"\n{processes_on(g)}", style="dim")
             text.append(f", SLURM job {g['job_id']}" if g.get("job_id") else "", style="dim")
-            text.append(f", epoch {short(g['epoch'])}" if isinstance(g.get("epoch"), float) else "", style="dim")
+            text.append(f", epoch {short(g['epoch'])}" if g.get("epoch") is not None else "", style="dim")
         if line.trouble and line.trouble not in why:
             text.append(f"\n{line.trouble}", style="red")
         self.query_one("#about", Static).update(text)
