@@ -116,6 +116,7 @@ def test_a_million_lines_come_bit_by_bit_and_keys_are_answered_meanwhile(tmp_pat
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
         await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
         screen = app.screen
         assert isinstance(screen, RunScreen)
         chart = app.screen.query_one("#chart-loss", LineChart)
@@ -144,6 +145,7 @@ def follow_for(seconds: float, folder: Path) -> tuple[float, list[int]]:
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
         await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, RunScreen))
         screen = app.screen
         assert isinstance(screen, RunScreen)
         await until(pilot, lambda: screen.feed.lines > 50)
@@ -176,7 +178,7 @@ def resident_kib() -> int:
 def test_following_a_run_for_two_minutes_is_cheap_and_does_not_grow(tmp_path: Path) -> None:
     share, memory = follow_for(120, tmp_path)
     assert share < 0.15
-    assert memory[-1] < 1.1 * memory[0], memory
+    assert memory[-1] < 1.05 * memory[0], memory
 
 
 @pytest.mark.soak
@@ -184,4 +186,4 @@ def test_following_a_run_for_two_minutes_is_cheap_and_does_not_grow(tmp_path: Pa
 def test_following_a_run_for_half_an_hour_is_cheap_and_does_not_grow(tmp_path: Path) -> None:
     share, memory = follow_for(1800, tmp_path)
     assert share < 0.15
-    assert memory[-1] < 1.1 * memory[0], memory
+    assert memory[-1] < 1.05 * memory[0], memory
