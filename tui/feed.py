@@ -87,7 +87,7 @@ class Feed:
         return len(self._table.steps)
 
     def axis(self, name: str) -> Floats:
-        """The x of every line: step, epoch, images, or hours since the first line; never falling. One for all charts."""
+        """The x of every line: step, epoch, images, or hours since the first line; never falling."""
         if (name, self.version) != self._axis_of:
             self._axis_of, self._axis = (name, self.version), self._axis_values(name)
         return self._axis
