@@ -50,6 +50,7 @@ class Feed:
         self.version = 0  # grows when the metrics did
         self._table = MetricsTable(run.metrics_file)
         self._lock = threading.Lock()
+        self._axis_of, self._axis = ("", -1), np.empty(0)
 
     def look(self) -> bool:
         """Read what is new, for a moment; returns whether there is more to read."""
@@ -87,6 +88,11 @@ class Feed:
 
     def axis(self, name: str) -> Floats:
         """The x of every line: step, epoch, images, or hours since the first line; never falling."""
+        if (name, self.version) != self._axis_of:
+            self._axis_of, self._axis = (name, self.version), self._axis_values(name)
+        return self._axis
+
+    def _axis_values(self, name: str) -> Floats:
         found = self.columns("step", name)
         steps = found["step"]
         values = found.get(name, steps)

@@ -54,7 +54,7 @@ def curves_of(
         label = " ".join(part for part in (prefix, plot.columns[name] if len(plot.columns) > 1 else "") if part)
         hue = i if color is None else color
         sparse = known.sum() < n / 4 and name != "loss"  # kNN now and then: joined, for the rest is not missing
-        xs, ys = (x[:n][known], y[:n][known]) if sparse else (x[:n], y[:n])
+        xs, ys = (x[:n][known], y[:n][known]) if sparse else (x if n == len(x) else x[:n], y[:n])
         if plot.smoothed and not sparse and lines > 1 and len(ys) > 3:
             found.append(Curve("", xs, ys, hue, faint=True))
             ys = smooth(ys, min(lines, max(2.0, len(ys) / 8)))

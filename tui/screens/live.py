@@ -52,7 +52,7 @@ class LiveScreen(AppScreen):
 
     def look(self) -> None:
         """Read and show once, unless that is under way, or another screen is in front."""
-        if not self._reading and self.is_current:
+        if not self._reading and self.app.screen is self:
             self._reading = True
             self.run_worker(self._read, thread=True, group="read")
 

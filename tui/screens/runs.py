@@ -100,6 +100,7 @@ class RunsScreen(LiveScreen):
 
     def show(self) -> None:
         """Show what was read: a table, or a welcome."""
+        first, was_empty = not self._looked, not self.lines
         self.lines, self._looked = self._read_lines, True
         names = {line.run.name for line in self.lines}
         self.marked = [name for name in self.marked if name in names]
@@ -107,7 +108,8 @@ class RunsScreen(LiveScreen):
         self.query_one("#welcome").display = empty
         self.query_one("#runs").display = not empty
         self.query_one("#about").display = not empty
-        self.refresh_bindings()
+        if first or empty != was_empty:
+            self.refresh_bindings()
         self.fill()
 
     def on_resize(self) -> None:
