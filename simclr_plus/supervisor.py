@@ -264,7 +264,7 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
                     note_failure(s.run.logs, failure)
                 _end_hung(pulses, process)
                 return failure
-        if time.monotonic() >= next_line:
+        if pulses and time.monotonic() >= next_line:  # from when there are processes to speak of
             next_line = time.monotonic() + SECONDS_BETWEEN_LINES
             with suppress(OSError):
                 s.run.log_system(socket.gethostname(), figures.look(pulse.pid for pulse in pulses.values()))
