@@ -37,7 +37,8 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Batch:
-    """views [V B, 3, S, S] float32, all of view 0 first; labels [B]; seconds the loop waited for them."""
+    """views [V B, 3, S, S] float32, all of view 0 first; labels [B], or [B, C] where an
+    image has several; seconds the loop waited for them."""
 
     views: Tensor
     labels: Tensor
@@ -129,7 +130,8 @@ class ViewBatches:
             indices[here] = self._order(int(epoch))[stream[here] % len(self.images)]
         pinned = self._side is not None
         memory = torch.empty((self.views, own, 3, self.law.size, self.law.size), pin_memory=pinned)
-        labels = torch.full((own,), -1, pin_memory=pinned)
+        per_image = () if self.images.labels is None else self.images.labels.shape[1:]  # several labels: one a class
+        labels = torch.full((own, *per_image), -1, pin_memory=pinned)
         parameters = np.empty((own, self.views, COLUMNS), dtype=np.float32)
         out = memory.numpy()
         if self.images.pixels is not None:
