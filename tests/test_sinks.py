@@ -100,8 +100,12 @@ def test_wandb_takes_a_run_offline(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_sinks_that_fail_or_hang_leave_training_alone(
-    tmp_path: Path, tiny: list[str], simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
+    tmp_path: Path,
+    tiny: list[str],
+    simclr_plus: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in `environment`: the same sums in the same order
     command = ["run", "demo", *tiny, "--name", "plain"]
     assert simclr_plus(*command, cwd=tmp_path).returncode == 0
     broken = tmp_path / "broken"
