@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simclr_plus import evaluate_verbs, run_verbs, watch_verbs
+from simclr_plus import bench_verbs, evaluate_verbs, run_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json as _print_json
 from simclr_plus.printing import print_table as _print_table
@@ -18,7 +18,6 @@ from simclr_plus.printing import say as _say
 from simclr_plus.verbs import RUNS, AsJson, Overrides, RecipeName, RunsFolder
 
 if TYPE_CHECKING:
-    from simclr_plus.bench.rounds import Report
     from simclr_plus.doctor import Look
     from simclr_plus.recipe import Recipe
 
@@ -29,13 +28,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 evaluate_app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure the parts here, beside Lightly's; say what holds a run up.", no_args_is_help=True)
 recipes_app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
 app.add_typer(run_verbs.app)
 app.add_typer(watch_verbs.app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(recipes_app, name="recipes")
-app.add_typer(bench_app, name="bench")
+app.add_typer(bench_verbs.app, name="bench")
 evaluate_app.command()(evaluate_verbs.transfer)
 evaluate_app.command("few-labels")(evaluate_verbs.few_labels)
 evaluate_app.command()(evaluate_verbs.finetune)
@@ -46,9 +44,6 @@ EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled fol
 TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
 LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
 WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
-Rounds = Annotated[int, typer.Option(min=1, help="Turns that each contender takes.")]
-Threads = Annotated[int, typer.Option(min=1, help="Threads that PyTorch may use.")]
-Device = Annotated[str, typer.Option(help='"auto", "cpu" or "cuda".')]
 
 
 @evaluate_app.command()
@@ -392,143 +387,6 @@ def demo(
         "  simclr-plus run folder data.root=PHOTOS\n"
         "in Python:\n"
         f"  encoder = simclr_plus.load_encoder({found['encoder']!r})"
-    )
-
-
-@bench_app.command("data")
-def bench_the_data(
-    folder: Annotated[Path | None, typer.Argument(help="Your images; photographs of this machine if left out.")] = None,
-    size: Annotated[int, typer.Option(min=8, help="Side of a view in pixels.")] = 224,
-    files: Annotated[int, typer.Option(min=2, help="Images a turn.")] = 48,
-    rounds: Rounds = 11,
-    threads: Annotated[int, typer.Option(min=0, help="Threads to compare with one; 0: one a core.")] = 0,
-    needed: Annotated[float, typer.Option(min=0, help="Images/s that your GPU takes; 0: not known.")] = 0.0,
-    as_json: AsJson = False,
-) -> None:
-    """Making views: beside Lightly's, beside decoding alone, in threads and in worker processes."""
-    from simclr_plus.bench.data import bench_data
-
-    _say("preparing: compiling the view-making loops (the first time takes about half a minute)")
-    _show_bench(bench_data(folder, size=size, files=files, rounds=rounds, threads=threads, needed=needed), as_json)
-
-
-@bench_app.command("loss")
-def bench_the_loss(
-    images: Annotated[int, typer.Option("--images", "-n", min=2, help="N, the images of a batch.")] = 2048,
-    dimensions: Annotated[int, typer.Option(min=1, help="D, the dimensions of z.")] = 128,
-    temperature: Annotated[float, typer.Option(help="Temperature.")] = 0.1,
-    rounds: Rounds = 11,
-    threads: Threads = 1,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """NT-Xent forward and backward: time and peak memory."""
-    from simclr_plus.bench.loss import bench_loss
-    from simclr_plus.distributed import start
-
-    place = start(device)
-    _show_bench(
-        bench_loss(
-            images=images,
-            dimensions=dimensions,
-            temperature=temperature,
-            rounds=rounds,
-            threads=threads,
-            device=place,
-        ),
-        as_json,
-    )
-
-
-@bench_app.command("optimizer")
-def bench_the_optimizer(
-    depth: Annotated[int, typer.Option(help="Depth of the ResNet whose parameters are updated.")] = 50,
-    rounds: Rounds = 15,
-    threads: Threads = 1,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """A step of LARS."""
-    from simclr_plus.bench.optimizer import bench_optimizer
-    from simclr_plus.distributed import start
-
-    _show_bench(bench_optimizer(depth=depth, rounds=rounds, threads=threads, device=start(device)), as_json)
-
-
-@bench_app.command("step")
-def bench_the_step(
-    recipe: RecipeName = "cifar10_r18",
-    overrides: Overrides = None,
-    rounds: Rounds = 5,
-    threads: Threads = 1,
-    device: Device = "auto",
-    as_json: AsJson = False,
-) -> None:
-    """A training step beside Lightly's example, and whether the data path keeps up with it."""
-    from simclr_plus.bench.step import bench_step
-    from simclr_plus.distributed import start
-    from simclr_plus.recipe import load_recipe
-
-    loaded, place = load_recipe(recipe, overrides or []), start(device)
-    _say("preparing: compiling the view-making loops (the first time takes about half a minute)")
-    _show_bench(bench_step(loaded, rounds=rounds, threads=threads, device=place), as_json)
-
-
-@bench_app.command("checkpoint")
-def bench_the_checkpoint(
-    recipe: RecipeName = "r50_1x",
-    overrides: Overrides = None,
-    folder: Annotated[Path, typer.Option(help="A folder on the disk that checkpoints would go to.")] = Path(),
-    rounds: Rounds = 7,
-    threads: Threads = 1,
-    device: Device = "cpu",
-    as_json: AsJson = False,
-) -> None:
-    """How long the loop stops for a checkpoint with momenta."""
-    from simclr_plus.bench.checkpoint import bench_checkpoint
-    from simclr_plus.distributed import start
-    from simclr_plus.recipe import load_recipe
-
-    loaded, place = load_recipe(recipe, overrides or []), start(device)
-    _show_bench(bench_checkpoint(loaded, folder, rounds=rounds, threads=threads, device=place), as_json)
-
-
-@bench_app.command("logistic")
-def bench_the_logistic_regression(
-    images: Annotated[int, typer.Option("--images", "-n", min=100, max=10_000, help="Images to fit on.")] = 10_000,
-    tolerance: Annotated[float, typer.Option(min=0, help="Share of an objective that ours may leave to gain.")] = 1e-8,
-    as_json: AsJson = False,
-) -> None:
-    """The 45 penalties of transfer beside scikit-learn: minutes."""
-    from simclr_plus.bench.logistic import bench_logistic
-
-    _show_bench(bench_logistic(images=images, tolerance=tolerance, say=_say), as_json)
-
-
-def _show_bench(report: Report, as_json: bool) -> None:
-    if as_json:
-        _print_json(report.as_dict())
-        return
-    for table in report.comparisons:
-        rows = [
-            [
-                row.name,
-                f"{row.seconds * 1e3:.4g}",
-                f"{row.low * 1e3:.4g} to {row.high * 1e3:.4g}",
-                f"{row.per_second:,.4g}",
-                "1" if row.name == table.base else f"{row.times_base:.3g}",
-                "" if row.peak_memory is None else f"{row.peak_memory / 2**20:,.0f} MiB",
-            ]
-            for row in table.rows
-        ]
-        columns = ["", "median ms", "middle half", table.items, f"times {table.base}", "peak memory"]
-        shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
-        _print_table(columns[:shown], [row[:shown] for row in rows], table.title)
-    for verdict in report.verdicts:
-        print(verdict)
-    _say(
-        "measured on "
-        + ", ".join(f"{value}" if k == "processor" else f"{k} {value}" for k, value in report.machine.items())
     )
 
 

@@ -22,7 +22,7 @@ MODEL = (
 )
 WORK = "trainer evaluators export importers pictures report"
 LAUNCH = "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent"
-TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs"
+TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 
