@@ -75,7 +75,7 @@ def report(simclr_plus: Command, cwd: Path, *arguments: str) -> dict[str, object
 
 
 def test_bench_loss_finds_lightlys_gradients_in_half_the_memory(simclr_plus: Command, tmp_path: Path) -> None:
-    found = report(simclr_plus, tmp_path, "loss", "-n", "1024", "--rounds", "1")
+    found = report(simclr_plus, tmp_path, "loss", "-n", "2048", "--rounds", "1")
     assert found["ratios"]["gradient_difference"] < 1e-5
     if sys.platform == "linux":
         assert found["ratios"]["memory_of_lightly"] < 0.5
