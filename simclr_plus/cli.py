@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simclr_plus import bench_verbs, evaluate_verbs, run_verbs, watch_verbs
+from simclr_plus import bench_verbs, evaluate_verbs, run_verbs, study_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json as _print_json
 from simclr_plus.printing import print_table as _print_table
@@ -31,6 +31,7 @@ evaluate_app = typer.Typer(help="Evaluate a frozen encoder on labelled images.",
 recipes_app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
 app.add_typer(run_verbs.app)
 app.add_typer(watch_verbs.app)
+app.add_typer(study_verbs.app)
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(bench_verbs.app, name="bench")

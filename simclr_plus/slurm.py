@@ -88,6 +88,52 @@ exit $code
 """
 
 
+def array_script(
+    name: str, folder: Path, command: list[str], numbers: list[int], a: Allocation, *, at_once: int = 0
+) -> str:
+    """An array of jobs, each `command` with one of the numbers added, on one node; logs go to folder/logs.
+
+    Before the time limit the command gets SIGINT, to save and stop, and the job goes back into the queue.
+    """
+    options = {
+        "job-name": name,
+        "array": ",".join(map(str, numbers)) + (f"%{at_once}" if at_once else ""),
+        "nodes": 1,
+        "ntasks-per-node": 1,
+        "gpus-per-node": a.gpus,
+        "cpus-per-task": a.cpus,
+        "time": a.time,
+        "partition": a.partition,
+        "account": a.account,
+        "mem": a.memory,
+        "signal": f"B:USR2@{a.signal_seconds}",
+        "open-mode": "append",
+        "output": f"{folder.resolve()}/logs/slurm-%A_%a.log",
+    }
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value]
+    lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in a.extra)]
+    return f"""#!/bin/bash
+{chr(10).join(lines)}
+
+again=0
+trap 'again=1; kill -INT $child' USR2
+
+cd {shlex.quote(str(Path.cwd()))}
+{shlex.join(command)} "$SLURM_ARRAY_TASK_ID" &
+child=$!
+while :; do  # wait returns at each signal
+    wait $child
+    code=$?
+    kill -0 $child 2>/dev/null || break
+done
+if [ $code -ne 0 ] && [ $again -eq 1 ]; then
+    trap '' TERM USR2  # requeueing ends this script
+    scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
+fi
+exit $code
+"""
+
+
 def submit(script: Path) -> str:
     """Hand a script to sbatch; returns the job's id."""
     if shutil.which("sbatch") is None:

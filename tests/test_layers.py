@@ -20,9 +20,12 @@ MODEL = (
     "model checkpoints background_saving file_list datasets metrics loading features progress "
     "feature_cache few_labels transfer_sets significance predictions paper_figures"
 )
-WORK = "trainer evaluators export importers pictures report"
-LAUNCH = "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent"
-TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs"
+WORK = "trainer evaluators export importers pictures report studies"
+LAUNCH = (
+    "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent study_runs study_cell "
+    "study_cost study_setting"
+)
+TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs study_verbs"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 

@@ -1,0 +1,141 @@
+"""Figure 5: which augmentations, alone and in ordered pairs, make features that a linear classifier can use."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from simclr_plus.recipe import Recipe
+from simclr_plus.studies.findings import Findings
+from simclr_plus.studies.page import Claim, Page, Picture, Table, stated
+from simclr_plus.studies.study import Point, Study, linear
+
+OPERATIONS = ("crop", "cutout", "color", "sobel", "noise", "blur", "rotate")
+# read off the figure's labels by memory, not from a table: rows are the first operation, columns the second
+PAPER = (
+    (33.1, 33.9, 56.3, 46.0, 39.9, 35.0, 30.2),
+    (32.2, 25.6, 33.9, 40.0, 26.5, 25.2, 22.4),
+    (55.8, 35.5, 18.8, 21.0, 11.4, 16.5, 20.8),
+    (46.2, 40.6, 20.9, 4.0, 9.3, 6.2, 4.2),
+    (38.8, 25.8, 7.5, 7.6, 9.8, 9.8, 9.6),
+    (35.1, 25.2, 16.6, 5.8, 9.7, 2.6, 6.7),
+    (30.0, 22.5, 20.7, 4.3, 9.7, 6.5, 2.6),
+)
+
+
+def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
+    """49 runs: a single operation on the diagonal, elsewhere the row's operation and then the column's."""
+    plain = {
+        "augmentation.flip_prob": 0.0,
+        "augmentation.jitter_prob": 0.0,
+        "augmentation.gray_prob": 0.0,
+        "augmentation.blur_prob": 0.0,
+        "augmentation.same_crop": True,
+        "augmentation.operations_on": "first",
+    }
+    for first in OPERATIONS:
+        for second in OPERATIONS:
+            operations = [first] if first == second else [first, second]
+            yield Point(
+                {"first": first, "second": second}, {**plain, "augmentation.operations": operations}, (linear(scale),)
+            )
+
+
+def page(f: Findings) -> Page:
+    """The heat map with row means, ours and the paper's."""
+    ours = [[100 * f.value("top1", first=a, second=b) for b in OPERATIONS] for a in OPERATIONS]
+    rows = [[a, *(_shown(v) for v in [*row, _mean(row)])] for a, row in zip(OPERATIONS, ours, strict=True)]
+    paper = [[a, *(_shown(v) for v in [*row, _mean(row)])] for a, row in zip(OPERATIONS, PAPER, strict=True)]
+    columns = ["first \\ second", *OPERATIONS, "mean of row"]
+    return Page(
+        [
+            Table("Linear accuracy (%), by first operation (row) and second (column)", columns, rows),
+            Table("The paper, ImageNet, ResNet-50 (figures recalled from the picture)", columns, paper),
+        ],
+        [
+            Picture("figure-5", "Linear accuracy (%) by augmentation of one branch", lambda g: _heat(g, ours), (8, 6)),
+            Picture("figure-5-paper", "The paper's Figure 5, same colours", lambda g: _heat(g, PAPER), (8, 6)),
+        ],
+        _claims(ours),
+    )
+
+
+def _claims(ours: list[list[float]]) -> list[Claim]:
+    at = {(a, b): ours[i][j] for i, a in enumerate(OPERATIONS) for j, b in enumerate(OPERATIONS)}
+    known = {k: v for k, v in at.items() if math.isfinite(v)}
+    pairs = {k: v for k, v in known.items() if k[0] != k[1]}
+    singles = {k[0]: v for k, v in known.items() if k[0] == k[1]}
+    complete = len(known) == len(at)
+    best = max(pairs, key=lambda k: pairs[k]) if pairs else ("", "")
+    top = sorted(pairs, key=lambda k: -pairs[k])[:3]
+    no_single = max(pairs.values()) > max(singles.values()) if pairs and singles else None
+    ranks = _rank_correlation([v for row in PAPER for v in row], [v for row in ours for v in row]) if complete else None
+    found = [
+        stated(
+            "random crop and random color distortion together are the best pair",
+            {*best} == {"crop", "color"} if complete else None,
+            "best: " + ", ".join(f"{a} then {b} {pairs[a, b]:.1f} %" for a, b in top),
+        ),
+        stated(
+            "no single operation is as good as the best pair",
+            no_single,
+            f"best pair {max(pairs.values()):.1f} %, best alone {max(singles.values()):.1f} %" if no_single is not None else "",
+        ),
+    ]
+    if ranks is not None:
+        found.append(
+            stated("the 49 cells order as the paper's (rank correlation above 0.5)", ranks > 0.5, f"Spearman {ranks:.2f}")
+        )
+    return found
+
+
+def _rank_correlation(a: list[float], b: list[float]) -> float:
+    import numpy as np
+
+    ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def _mean(row: Any) -> float:
+    return sum(row) / len(row)
+
+
+def _shown(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "–"
+
+
+def _heat(figure: Any, values: Any) -> None:
+    """Rows and columns of the figure and beside them the row's mean, in the paper's form."""
+    import numpy as np
+
+    table = np.array([[*row, _mean(row)] for row in values], dtype=float)
+    axes = figure.subplots()
+    shown = axes.imshow(table, cmap="viridis")
+    figure.colorbar(shown, label="linear accuracy (%)", shrink=0.8)
+    names = [name.capitalize() for name in OPERATIONS]
+    axes.set_xticks(range(len(names) + 1), [*names, "Average"], rotation=40, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="second operation", ylabel="first operation")
+    axes.axvline(len(names) - 0.5, color="white", linewidth=3)
+    middle = np.nanmin(table) + 0.6 * (np.nanmax(table) - np.nanmin(table))
+    for (i, j), value in np.ndenumerate(table):
+        if np.isfinite(value):
+            axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > middle else "white")
+
+
+STUDY = Study(
+    name="augmentations",
+    title="Augmentations, alone and in pairs",
+    source="paper, section 3.1 and Figure 5",
+    question="Which augmentations of one branch, alone and in ordered pairs, make good features?",
+    points=points,
+    page=page,
+    seeds={"small": 1, "paper": 1},
+    choices=(
+        "both branches start from one random crop to the standard size; the other branch is that crop (paper, 3.1)",
+        "an operation is always applied; color keeps its own probabilities inside (0.8 jitter, 0.2 gray), crop is followed "
+        "by the flip",
+        "the sizes of cutout, noise, rotation and the form of Sobel are ours: see augmentation.operations",
+    ),
+)

@@ -1,0 +1,130 @@
+"""What is measured at a cell of a study: a trained run folder in, figures in [0, 1] (entropy in nats) out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from statistics import mean
+
+import torch
+
+from simclr_plus.checkpoints import load_checkpoint, load_encoder, load_head
+from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
+from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
+from simclr_plus.evaluators.subjects import Subject, projected
+from simclr_plus.evaluators.supervised import Classifier
+from simclr_plus.evaluators.transformations import predict_transformation
+from simclr_plus.features import features_of, labels_of
+from simclr_plus.few_labels import share_indices
+from simclr_plus.metrics import summary
+from simclr_plus.runs import Run
+from simclr_plus.studies.study import PAPER
+
+Figures = dict[str, float]
+Measure = Callable[[Run, str, torch.device], Figures]
+VALIDATION = 0.1  # of each class of the training images, where something is chosen
+
+
+def measured(run: Run, measures: tuple[str, ...], scale: str, device: torch.device) -> Figures:
+    """All figures of a trained run; raises SimclrPlusError for a measure that there is not."""
+    figures: Figures = {}
+    for name in measures:
+        if name not in MEASURES:
+            raise SimclrPlusError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
+        figures |= MEASURES[name](run, scale, device)
+    return figures
+
+
+def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosing: bool = False) -> Figures:
+    """Linear evaluation on h or z: the paper's protocol at its scale, else on cached features.
+
+    choosing=True: fit on nine tenths of the training images, score the held-out tenth, never the test images.
+    """
+    train, test = _images(run)
+    if choosing:
+        held, kept = held_out_indices(require_labels(train), VALIDATION)
+        train, test = train.subset(kept), train.subset(held)
+    subject = _subject(run, device)
+    if of == "z":
+        subject = projected(subject, load_head(run.latest_checkpoint(), "projection").to(device))
+    if scale == PAPER:
+        found = evaluate_linear(subject, train, test, device=device, batch_size=4096)
+    else:
+        found = evaluate_linear_fast(subject, train, test, device=device)
+    name = {("h", False): "top1", ("z", False): "top1_z", ("h", True): "validation_top1"}[of, choosing]
+    return {name: float(found["top1"])} | ({} if choosing else {"test_images": float(len(test))})
+
+
+def _classifier(run: Run, _scale: str, device: torch.device) -> Figures:
+    """Of supervised training: the trained classifier on the test images."""
+    _, test = _images(run)
+    subject = _subject(run, device)
+    probe = load_checkpoint(run.latest_checkpoint()).part("probe")
+    model = Classifier(subject.encoder, len(test.classes), size=subject.law.size, frozen=True).to(device)
+    model.linear.load_state_dict(probe)
+    scores, seen = features_of(model.eval(), test, subject.law, device=device)
+    return {"top1": summary(scores, labels_of(seen))["top1"], "test_images": float(len(test))}
+
+
+def _contrastive(run: Run, _scale: str, _device: torch.device) -> Figures:
+    """Accuracy and entropy of the contrastive task, means over the last epoch of training."""
+    lines = [line for line in run.metrics() if "contrastive_accuracy" in line]
+    if not lines:
+        raise SimclrPlusError(f"{run.metrics_file} tells no contrastive accuracy")
+    last = [line for line in lines if line["epoch"] > lines[-1]["epoch"] - 1]
+    return {key: mean(line[key] for line in last) for key in ("contrastive_accuracy", "contrastive_entropy")}
+
+
+def _keeps(run: Run, _scale: str, device: torch.device, *, task: str) -> Figures:
+    """How well a small network tells from h, and from z, which transformation an image went through."""
+    train, test = _images(run)
+    subject = _subject(run, device)
+    head = load_head(run.latest_checkpoint(), "projection").to(device)
+    seed = run.recipe().training.seed
+    from_h = predict_transformation(subject, train, test, task, device=device, seed=seed)
+    from_z = predict_transformation(projected(subject, head), train, test, task, device=device, seed=seed)
+    figures = {"from_h": from_h["top1"], "from_z": from_z["top1"], "chance": from_h["chance"]}
+    return figures | {"test_images": float(len(test))}
+
+
+def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> Figures:
+    """Fine-tuning on a share of the labels: the paper's protocol, at small scale with batches of 128."""
+    train, test = _images(run)
+    labelled = train.subset(share_indices(train, percent / 100, run.recipe().training.seed))
+    protocol = few_labels_protocol("paper", percent / 100)
+    if scale != PAPER:
+        epochs = {1: 60.0, 10: 30.0, 100: 5.0}[percent]
+        protocol = replace(protocol, batch_size=128, epochs=epochs, seed=run.recipe().training.seed)
+    found = evaluate_few_labels(_subject(run, device), labelled, test, protocol, device=device)
+    return {f"top1_{percent}pct": float(found.numbers["top1"])}
+
+
+def _images(run: Run) -> tuple[Images, Images]:
+    data = run.recipe().data
+    return open_images(data, TRAIN), open_images(data, TEST)
+
+
+def _subject(run: Run, device: torch.device) -> Subject:
+    return Subject("encoder", load_encoder(run.latest_checkpoint()).to(device), run.recipe().law)
+
+
+MEASURES: dict[str, Measure] = {
+    "linear": _linear,
+    "linear_fast": _linear,
+    "linear_z": partial(_linear, of="z"),
+    "linear_fast_z": partial(_linear, of="z"),
+    "linear_validation": partial(_linear, choosing=True),
+    "linear_fast_validation": partial(_linear, choosing=True),
+    "classifier": _classifier,
+    "contrastive": _contrastive,
+    "keeps_color_or_gray": partial(_keeps, task="color_or_gray"),
+    "keeps_rotation": partial(_keeps, task="rotation"),
+    "keeps_corrupted": partial(_keeps, task="corrupted"),
+    "keeps_sobel": partial(_keeps, task="sobel"),
+    "few_labels_1pct": partial(_few_labels, percent=1),
+    "few_labels_10pct": partial(_few_labels, percent=10),
+    "few_labels_100pct": partial(_few_labels, percent=100),
+}

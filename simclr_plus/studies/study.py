@@ -1,0 +1,112 @@
+"""What a study is: places on its axes, each a few changes of a recipe; measures; and a page about what was found.
+
+A study plans and draws, it never launches: study_runs.py executes its cells and knows nothing of what they mean. No torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.studies.findings import Findings
+from simclr_plus.studies.page import Page
+
+SMALL, PAPER = "small", "paper"
+SCALES = (SMALL, PAPER)
+# where a study starts by scale: a shipped recipe and changes; the paper's studies train for 100 epochs unless they say
+BASES: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    SMALL: ("study", ()),
+    PAPER: ("r50_1x", ("training.epochs=100",)),
+}
+
+Place = Mapping[str, Any]  # the value of each axis, e.g. {"loss": "margin", "mining": "semi-hard"}
+Changes = Mapping[str, Any]  # recipe keys and their values
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place of a study, the changes of the recipe that make it, and what is measured there."""
+
+    place: Place
+    changes: Changes
+    measures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study: a point with a seed."""
+
+    place: Place
+    seed: int
+    recipe: Recipe
+    measures: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its run folder."""
+        values = "_".join(_plain(value) for value in self.place.values())
+        return f"{values}_seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """points(recipe, scale) are its places in order; page(findings) the report. seeds: of a point, by scale.
+
+    bases: the shipped recipe that it starts from and changes of it, by scale. choices: what no source fixes and we chose.
+    """
+
+    name: str
+    title: str
+    source: str
+    question: str
+    points: Callable[[Recipe, str], Iterator[Point]]
+    page: Callable[[Findings], Page]
+    seeds: Mapping[str, int]
+    choices: tuple[str, ...] = ()
+    bases: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=lambda: BASES)
+
+    def cells(self, recipe: Recipe, scale: str, seeds: int) -> list[Cell]:
+        """Every run, the first seed of all points first; raises RecipeError where a change does not fit the recipe."""
+        points = list(self.points(recipe, scale))
+        return [
+            Cell(p.place, seed, changed(recipe, {**p.changes, "training.seed": seed}), p.measures)
+            for seed in range(seeds)
+            for p in points
+        ]
+
+
+def linear(scale: str) -> str:
+    """Linear evaluation: on cached features at small scale, by the paper's protocol (B.6) at the paper's."""
+    return "linear" if scale == PAPER else "linear_fast"
+
+
+def training_changes(method: str, scale: str) -> Changes:
+    """ "SimCLR", or "supervised": cross entropy on the same encoder and views.
+
+    At the paper's scale with its supervised models' SGD (rate 0.1 B/256, weight decay 1e-4; authors, issue 10), at small
+    scale with the recipe's own optimiser.
+    """
+    if method == "SimCLR":
+        return {}
+    if scale == SMALL:
+        return {"loss.name": "cross_entropy"}
+    return {
+        "loss.name": "cross_entropy",
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 0.1,
+        "optimizer.learning_rate_scaling": "linear",
+        "optimizer.weight_decay": 1e-4,
+    }
+
+
+def changed(recipe: Recipe, changes: Changes) -> Recipe:
+    """The recipe with other values, checked again."""
+    text = recipe.model_copy(update={"variant": "none"}).to_toml()  # resolved already
+    return parse_recipe(text, [f"{key}={json.dumps(value)}" for key, value in changes.items()], origin="the study")
+
+
+def _plain(value: Any) -> str:
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in str(value)).strip("-") or "none"

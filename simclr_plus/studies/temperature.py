@@ -1,0 +1,114 @@
+"""Table 5: temperature with l2 normalisation and without, and that contrastive accuracy does not follow linear accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from simclr_plus.recipe import Recipe
+from simclr_plus.studies.findings import Findings
+from simclr_plus.studies.page import Page, Picture, Table, higher, stated
+from simclr_plus.studies.study import Point, Study, linear
+
+# (l2 normalised, temperature): the paper's entropy, contrastive accuracy and top-1
+PAPER: dict[tuple[bool, float], tuple[float, float, float]] = {
+    (True, 0.05): (1.0, 90.5, 59.7),
+    (True, 0.1): (4.5, 87.8, 64.4),
+    (True, 0.5): (8.2, 68.2, 60.7),
+    (True, 1.0): (8.3, 59.1, 58.0),
+    (False, 10.0): (0.5, 91.7, 57.2),
+    (False, 100.0): (0.5, 92.1, 57.0),
+}
+
+
+def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
+    """Six settings."""
+    for normalize, temperature in PAPER:
+        yield Point(
+            {"l2": "yes" if normalize else "no", "temperature": temperature},
+            {"loss.normalize": normalize, "loss.temperature": temperature},
+            (linear(scale), "contrastive"),
+        )
+
+
+def page(f: Findings) -> Page:
+    """Table 5 with the paper's figures, and both accuracies against each other."""
+    rows, found = [], []
+    for (normalize, temperature), paper in PAPER.items():
+        place = {"l2": "yes" if normalize else "no", "temperature": temperature}
+        found.append((place, f.value("contrastive_accuracy", **place), f.value("top1", **place)))
+        rows.append(
+            [
+                place["l2"],
+                f"{temperature:g}",
+                f.text("contrastive_entropy", percent=False, **place),
+                f.text("contrastive_accuracy", **place),
+                f.text("top1", **place),
+                *(f"{v:g}" for v in paper),
+            ]
+        )
+    known = [(place, c, t) for place, c, t in found if c == c and t == t]
+    complete = len(known) == len(PAPER)
+    by_contrast, by_top1 = (sorted(known, key=lambda x, i=i: -x[i]) for i in (1, 2))
+    best = by_top1[0] if known else None
+    normalised = [x for x in known if x[0]["l2"] == "yes"]
+    middle = max(normalised, key=lambda x: x[2])[0]["temperature"] if normalised else None
+    claims = [
+        stated(
+            "the setting with the best contrastive accuracy is not the one with the best linear accuracy",
+            by_contrast[0][0] != by_top1[0][0] if complete else None,
+            f"contrastive: {_name(by_contrast[0])}, linear: {_name(best)}" if complete else "",
+        ),
+        stated(
+            "with normalisation a temperature between the extremes is best",
+            middle not in (0.05, 1.0) if complete else None,
+            f"best temperature {middle}",
+        ),
+        higher(
+            f,
+            "l2 normalisation with its best temperature is better than none (temperature 10)",
+            {"l2": "yes", "temperature": middle},
+            {"l2": "no", "temperature": 10.0},
+        ),
+        higher(
+            f,
+            "without normalisation contrastive accuracy is higher than with it at its best linear accuracy",
+            {"l2": "no", "temperature": 100.0},
+            {"l2": "yes", "temperature": middle},
+            figure="contrastive_accuracy",
+        ),
+    ]
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for place, contrastive, top1 in known:
+            axes.scatter(100 * contrastive, 100 * top1, color="#1f6feb" if place["l2"] == "yes" else "#d29922", s=45)
+            label = f"τ = {place['temperature']:g}" + ("" if place["l2"] == "yes" else ", not normalised")
+            axes.annotate(label, (100 * contrastive, 100 * top1), xytext=(6, 4), textcoords="offset points", fontsize=8)
+        axes.margins(x=0.2)
+        axes.set(xlabel="contrastive accuracy, last epoch (%)", ylabel="linear accuracy (%)")
+        axes.grid(alpha=0.3)
+
+    columns = ["l2 norm", "τ", "entropy", "contrastive acc.", "top-1", "paper: entropy", "contrastive acc.", "top-1"]
+    return Page(
+        [Table("Temperature and normalisation", columns, rows, "Entropy in nats; accuracies in %.")],
+        [Picture("table-5", "Contrastive against linear accuracy: they disagree", draw)],
+        claims,
+    )
+
+
+def _name(found: Any) -> str:
+    place = found[0]
+    return f"τ = {place['temperature']:g} {'with' if place['l2'] == 'yes' else 'without'} l2"
+
+
+STUDY = Study(
+    name="temperature",
+    title="Temperature and normalisation",
+    source="paper, section 5.1 and Table 5",
+    question="Which temperature, with and without l2 normalisation, and does contrastive accuracy tell?",
+    points=points,
+    page=page,
+    seeds={"small": 3, "paper": 1},
+    choices=("entropy and contrastive accuracy are means over the last epoch of training",),
+)

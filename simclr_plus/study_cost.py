@@ -1,0 +1,92 @@
+"""What a study comes to before it is run: cells, images, and the time on this machine, from a few timed steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from simclr_plus.bench.rounds import torch_threads
+from simclr_plus.datasets import PRETRAIN, open_images
+from simclr_plus.errors import NotFoundError
+from simclr_plus.losses import nt_xent
+from simclr_plus.model import build_model
+from simclr_plus.plan import KNOWN_SIZES, Plan, make_plan
+from simclr_plus.recipe import Recipe
+from simclr_plus.runs import cpu_count
+from simclr_plus.study_runs import PlannedStudy
+
+TIMED_IMAGES = 32  # a step
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: of all training steps of the missing cells, on this machine with `at_once` cells side by side."""
+
+    cells: int
+    done: int
+    images: int
+    seconds: float
+
+
+def plans_of(planned: PlannedStudy, processes: int) -> list[Plan]:
+    """What each cell comes to."""
+    images = image_count(planned.recipe)
+    return [make_plan(cell.recipe, images, processes) for cell in planned.cells]
+
+
+def image_count(recipe: Recipe) -> int:
+    """Training images, also of a known data set that is not on this machine; raises NotFoundError for others."""
+    try:
+        return len(open_images(recipe.data, PRETRAIN))
+    except NotFoundError:
+        known = recipe.data.expected_images or KNOWN_SIZES.get(recipe.data.name, 0)
+        if not known:
+            raise
+        return min(known, recipe.data.limit or known)
+
+
+def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callable[[str], None]) -> Cost:
+    """Times a few steps of each network of the plan; evaluation and start-up come on top."""
+    plans = plans_of(planned, processes)
+    seconds: dict[str, float] = {}
+    total, images = 0.0, 0
+    for cell, plan in zip(planned.cells, plans, strict=True):
+        seen = plan.total_steps * plan.global_batch
+        images += seen
+        if planned.is_done(cell):
+            continue
+        key = f"{cell.recipe.architecture} {cell.recipe.augmentation.image_size} {_views(cell.recipe)}"
+        if key not in seconds:
+            say(f"timing {cell.recipe.architecture.title} on {cell.recipe.augmentation.image_size} pixels")
+            threads = max(1, cpu_count() // (at_once * processes))
+            seconds[key] = seconds_per_image(cell.recipe, threads) / processes
+        total += seconds[key] * seen
+    done = sum(planned.is_done(cell) for cell in planned.cells)
+    return Cost(len(planned.cells), done, images, total / at_once)
+
+
+def seconds_per_image(recipe: Recipe, threads: int) -> float:
+    """Of one training step without the making of views, the better of two after a first."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = min(TIMED_IMAGES, recipe.training.batch_size)
+    model = build_model(recipe, 2).to(device, memory_format=torch.channels_last)
+    size = recipe.augmentation.image_size
+    images = torch.rand(_views(recipe) * count, 3, size, size, device=device)
+    best = float("inf")
+    with torch_threads(threads):
+        for _ in range(3):
+            started = time.perf_counter()
+            h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
+            loss = h.square().mean() if _views(recipe) == 1 else nt_xent(*z.chunk(2))
+            loss.backward()  # type: ignore[no-untyped-call]
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            best = min(best, (time.perf_counter() - started) / count)
+    return best
+
+
+def _views(recipe: Recipe) -> int:
+    return 1 if recipe.loss.name == "cross_entropy" else 2

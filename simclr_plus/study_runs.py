@@ -1,0 +1,238 @@
+"""Runs the cells of a study, several at once or as a SLURM array, and gathers what they found. No torch.
+
+    runs/study-NAME/
+      study.json               study, scale, seeds and the recipe it starts from
+      cells/CELL/              an ordinary run folder; results/cell.json says that the cell is done
+      report.html report.md results.csv results.json plots/
+
+A cell is done when its result file is there, which appears whole: killed at any moment, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from simclr_plus import slurm
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.runs import Run, cpu_count
+from simclr_plus.states import state_of
+from simclr_plus.studies.catalogue import find_study
+from simclr_plus.studies.findings import Findings, Found
+from simclr_plus.studies.study import Cell, Study
+from simclr_plus.whole_files import write_text_whole
+
+SECONDS_BETWEEN_LOOKS = 0.2
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PlannedStudy:
+    """A study with its folder: what is run, and where."""
+
+    path: Path
+    study: Study
+    scale: str
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the cells' run folders."""
+        return self.path / "cells"
+
+    def result_file(self, cell: Cell) -> Path:
+        """What says that a cell is done."""
+        return self.runs / cell.name / "results" / "cell.json"
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the cell needs no more work."""
+        return self.result_file(cell).is_file()
+
+    def missing(self) -> list[Cell]:
+        """The cells still to do, in order."""
+        return [cell for cell in self.cells if not self.is_done(cell)]
+
+    def results(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """The cells that are done, with what their files say."""
+        return [(c, json.loads(self.result_file(c).read_text(encoding="utf-8"))) for c in self.cells if self.is_done(c)]
+
+    def findings(self) -> Findings:
+        """The figures of all cells that are done."""
+        results = self.results()
+        rows = [Found(cell.place, cell.seed, result["numbers"]) for cell, result in results]
+        sizes = [int(row.numbers["test_images"]) for row in rows if "test_images" in row.numbers]
+        return Findings(rows, self.scale, min(sizes, default=0))
+
+
+def plan_study(
+    path: Path, study: Study, scale: str, seeds: int, recipe: Recipe, where: Sequence[str] = ()
+) -> PlannedStudy:
+    """The cells of a study, all or those `where` AXIS=VALUE,VALUE lets through; writes nothing."""
+    cells = study.cells(recipe, scale, seeds)
+    for text in where:
+        axis, _, values = text.partition("=")
+        wanted = set(values.split(","))
+        axes = sorted({name for cell in cells for name in cell.place})
+        if axis not in axes or not values:
+            raise RecipeError(f"--where {text}: this study has the axes {', '.join(axes)}; write AXIS=VALUE,VALUE")
+        known = {f"{cell.place[axis]}" for cell in cells if axis in cell.place}
+        if wanted - known:
+            raise RecipeError(f"--where {text}: {axis} has the values {', '.join(sorted(known))}")
+        cells = [cell for cell in cells if f"{cell.place.get(axis)}" in wanted]
+    if not cells:
+        raise RecipeError(f"--where {' '.join(where)} leaves no cell")
+    return PlannedStudy(path, study, scale, recipe, tuple(cells))
+
+
+def record(planned: PlannedStudy, seeds: int) -> None:
+    """Write study.json, or check that the folder holds the same study from the same recipe; seeds may grow."""
+    file = planned.path / "study.json"
+    said = {"schema": 1, "study": planned.study.name, "scale": planned.scale, "recipe": planned.recipe.to_toml()}
+    if file.is_file():
+        before = json.loads(file.read_text(encoding="utf-8"))
+        other = [key for key in said if before.get(key) != said[key]]
+        if other:
+            raise RecipeError(
+                f"{planned.path} holds a study of another {' and '.join(other)}; give the same, or a new --name"
+            )
+        seeds = max(seeds, int(before["seeds"]))
+    planned.path.mkdir(parents=True, exist_ok=True)
+    write_text_whole(file, json.dumps({**said, "seeds": seeds}, indent=2) + "\n")
+
+
+def open_study(path: Path) -> PlannedStudy:
+    """The study of a folder, all of its cells; raises NotFoundError where there is none."""
+    file = path / "study.json"
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotFoundError(f"{path} is no folder of a study: {error}") from None
+    recipe = parse_recipe(said["recipe"], origin=str(file))
+    study = find_study(said["study"])
+    return plan_study(path, study, said["scale"], said["seeds"], recipe)
+
+
+def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequence[str], say: Say) -> list[str]:
+    """Run what is missing, `at_once` cells at a time; returns a line for each cell that failed.
+
+    Ctrl-C and SIGTERM ask the cells at work to save and stop, and begin no other. Raises KeyboardInterrupt then.
+    """
+    waiting, working = planned.missing(), dict[int, tuple[Cell, subprocess.Popen[bytes]]]()
+    failures: list[str] = []
+    total, started = len(waiting), time.monotonic()
+    with _passing_on_signals(lambda: [process for _, process in working.values()]) as asked:
+        while waiting or working:
+            for slot in range(at_once):
+                if slot not in working and waiting and not asked:
+                    cell = waiting.pop(0)
+                    working[slot] = (cell, _start(planned, cell, slot, at_once, processes, gpus))
+            for slot, (cell, process) in list(working.items()):
+                if process.poll() is None:
+                    continue
+                del working[slot]
+                done = total - len(waiting) - len(working)
+                if planned.is_done(cell):
+                    left = (time.monotonic() - started) / done * (total - done)
+                    say(f"{done}/{total} {cell.name}: {_told(planned, cell)}; about {left / 60:.0f} min left")
+                elif not asked:
+                    failures.append(f"{cell.name}: {_why(planned, cell)}")
+                    say(f"{done}/{total} {failures[-1]}")
+            if asked and not working:
+                raise KeyboardInterrupt
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    return failures
+
+
+def submit_cells(planned: PlannedStudy, allocation: slurm.Allocation, at_once: int) -> str:
+    """Hand the missing cells to SLURM as an array, `at_once` of them together (0: as SLURM likes); returns its id."""
+    whole = open_study(planned.path)  # the numbers count all cells of the folder
+    missing = {cell.name for cell in planned.missing()}
+    numbers = [number for number, cell in enumerate(whole.cells) if cell.name in missing]
+    if not numbers:
+        raise RecipeError(f"every cell of {planned.path} is done; --report writes the report")
+    (planned.path / "logs").mkdir(exist_ok=True)
+    script = planned.path / "slurm.sh"
+    command = _command(planned.path.resolve(), allocation.processes)
+    text = slurm.array_script(planned.path.name, planned.path, command, numbers, allocation, at_once=at_once)
+    write_text_whole(script, text)
+    return slurm.submit(script)
+
+
+def _command(path: Path, processes: int) -> list[str]:
+    """What runs one cell, whose name or number in the plan is still to be added."""
+    return [sys.executable, "-m", "simclr_plus.study_cell", str(path), "--processes", str(processes)]
+
+
+def _start(
+    planned: PlannedStudy, cell: Cell, slot: int, at_once: int, processes: int, gpus: Sequence[str]
+) -> subprocess.Popen[bytes]:
+    """A cell in a process of its own, with its share of cores and GPUs; what it says goes to its log."""
+    logs = planned.path / "logs"
+    logs.mkdir(exist_ok=True)
+    environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // (at_once * processes))), **os.environ}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot * processes : (slot + 1) * processes])
+    with (logs / f"{cell.name}.log").open("wb") as log:
+        return subprocess.Popen(
+            [*_command(planned.path, processes), cell.name, "--parent", str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+@contextmanager
+def _passing_on_signals(processes: Callable[[], list[subprocess.Popen[bytes]]]) -> Iterator[list[int]]:
+    asked: list[int] = []
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        for process in processes():
+            process.send_signal(signal.SIGINT)
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _told(planned: PlannedStudy, cell: Cell) -> str:
+    result = json.loads(planned.result_file(cell).read_text(encoding="utf-8"))
+    figures = [f"{key} {value:.3f}" for key, value in result["numbers"].items() if key != "test_images"]
+    return f"{', '.join(figures)} ({result['seconds_training'] + result['seconds_measuring']:.0f} s)"
+
+
+def _why(planned: PlannedStudy, cell: Cell) -> str:
+    """Why a cell failed: what its run says, else the last words of its log."""
+    run = Run(planned.runs / cell.name)
+    state = state_of(run) if run.exists else None
+    if state is not None and state.name == "failed":
+        return f"failed: {state.why}"
+    log = planned.path / "logs" / f"{cell.name}.log"
+    words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
+    return f"failed: {words[-1] if words else 'it said nothing'} (see {log})"
+
+
+def require_all(failures: Sequence[str], planned: PlannedStudy) -> None:
+    """Raises SimclrPlusError when cells failed, after the report of the others was written."""
+    if failures:
+        raise SimclrPlusError(
+            f"{len(failures)} of {len(planned.cells)} cells failed; the report has the others, and the same command "
+            f"tries these again: {failures[0]}"
+        )

@@ -1,0 +1,191 @@
+"""The verb `study`: plan, run or submit one of the paper's studies, and write its report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from simclr_plus.errors import RecipeError
+from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
+
+if TYPE_CHECKING:
+    from simclr_plus.recipe import Recipe
+    from simclr_plus.studies.study import Study
+    from simclr_plus.study_runs import PlannedStudy
+
+app = typer.Typer()
+
+
+@app.command()
+def study(
+    study_name: Annotated[str, typer.Argument(metavar="[NAME]", help="A study; none: list them.")] = "",
+    recipe: Annotated[str, typer.Argument(help="Recipe to start from; left out: that of the scale.")] = "",
+    overrides: Overrides = None,
+    scale: Annotated[str, typer.Option(help='"small" (minutes a run) or "paper".')] = "small",
+    seeds: Annotated[int, typer.Option(min=0, help="Runs of each cell; 0: as many as the study says.")] = 0,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="AXIS=VALUE,VALUE", help="Run a part of the grid; may be given again.")
+    ] = None,
+    at_once: Annotated[int, typer.Option(min=0, help="Cells side by side; 0: as many as GPUs or cores allow.")] = 0,
+    nproc: Annotated[str, typer.Option("--nproc", help='Processes (GPUs) of each cell, a number or "gpu".')] = "1",
+    name: Annotated[str, typer.Option(help="Name of the study's folder; study-NAME if left out.")] = "",
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit the missing cells to SLURM as an array.")] = False,
+    gpus: Annotated[int, typer.Option(min=0, help="SLURM: GPUs of a cell.")] = 0,
+    cpus: Annotated[int, typer.Option(min=0, help="SLURM: cores of a cell.")] = 0,
+    time_limit: Annotated[str, typer.Option("--time", help="SLURM: time limit of a cell, e.g. 1-00:00:00.")] = "",
+    partition: Annotated[str, typer.Option(help="SLURM: partition.")] = "",
+    sbatch: Annotated[list[str] | None, typer.Option(help="SLURM: a further option of sbatch.")] = None,
+    report_only: Annotated[bool, typer.Option("--report", help="Run nothing; report what is there.")] = False,
+    runs: RunsFolder = RUNS,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
+    from simclr_plus.launch import process_count
+    from simclr_plus.studies.catalogue import STUDIES, find_study
+    from simclr_plus.study_runs import open_study, plan_study, record, require_all, run_cells
+
+    if not study_name:
+        _list_studies(as_json)
+        return
+    chosen = find_study(study_name)
+    path = runs / (name or f"study-{chosen.name}")
+    if report_only:
+        _report(open_study(path), as_json)
+        return
+    base, count = _base(chosen, scale, recipe, overrides or []), seeds or chosen.seeds[scale]
+    planned = plan_study(path, chosen, scale, count, base, where or ())
+    processes = process_count(nproc)
+    ids = _gpu_ids()
+    at_once = at_once or _room(ids, processes)
+    if dry_run:
+        _show_plan(planned, at_once, processes, as_json)
+        return
+    record(planned, count)
+    if slurm:
+        from simclr_plus.slurm import Allocation
+        from simclr_plus.study_runs import submit_cells
+
+        allocation = Allocation(
+            processes=processes, gpus=gpus, cpus=cpus, time=time_limit, partition=partition, extra=tuple(sbatch or ())
+        )
+        job = submit_cells(planned, allocation, at_once if at_once and not ids else 0)
+        say(f"{len(planned.missing())} cells are submitted as job {job}; when they are done, for the report: ")
+        say(f"  simclr-plus study {chosen.name} --name {path.name} --report --runs {runs}")
+        if as_json:
+            print_json({"schema": 1, "study": str(path), "job": job, "cells": len(planned.missing())})
+        return
+    missing = planned.missing()
+    if missing:
+        say(f"{path}: {len(missing)} of {len(planned.cells)} cells to run, {min(at_once, len(missing))} at a time")
+    failures = run_cells(planned, at_once=at_once, processes=processes, gpus=ids, say=say)
+    _report(open_study(path), as_json)
+    require_all(failures, planned)
+
+
+def _base(chosen: Study, scale: str, recipe: str, overrides: list[str]) -> Recipe:
+    from simclr_plus.recipe import load_recipe
+    from simclr_plus.studies.study import SCALES
+
+    if scale not in SCALES:
+        raise RecipeError(f"--scale {scale!r} is unknown; use {' or '.join(SCALES)}")
+    if "=" in recipe:
+        recipe, overrides = "", [recipe, *overrides]
+    shipped, changes = chosen.bases[scale]
+    return load_recipe(recipe, overrides) if recipe else load_recipe(shipped, [*changes, *overrides])
+
+
+def _gpu_ids() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import os
+
+    import torch
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else [str(i) for i in range(count)])[:count]
+
+
+def _room(gpus: list[str], processes: int) -> int:
+    from simclr_plus.runs import cpu_count
+
+    room = (len(gpus) or cpu_count()) // processes
+    if gpus and not room:
+        raise RecipeError(f"--nproc {processes}: there are {len(gpus)} GPUs here; give {len(gpus)} or less")
+    return max(1, room)
+
+
+def _list_studies(as_json: bool) -> None:
+    from simclr_plus.studies.catalogue import STUDIES
+
+    if as_json:
+        found = [{"name": s.name, "source": s.source, "question": s.question} for s in STUDIES.values()]
+        print_json({"schema": 1, "studies": found})
+    else:
+        print_table(["study", "question", "source"], [[s.name, s.question, s.source] for s in STUDIES.values()])
+
+
+def _show_plan(planned: PlannedStudy, at_once: int, processes: int, as_json: bool) -> None:
+    from simclr_plus.study_cost import cost_of, plans_of
+
+    plans, cost = plans_of(planned, processes), cost_of(planned, at_once=at_once, processes=processes, say=say)
+    listed: list[dict[str, Any]] = [
+        {
+            "cell": cell.name,
+            **cell.place,
+            "seed": cell.seed,
+            "images": plan.total_steps * plan.global_batch,
+            "steps": plan.total_steps,
+            "batch": plan.global_batch,
+            "epochs": cell.recipe.training.epochs,
+            "learning_rate": plan.peak_learning_rate,
+            "measures": list(cell.measures),
+            "done": planned.is_done(cell),
+        }
+        for cell, plan in zip(planned.cells, plans, strict=True)
+    ]
+    if as_json:
+        figures = {"cells": cost.cells, "done": cost.done, "images": cost.images, "seconds": cost.seconds}
+        print_json({"schema": 1, "study": planned.study.name, "data": planned.recipe.data.name, **figures, "plan": listed})
+        return
+    shown = ["cell", "steps", "batch", "epochs", "learning_rate", "measures"]
+    rows = [[_cell(entry[key]) for key in shown] + ["done" if entry["done"] else ""] for entry in listed]
+    print_table([*shown[:4], "peak rate", "measures", ""], rows, title=f"{planned.study.title} ({planned.study.source})")
+    say(
+        f"{cost.cells} runs on {planned.recipe.data.name}, {cost.images:,} images in all; {cost.done} are done. Training the "
+        f"rest takes about {duration(cost.seconds)} on this machine, {at_once} at a time; evaluation comes on top"
+    )
+
+
+def _cell(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """ "40 min", "7.5 h" or "61 days"."""
+    if seconds < 5400:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"
+
+
+def _report(planned: PlannedStudy, as_json: bool) -> None:
+    from simclr_plus.studies.study_report import write_report
+    from simclr_plus.study_setting import setting_of
+
+    findings = planned.findings()
+    files = write_report(planned.path, planned.study, findings, setting_of(planned))
+    if as_json:
+        print_json(json.loads((planned.path / "results.json").read_text(encoding="utf-8")))
+        return
+    page = planned.study.page(findings)
+    for table in page.tables:
+        print_table(list(table.columns), [list(row) for row in table.rows], title=table.title)
+    if page.claims:
+        rows = [[claim.sentence, f"**{claim.verdict}**", claim.evidence] for claim in page.claims]
+        print_table(["what the paper claims", "here", "figures"], rows)
+    say(f"the report: {files[0]}")
