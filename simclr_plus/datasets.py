@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
 from simclr_plus.file_list import SUFFIXES, FileList, list_images
-from simclr_plus.recipe import Data
+from simclr_plus.recipe import Data, Recipe
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 HELD_OUT = 0.2  # of each class of a folder that has no test images of its own
@@ -98,6 +98,27 @@ def open_images(data: Data, split: str) -> Images:
     else:
         images = _open_torchvision(data, split)
     return images.first(data.limit) if split == PRETRAIN else images
+
+
+def open_training_images(recipe: Recipe) -> Images:
+    """What a run trains on: all images; for supervised training the labelled ones that no evaluation holds out.
+
+    data.limit is obeyed by both. Raises RecipeError for a batch that is too large, or where labels are missing.
+    """
+    if not recipe.supervised:
+        images = open_images(recipe.data, PRETRAIN)
+    else:
+        try:
+            images = open_images(recipe.data, TRAIN)
+            require_labels(images)
+        except UnlabelledError:
+            raise RecipeError(
+                f'loss.name = "cross_entropy" learns labels, and {recipe.data.root} has none; put the images in one '
+                'folder a class, or set loss.name = "nt_xent"'
+            ) from None
+        images = images.first(recipe.data.limit)
+    check_trainable(images, recipe.training.batch_size)
+    return images
 
 
 def open_folder(root: Path) -> Images:
@@ -252,9 +273,9 @@ def check_trainable(images: Images, batch_size: int) -> None:
 
 
 def require_labels(images: Images) -> NDArray[np.int64]:
-    """The labels; raises SimclrPlusError for unlabelled images."""
+    """The labels; raises UnlabelledError."""
     if images.labels is None:
-        raise SimclrPlusError(
+        raise UnlabelledError(
             f"{images.name} has no labels, so nothing can be evaluated on it; put the images in one folder a class"
         )
     return images.labels

@@ -60,9 +60,11 @@ _NETWORK = {
     "g's matrices start as": ("N(0, 0.01) (code)", "N(0, 0.01)", "PyTorch's uniform"),
 }
 _LOSS = {
+    "loss": ("NT-Xent", "NT-Xent", "NT-Xent"),
     "temperature": ("0.1", "0.1", "0.5 (benchmark: 0.1)"),
     "z is normalised": ("yes", "yes", "yes"),
     "reduction": ("mean over 2N rows (code: the sum)", "sum of both views' means", "mean over 2N rows"),
+    "negatives are": ("both views (Table 4: the other view)", "both views", "both views"),
     "negatives from": ("all processes", "all processes", "its process (gather_distributed=True: all)"),
     "logits are": ("float32 (code)", "float32", "half under autocast"),
 }
@@ -150,13 +152,8 @@ def _ours(r: Recipe) -> Iterator[tuple[str, str, str]]:
     yield from _our_views(r)
     yield from _our_network(r)
     yield from _our_update(r)
-    o, t = r.loss, r.training
-    yield "temperature", "loss.temperature", f"{o.temperature:g}"
-    yield "z is normalised", "loss.normalize", _yes(o.normalize)
-    mean, both = "mean over 2N rows", "sum of both views' means"
-    yield "reduction", "loss.reduction", mean if o.reduction == "paper" else both
-    yield "negatives from", "", "all processes"
-    yield "logits are", "", "float64" if t.precision == "float64" else "float32"
+    yield from _our_loss(r)
+    t = r.training
     yield "batch size", "training.batch_size", str(t.batch_size)
     yield "epochs", "training.epochs", f"{t.epochs:g}"
     yield "warm-up", "training.warmup_epochs", f"{t.warmup_epochs:g} epochs"
@@ -165,7 +162,8 @@ def _ours(r: Recipe) -> Iterator[tuple[str, str, str]]:
     exact, whole = "floor(images epochs / B) + 1", "whole checkpoint intervals"
     yield "steps", "training.round_up_to_checkpoint", whole if t.round_up_to_checkpoint else exact
     yield "order of images", "", "a permutation an epoch"
-    yield "probe beside f", "training.probe", _yes(t.probe)
+    if not r.supervised:
+        yield "probe beside f", "training.probe", _yes(t.probe)
 
 
 def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
@@ -218,12 +216,30 @@ def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
     everywhere = r.training.global_batch_norm
     yield "batch norm sees", "training.global_batch_norm", "all processes" if everywhere else "its process"
     yield "running variance", "", "biased"
+    if r.supervised:
+        return
     yield "views go through f", "", "in one pass"
     yield "layers of g", "head.num_layers", str(h.num_layers)
     if h.num_layers:
         yield "dimensions of z", "head.output_dim", str(h.output_dim)
         yield "g's last norm has an offset", "", "no"
         yield "g's matrices start as", "", "N(0, 0.01)"
+
+
+def _our_loss(r: Recipe) -> Iterator[tuple[str, str, str]]:
+    o = r.loss
+    yield "loss", "loss.name", o.title
+    yield "logits are", "", "float64" if r.training.precision == "float64" else "float32"
+    if r.supervised:
+        return
+    if o.name != "margin":
+        yield "temperature", "loss.temperature", f"{o.temperature:g}"
+    yield "z is normalised", "loss.normalize", _yes(o.normalize)
+    doubled = o.name == "nt_xent" and o.reduction == "reference"
+    yield "reduction", "loss.reduction", "sum of both views' means" if doubled else "mean over 2N rows"
+    views = "both views" if o.negatives == "both_views" else "the other view"
+    yield "negatives are", "loss.negatives", f"one of {views}, semi-hard" if o.semi_hard else views
+    yield "negatives from", "", "all processes"
 
 
 def _our_update(r: Recipe) -> Iterator[tuple[str, str, str]]:
@@ -239,7 +255,7 @@ def _our_update(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "LARS: trust ratio divides by", "", "|g + wd w|"
         yield "LARS: weight decay 0", "", "leaves the adaptation on"
         yield "LARS: norms and biases", "", "neither decay nor adapt"
-        if r.training.probe:
+        if r.training.probe or r.supervised:
             yield "LARS: adapts the probe", "optimizer.adapt_probe", _yes(o.adapt_probe)
     if o.name == "sgd":
         where = "inside" if o.sgd_momentum == "rate_inside" else "outside"

@@ -32,5 +32,9 @@ class UnreadableImageError(SimclrPlusError):
     """A file is no image that can be decoded."""
 
 
+class UnlabelledError(SimclrPlusError):
+    """Images have no labels where labels are needed."""
+
+
 class CheckpointError(SimclrPlusError):
     """A checkpoint or an encoder file is damaged, foreign or of another network."""

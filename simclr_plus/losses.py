@@ -29,8 +29,8 @@ def nt_xent(
     It has first derivatives only. equal_rows=True: see distributed.gather.
     Raises ValueError for wrong shapes or temperature, SimclrPlusError for uneven batches.
     """
-    rows, columns, first = _rows_and_columns(z0, z1, normalize, gather, equal_rows)
-    _check_temperature(temperature)
+    rows, columns, first = rows_and_columns(z0, z1, normalize, gather, equal_rows)
+    check_temperature(temperature)
     loss: Tensor = _RowsAgainstColumns.apply(rows, columns, temperature, first)
     return loss
 
@@ -46,7 +46,7 @@ def contrastive_metrics(
 ) -> tuple[Tensor, Tensor]:
     """Contrastive accuracy and entropy (nats) of view 0 against the M candidates of view 1 (authors' metrics.py)."""
     with torch.no_grad(), torch.autocast(z0.device.type, enabled=False):
-        rows, columns, first = _rows_and_columns(z0, z1, normalize, gather, equal_rows)
+        rows, columns, first = rows_and_columns(z0, z1, normalize, gather, equal_rows)
         n = len(z0)
         logits = rows[:n] @ columns[len(columns) // 2 :].T / temperature
         p = logits.softmax(dim=1)
@@ -63,7 +63,7 @@ class NTXentLoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1, *, normalize: bool = True, gather_distributed: bool = True) -> None:
         super().__init__()
-        _check_temperature(temperature)
+        check_temperature(temperature)
         self.temperature = temperature
         self.normalize = normalize
         self.gather_distributed = gather_distributed
@@ -73,18 +73,22 @@ class NTXentLoss(nn.Module):
         return nt_xent(z0, z1, temperature=self.temperature, normalize=self.normalize, gather=self.gather_distributed)
 
 
-def _check_temperature(temperature: float) -> None:
+def check_temperature(temperature: float) -> None:
+    """Raises ValueError for a temperature that is not above 0."""
     if not temperature > 0:
-        raise ValueError(f"temperature = {temperature}; NT-Xent needs a temperature above 0")
+        raise ValueError(f"temperature = {temperature}; the loss needs a temperature above 0")
 
 
-def _rows_and_columns(
+def rows_and_columns(
     z0: Tensor, z1: Tensor, normalize: bool, gather: bool, equal_rows: bool
 ) -> tuple[Tensor, Tensor, int]:
-    """Own rows [2N, D], all columns [2M, D] (view 0 of all, then view 1), the number of the first own image."""
+    """Own rows [2N, D], all columns [2M, D] (view 0 of all, then view 1), the number of the first own image.
+
+    In float32 (or float64), divided by their length where `normalize` says so. Raises as `nt_xent`.
+    """
     if z0.shape != z1.shape or z0.ndim != 2 or not len(z0):
         raise ValueError(
-            f"NT-Xent takes two [N, D] tensors of one shape, N > 0, got {tuple(z0.shape)} and {tuple(z1.shape)}"
+            f"the loss takes two [N, D] tensors of one shape, N > 0, got {tuple(z0.shape)} and {tuple(z1.shape)}"
         )
     z = torch.stack([z0, z1])
     z = z if z.dtype == torch.float64 else z.float()

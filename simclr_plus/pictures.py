@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -70,14 +69,21 @@ def curves_figure(run: Run) -> Any:
     lines = run.metrics()
     if not lines:
         raise SimclrPlusError(f"run {run.path} has no metrics yet")
-    chance = math.log(2 * run.recipe().training.batch_size - 1)
+    recipe = run.recipe()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], color="#1f6feb", label="NT-Xent")
-    left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=f"chance, ln(2N-1) = {chance:.2f}")
+    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], color="#1f6feb", label=recipe.loss.title)
+    if (chance := recipe.chance_loss) is not None:
+        candidates = "2N-1" if recipe.loss.negatives == "both_views" else "N"
+        label = f"chance, ln({candidates}) = {chance:.2f}"
+        left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=label)
     left.set(xlabel="epoch", ylabel="loss", title=run.name)
     for key, label, colour in (
         ("contrastive_accuracy", "contrastive, training batch", "#1f6feb"),
-        ("probe_accuracy", "online linear probe, training batch", "#d29922"),
+        (
+            "probe_accuracy",
+            f"{'classifier' if recipe.supervised else 'online linear probe'}, training batch",
+            "#d29922",
+        ),
         ("knn_accuracy", "kNN, held-out images", "#2da44e"),
     ):
         points = [(x["epoch"], 100 * x[key]) for x in lines if x.get(key) is not None]

@@ -21,6 +21,9 @@ KNOWN_SIZES = {
 }
 
 
+LABELLED_SIZES = {"stl10": 5_000}  # where fewer have labels
+
+
 @dataclass(frozen=True)
 class Plan:
     """Figures of a run; memory in bytes of one process, an estimate."""
@@ -42,6 +45,14 @@ class Plan:
         return asdict(self)
 
 
+def known_size(recipe: Recipe) -> int:
+    """Images that the recipe trains on, as far as that can be told without opening them; 0 where it cannot."""
+    name = recipe.data.name
+    known = (LABELLED_SIZES.get(name) if recipe.supervised else None) or KNOWN_SIZES.get(name)
+    images = known or recipe.data.expected_images
+    return min(images, recipe.data.limit or images)
+
+
 def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
     """The figures for a number of images; raises RecipeError when the batch does not divide by the processes."""
     t = recipe.training
@@ -51,7 +62,6 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             f"training.batch_size = {t.batch_size} does not divide by {processes} processes; "
             f"use {f'{below} or ' if below else ''}{above}"
         )
-    f = recipe.architecture.feature_dim
     schedule_steps = step_count(t.epochs, images, t.batch_size)
     interval = max(1, round(recipe.checkpoints.every_epochs * round(images / t.batch_size)))
     return Plan(
@@ -66,18 +76,25 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling
         ),
         encoder_parameters=recipe.architecture.parameter_count(),
-        head_parameters=head_parameter_count(f, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head.num_layers),
+        head_parameters=_head_parameters(recipe),
         memory=_memory(recipe, processes),
     )
 
 
+def _head_parameters(recipe: Recipe) -> int:
+    f = recipe.architecture.feature_dim
+    return head_parameter_count(f, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head_layers)
+
+
 def _memory(recipe: Recipe, processes: int) -> int:
-    """Weights, gradients and momenta in float32; what the backward pass needs of 2N/processes views; the views."""
-    t, size = recipe.training, recipe.augmentation.image_size
-    f, architecture = recipe.architecture.feature_dim, recipe.architecture
-    head = head_parameter_count(f, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head.num_layers)
+    """Weights, gradients and momenta in float32; what the backward pass needs of this process's views; the views."""
+    t, size, architecture = recipe.training, recipe.augmentation.image_size, recipe.architecture
     copies = 4 if recipe.optimizer.name == "adam" else 3
-    rows = 2 * t.batch_size // processes
+    rows = recipe.views * t.batch_size // processes
     kept = architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
     activations = rows * kept * {"float32": 4, "float64": 8}.get(t.precision, 2)
-    return 4 * copies * (architecture.parameter_count() + head) + activations + rows * 3 * size * size * 4
+    return (
+        4 * copies * (architecture.parameter_count() + _head_parameters(recipe))
+        + activations
+        + rows * 3 * size * size * 4
+    )

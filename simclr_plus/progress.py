@@ -73,12 +73,9 @@ def figures(line: dict[str, Any]) -> str:
     shown = [
         f"epoch {line['epoch']:.2f}",
         f"loss {line['loss']:.3f}",
-        f"contrastive {line['contrastive_accuracy']:.1%}",
     ]
-    if "probe_accuracy" in line:
-        shown.append(f"probe {line['probe_accuracy']:.1%}")
-    if "knn_accuracy" in line:
-        shown.append(f"kNN {line['knn_accuracy']:.1%}")
+    for name, key in (("contrastive", "contrastive_accuracy"), ("probe", "probe_accuracy"), ("kNN", "knn_accuracy")):
+        shown += [f"{name} {line[key]:.1%}"] if key in line else []
     shown += [f"{line['images_per_second']:.0f} images/s", f"data wait {line['data_wait']:.0%}"]
     return "  ".join(shown)
 

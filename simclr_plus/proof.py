@@ -33,6 +33,7 @@ class Case:
     learning_rate: float = 0.1
     tolerance: float = 1e-9
     scale: float = 0.0
+    overrides: tuple[str, ...] = ()
 
 
 CASES = {"SGD": Case("sgd"), "LARS": Case("lars")}
@@ -84,6 +85,7 @@ def trained(case: Case, processes: int, path: Path) -> Run:
         f"checkpoints.keep_last={case.steps}",
         "monitor.log_every_steps=1",
         "monitor.knn_every_epochs=0",
+        *case.overrides,
     ]
     run = create_run(load_recipe("demo", overrides), path.parent, path.name)
     launch(run, processes, quiet=True)

@@ -6,6 +6,7 @@ Each key is documented where it is declared; `simclr-plus recipes keys` prints t
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -150,14 +151,40 @@ class Head(_Section):
 
 
 class Loss(_Section):
-    """NT-Xent."""
+    """What is made small: NT-Xent, a loss that the paper compares with it, or the cross entropy of the labels."""
 
+    name: Annotated[
+        Literal["nt_xent", "nt_logistic", "margin", "cross_entropy"],
+        Field(
+            description="NT-Xent; NT-Logistic or margin triplet (paper, Table 2); cross_entropy: supervised training, "
+            "one view an image and no projection head"
+        ),
+    ] = "nt_xent"
     temperature: Annotated[float, Field(gt=0, description="temperature: ImageNet 0.1, CIFAR 0.5")] = 0.1
     normalize: Annotated[bool, Field(description="l2-normalise z (the paper's cosine similarity)")] = True
+    negatives: Annotated[
+        Literal["both_views", "other_view"],
+        Field(description="other images in both views, or in the view that a row is not of (the paper's Table 4)"),
+    ] = "both_views"
+    semi_hard: Annotated[
+        bool,
+        Field(description="nt_logistic, margin: only the most similar negative that is less similar than the positive"),
+    ] = False
+    margin: Annotated[float, Field(ge=0, description="margin: by how much a positive is to be more similar")] = 0.8
     reduction: Annotated[
         Literal["paper", "reference"],
-        Field(description="mean over 2N rows, or the authors' sum of both views' means, twice as much gradient"),
+        Field(description="nt_xent: mean over 2N rows, or the authors' sum of both views' means, twice the gradient"),
     ] = "reference"
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return {
+            "nt_xent": "NT-Xent",
+            "nt_logistic": "NT-Logistic",
+            "margin": "margin triplet",
+            "cross_entropy": "cross entropy",
+        }[self.name]
 
 
 class Optimizer(_Section):
@@ -199,7 +226,11 @@ class Training(_Section):
     seed: Annotated[int, Field(ge=0, description="of the initial weights, the order and every augmentation")] = 0
     global_batch_norm: Annotated[bool, Field(description="batch statistics over all processes")] = True
     probe: Annotated[
-        bool, Field(description="train a linear classifier on the detached features alongside, where there are labels")
+        bool,
+        Field(
+            description="train a linear classifier on the detached features alongside, where there are labels "
+            "(cross_entropy trains the encoder through it, whatever is said here)"
+        ),
     ] = True
     precision: Annotated[
         Literal["float32", "bfloat16", "auto", "float64"],
@@ -301,6 +332,29 @@ class Recipe(_Section):
         """Width of the head's hidden layers."""
         return self.head.hidden_dim or self.architecture.feature_dim
 
+    @property
+    def supervised(self) -> bool:
+        """Whether labels are learnt: one view an image, no projection head."""
+        return self.loss.name == "cross_entropy"
+
+    @property
+    def views(self) -> int:
+        """Rows of a batch for each image."""
+        return 1 if self.supervised else 2
+
+    @property
+    def head_layers(self) -> int:
+        """Layers of the projection head that is trained."""
+        return 0 if self.supervised else self.head.num_layers
+
+    @property
+    def chance_loss(self) -> float | None:
+        """NT-Xent of features that tell nothing: the logarithm of the candidates; None for the other losses."""
+        if self.loss.name != "nt_xent":
+            return None
+        n = self.training.batch_size
+        return math.log(2 * n - 1 if self.loss.negatives == "both_views" else n)
+
     def to_toml(self) -> str:
         """Every key, as TOML."""
         return tomli_w.dumps(self.model_dump())
@@ -321,6 +375,8 @@ class Recipe(_Section):
             found.append(
                 f'augmentation.device_crops = "{self.augmentation.device_crops}" does nothing with augment_on = "cpu"'
             )
+        if self.loss.margin != 0.8 and self.loss.name != "margin":
+            found.append(f'loss.margin = {self.loss.margin:g} does nothing with loss.name = "{self.loss.name}"')
         if self.encoder.stem != "imagenet" and size > 64:
             found.append(
                 f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '
@@ -467,6 +523,7 @@ def _check_together(recipe: Recipe, origin: str) -> None:
             f"{origin}: training.warmup_epochs = {t.warmup_epochs:g} is longer than training.epochs = {t.epochs:g}; "
             "shorten the warm-up or train longer"
         )
+    _check_loss(recipe.loss, origin)
     if t.compile and t.activation_checkpointing:
         raise RecipeError(
             f"{origin}: training.compile and training.activation_checkpointing do not work together; switch one off"
@@ -484,3 +541,16 @@ def _check_together(recipe: Recipe, origin: str) -> None:
         _ = recipe.law
     except ValueError as error:
         raise RecipeError(f"{origin}: [augmentation] {error}") from None
+
+
+def _check_loss(loss: Loss, origin: str) -> None:
+    if loss.semi_hard and loss.name not in ("nt_logistic", "margin"):
+        raise RecipeError(
+            f'{origin}: loss.semi_hard = true means nothing to loss.name = "{loss.name}", which chooses no negatives; '
+            'set it to false, or use "nt_logistic" or "margin"'
+        )
+    if loss.name == "cross_entropy" and loss.negatives != "both_views":
+        raise RecipeError(
+            f'{origin}: loss.negatives = "{loss.negatives}" means nothing to loss.name = "cross_entropy", which has no '
+            'negatives; leave it out, or use "nt_xent", "nt_logistic" or "margin"'
+        )

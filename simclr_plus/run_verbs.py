@@ -256,15 +256,13 @@ def _outcome(run: Run) -> dict[str, Any]:
 
 def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
     """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
-    from simclr_plus.datasets import PRETRAIN, check_trainable, open_images
-    from simclr_plus.plan import KNOWN_SIZES, make_plan
+    from simclr_plus.datasets import open_training_images
+    from simclr_plus.plan import known_size, make_plan
 
-    expected = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
+    expected = known_size(recipe)
     if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
-        found = open_images(recipe.data, PRETRAIN)
-        check_trainable(found, recipe.training.batch_size)
-        return make_plan(recipe, len(found), processes)
-    return make_plan(recipe, min(expected, recipe.data.limit or expected), processes)
+        return make_plan(recipe, len(open_training_images(recipe)), processes)
+    return make_plan(recipe, expected, processes)
 
 
 def _show_plan(
@@ -282,13 +280,14 @@ def _show_plan(
         about = {"notes": recipe.doubts(), "recipe": recipe.model_dump()}
         print_json({"schema": 1, **plan.as_dict(), **starts, **about})
         return
-    head = recipe.head
+    layers = f"{recipe.head_layers} layers to {recipe.head.output_dim}" if recipe.head_layers else "none: z is h"
+    layers = f"none: {recipe.loss.title} of the labels" if recipe.supervised else layers
     print_table(
         ["", "value"],
         [
             ["encoder", recipe.architecture.title],
             ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
-            ["head parameters", f"{plan.head_parameters:,} ({head.num_layers} layers to {head.output_dim})"],
+            ["head parameters", f"{plan.head_parameters:,} ({layers})"],
             ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
             ["global batch", f"{plan.global_batch:,}"],
             ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],

@@ -38,7 +38,8 @@ from simclr_plus.checkpoints import (
     restore,
     save_encoder,
 )
-from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, Images, check_trainable, open_images
+from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
+from simclr_plus.datasets import TEST, TRAIN, Images, open_images, open_training_images
 from simclr_plus.errors import CheckpointError, SimclrPlusError
 from simclr_plus.failures import failure_of, note_failure
 from simclr_plus.features import features_of, labels_of
@@ -164,6 +165,7 @@ def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBa
         recipe.law,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
+        views=recipe.views,
         rank=distributed.rank(),
         processes=distributed.world_size(),
         threads=recipe.data.threads,
@@ -178,15 +180,17 @@ class Outputs:
     """What a step leaves for the metrics."""
 
     h: Tensor
-    z0: Tensor
-    z1: Tensor
+    z: tuple[Tensor, Tensor] | None  # of both views; None in supervised training
     loss: Tensor
     objective: Tensor
     probe_accuracy: Tensor | None
 
 
 def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
-    """One step of SimCLR: both views through f and g in one pass, NT-Xent over the global batch, one update."""
+    """One step: both views through f and g in one pass, the loss over the global batch, one update.
+
+    In supervised training: one view through f and the classifier, the cross entropy of its labels.
+    """
     recipe = t.recipe
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
@@ -194,14 +198,19 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
     half = recipe.training.precision == "bfloat16" or (recipe.training.precision == "auto" and images.is_cuda)
     with torch.autocast(t.device.type, torch.bfloat16, enabled=half):
         h, z, logits = model(images)
-    z0, z1 = z.to(dtype).chunk(2)
-    loss = nt_xent(z0, z1, **_nt_xent_settings(recipe))
-    objective = loss * 2 if recipe.loss.reduction == "reference" else loss
-    accuracy = None
+    accuracy, of_labels = None, None
     if logits is not None:
-        labels = batch.labels.to(t.device, non_blocking=True).repeat(2)
-        objective = objective + F.cross_entropy(logits.to(dtype), labels)
+        labels = batch.labels.to(t.device, non_blocking=True).repeat(recipe.views)
+        of_labels = F.cross_entropy(logits.to(dtype), labels)
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    if recipe.supervised:
+        assert of_labels is not None
+        pair, loss, objective = None, of_labels, of_labels
+    else:
+        z0, z1 = z.to(dtype).chunk(2)
+        pair, loss = (z0.detach(), z1.detach()), contrastive_loss(recipe, z0, z1)
+        objective = loss * 2 if recipe.loss.name == "nt_xent" and recipe.loss.reduction == "reference" else loss
+        objective = objective if of_labels is None else objective + of_labels
     t.optimizer.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
     if recipe.optimizer.gradient_clip:
@@ -210,19 +219,28 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
         group["lr"] = rate
     t.saver.before_update()
     t.optimizer.step()
-    return Outputs(h.detach(), z0.detach(), z1.detach(), loss.detach(), objective.detach(), accuracy)
+    return Outputs(h.detach(), pair, loss.detach(), objective.detach(), accuracy)
 
 
-def _nt_xent_settings(recipe: Recipe) -> dict[str, Any]:
+def contrastive_loss(recipe: Recipe, z0: Tensor, z1: Tensor) -> Tensor:
+    """The loss that the recipe names, of the global batch."""
+    o, shared = recipe.loss, _shared_settings(recipe)
+    if o.name == "margin":
+        return margin_triplet(z0, z1, margin=o.margin, negatives=o.negatives, semi_hard=o.semi_hard, **shared)
+    shared["temperature"] = o.temperature
+    if o.name == "nt_logistic":
+        return nt_logistic(z0, z1, negatives=o.negatives, semi_hard=o.semi_hard, **shared)
+    return (nt_xent if o.negatives == "both_views" else nt_xent_other_view)(z0, z1, **shared)
+
+
+def _shared_settings(recipe: Recipe) -> dict[str, Any]:
     """equal_rows: the plan gives each process as many rows, so that the host need not wait for the device to ask."""
-    settings = {"temperature": recipe.loss.temperature, "normalize": recipe.loss.normalize}
-    return settings | {"gather": True, "equal_rows": True}
+    return {"normalize": recipe.loss.normalize, "gather": True, "equal_rows": True}
 
 
 def _measure(t: Training, o: Outputs, rate: float, clock: _Clock, batches: ViewBatches) -> dict[str, Any]:
     """A line of metrics.jsonl; every process takes part, each mean is over the global batch."""
     recipe = t.recipe
-    accuracy, entropy = contrastive_metrics(o.z0, o.z1, **_nt_xent_settings(recipe))  # of the global batch
     own = torch.stack(
         [o.loss, torch.zeros_like(o.loss) if o.probe_accuracy is None else o.probe_accuracy.to(o.loss.dtype)]
     )
@@ -233,9 +251,10 @@ def _measure(t: Training, o: Outputs, rate: float, clock: _Clock, batches: ViewB
         "images": t.step * t.plan.global_batch,
         "time": time.time(),
         "loss": loss,
-        "contrastive_accuracy": float(accuracy),
-        "contrastive_entropy": float(entropy),
     }
+    if o.z is not None:
+        found = contrastive_metrics(*o.z, temperature=recipe.loss.temperature, **_shared_settings(recipe))
+        line |= {"contrastive_accuracy": float(found[0]), "contrastive_entropy": float(found[1])}
     if o.probe_accuracy is not None:
         line["probe_accuracy"] = probe
     line |= {
@@ -269,11 +288,10 @@ class _Clock:
 
 
 def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter, quiet: bool) -> Training:
-    images = open_images(recipe.data, PRETRAIN)
-    check_trainable(images, recipe.training.batch_size)
+    images = open_training_images(recipe)
     plan = make_plan(recipe, len(images), distributed.world_size())
-    classes = len(images.classes) if recipe.training.probe and images.labels is not None else 0
-    model = build_model(recipe, classes)
+    classified = images.labels is not None and (recipe.training.probe or recipe.supervised)
+    model = build_model(recipe, len(images.classes) if classified else 0)
     checkpoints = run.checkpoint_files()
     if recipe.training.init_from and not checkpoints:
         _start_from(model, recipe)

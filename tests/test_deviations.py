@@ -68,6 +68,9 @@ def test_the_tf1_variant_differs_from_tf2_where_the_table_says_so() -> None:
         ("training.global_batch_norm=false", "batch norm sees", "its process"),
         ("head.num_layers=3", "layers of g", "3"),
         ("head.output_dim=64", "dimensions of z", "64"),
+        ("loss.name=nt_logistic", "loss", "NT-Logistic"),
+        ("loss.name=nt_logistic", "reduction", "mean over 2N rows"),
+        ("loss.negatives=other_view", "negatives are", "the other view"),
         ("loss.temperature=0.2", "temperature", "0.2"),
         ("loss.normalize=false", "z is normalised", "no"),
         ("loss.reduction=paper", "reduction", "mean over 2N rows"),
@@ -88,7 +91,19 @@ def test_the_tf1_variant_differs_from_tf2_where_the_table_says_so() -> None:
 def test_a_key_moves_its_line(override: str, name: str, ours: str) -> None:
     before, after = found(), found(override)
     assert after[name].ours == ours != before[name].ours
-    assert after[name].key in (override.partition("=")[0], "training.warmup_epochs", "optimizer.learning_rate", "")
+    others = ("training.warmup_epochs", "optimizer.learning_rate", "loss.reduction", "")
+    assert after[name].key in (override.partition("=")[0], *others)
+
+
+def test_choices_that_mean_nothing_to_a_loss_are_left_out() -> None:
+    all_of, margin, supervised = found(), found("loss.name=margin"), found("loss.name=cross_entropy")
+    assert all_of.keys() - margin.keys() == {"temperature"}
+    assert margin["negatives are"].ours == "both views"
+    semi_hard = ["loss.name=margin", "loss.negatives=other_view", "loss.semi_hard=true"]
+    assert found(*semi_hard)["negatives are"].ours == "one of the other view, semi-hard"
+    assert supervised["loss"].ours == "cross entropy" and supervised["loss"].differs_from("paper")
+    assert not supervised.keys() & {"temperature", "negatives from", "layers of g", "probe beside f"}
+    assert "LARS: adapts the probe" in found("loss.name=cross_entropy", "training.probe=false")
 
 
 def test_small_images_are_compared_with_the_authors_cifar_values() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from simclr_plus.tui.alarms import alarms
 from simclr_plus.tui.commands import override, shown
-from simclr_plus.tui.feed import Feed, chance_loss, expected_figures
+from simclr_plus.tui.feed import Feed, expected_figures
 from simclr_plus.tui.file_header import read_file_header
 from simclr_plus.tui.logs import LogTail, log_files, plain
 from simclr_plus.tui.plots import PLOTS, curves_of, future_rate, levels_of
@@ -415,9 +415,16 @@ def test_the_x_of_a_curve_is_what_was_asked_for(tmp_path: Path) -> None:
     assert np.array_equal(only.y, raw.y)
 
 
+CHANCE = math.log(2 * 128 - 1)
+OTHERS = ("nt_logistic", "margin", "cross_entropy")
+
+
 def test_the_lines_of_reference_are_chance_and_the_stated_scores() -> None:
     (chance,) = levels_of(PLOTS[0], load_recipe("demo"))
-    assert chance.y == pytest.approx(math.log(255)) == chance_loss(128)
+    assert chance.y == pytest.approx(math.log(255)) == CHANCE
+    (fewer,) = levels_of(PLOTS[0], load_recipe("demo", ["loss.negatives=other_view"]))
+    assert fewer.y == pytest.approx(math.log(128))
+    assert [levels_of(PLOTS[0], load_recipe("demo", [f"loss.name={name}"])) for name in OTHERS] == [[], [], []]
     (paper,) = levels_of(PLOTS[2], load_recipe("r50_1x"))
     assert (paper.label, paper.y) == ("paper linear", pytest.approx(0.693))
     assert expected_figures("measured, 3 seeds: kNN 80.6 % (pixels 77.6), linear 84.8 % (pixels 82.7)") == {
@@ -467,7 +474,7 @@ RUNNING = {"state": "running"}
 
 
 def test_a_healthy_run_has_no_alarm() -> None:
-    assert alarms(RUNNING, columns(), 128, 1.0) == []
+    assert alarms(RUNNING, columns(), CHANCE, 1.0) == []
     assert alarms({"state": "queued"}, {}, None, None) == []
 
 
@@ -477,18 +484,18 @@ def test_a_healthy_run_has_no_alarm() -> None:
         ({"loss": np.r_[np.ones(60), np.full(40, np.nan)]}, 1.0, "not finite since step 61"),
         ({"feature_std": np.r_[np.full(50, 0.6), np.linspace(0.6, 0.01, 45), np.full(5, 0.01)]}, 1.0, "collapse"),
         ({"effective_rank": np.r_[np.full(50, 60.0), np.full(50, 3.0)]}, 1.0, "effective rank fell from 60 to 3"),
-        ({"loss": np.full(100, chance_loss(128))}, 1.0, "still at chance, 5.54"),
+        ({"loss": np.full(100, CHANCE)}, 1.0, "still at chance, 5.54"),
         ({"data_wait": np.full(100, 0.45)}, 1.0, "data wait 45.0%"),
         ({}, 120.0, "no progress for 2:00 min"),
     ],
 )
 def test_an_alarm_names_its_cause(changes: dict[str, Any], silent: float, said: str) -> None:
-    (sentence,) = alarms(RUNNING, columns(**changes), 128, silent)
+    (sentence,) = alarms(RUNNING, columns(**changes), CHANCE, silent)
     assert said in sentence
 
 
 def test_a_failure_is_told_by_its_cause() -> None:
-    (sentence,) = alarms({"state": "failed", "why": "rank 1 on b: out of memory\nmore"}, columns(), 128, 9e9)
+    (sentence,) = alarms({"state": "failed", "why": "rank 1 on b: out of memory\nmore"}, columns(), CHANCE, 9e9)
     assert sentence == "failed: rank 1 on b: out of memory"
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from .feed import chance_loss
 from .raster import Floats
 from .ticks import duration, percent, short
 
@@ -15,19 +14,18 @@ SMALL_STD, SMALL_SHARE = 0.3, 0.25
 LONG_WAIT = 0.3
 
 
-def alarms(
-    glance: dict[str, Any], columns: dict[str, Floats], batch_size: int | None, silent: float | None
-) -> list[str]:
+def alarms(glance: dict[str, Any], columns: dict[str, Floats], chance: float | None, silent: float | None) -> list[str]:
     """The sentences, gravest first.
 
-    `columns` holds step, epoch, time, loss, feature_std, effective_rank and data_wait as far as there are any; `silent`
-    is how many seconds ago the last line was written.
+    `columns` holds step, epoch, time, loss, feature_std, effective_rank and data_wait as far as there are any; `chance`
+    is the loss of features that tell nothing where that is known; `silent` is how many seconds ago the last line was
+    written.
     """
     found = []
     why = str(glance.get("why") or "").splitlines()
     if glance.get("state") in ("failed", "lost", "stale", "gone", "unreadable") and why:
         found.append(f"{glance['state']}: {why[0]}")
-    found += [s for s in (_not_finite(columns), _collapse(columns), _at_chance(columns, batch_size)) if s]
+    found += [s for s in (_not_finite(columns), _collapse(columns), _at_chance(columns, chance)) if s]
     if glance.get("state") == "running":
         found += [s for s in (_waiting(columns), _no_progress(columns, silent)) if s]
     return found
@@ -57,15 +55,14 @@ def _collapse(columns: dict[str, Floats]) -> str:
     return ""
 
 
-def _at_chance(columns: dict[str, Floats], batch_size: int | None) -> str:
+def _at_chance(columns: dict[str, Floats], chance: float | None) -> str:
     loss, epoch = columns.get("loss"), columns.get("epoch")
-    if batch_size is None or loss is None or epoch is None or len(loss) < 2 * RECENT or not epoch[-1] >= 1:
+    if chance is None or loss is None or epoch is None or len(loss) < 2 * RECENT or not epoch[-1] >= 1:
         return ""
-    level = chance_loss(batch_size)
     recent = float(np.nanmedian(loss[-RECENT:])) if np.isfinite(loss[-RECENT:]).any() else 0.0
-    if recent < 0.98 * level:
+    if recent < 0.98 * chance:
         return ""
-    return f"nothing is learnt: after {short(float(epoch[-1]))} epochs the loss is still at chance, {short(level)}"
+    return f"nothing is learnt: after {short(float(epoch[-1]))} epochs the loss is still at chance, {short(chance)}"
 
 
 def _waiting(columns: dict[str, Floats]) -> str:

@@ -5,7 +5,6 @@ A run folder may be damaged, half-written or gone at any moment: what cannot be 
 
 from __future__ import annotations
 
-import math
 import re
 import threading
 import time
@@ -151,11 +150,6 @@ def processes_on(glance: dict[str, Any]) -> str:
 
 def _number(value: object, otherwise: float) -> float:
     return float(value) if isinstance(value, int | float) else otherwise
-
-
-def chance_loss(batch_size: int) -> float:
-    """NT-Xent of features that tell nothing: ln(2N - 1)."""
-    return math.log(2 * batch_size - 1)
 
 
 def expected_figures(text: str) -> dict[str, tuple[str, float]]:

@@ -10,7 +10,7 @@ import numpy as np
 from simclr_plus.recipe import Recipe
 from simclr_plus.schedules import peak_learning_rate, warmup_cosine
 
-from .feed import Feed, chance_loss, expected_figures
+from .feed import Feed, expected_figures
 from .line_chart import Curve, Level
 from .raster import Floats, smooth
 from .ticks import percent, short
@@ -67,7 +67,7 @@ def levels_of(plot: Plot, recipe: Recipe | None) -> list[Level]:
     if recipe is None:
         return []
     if plot.key == "loss":
-        return [Level("chance", chance_loss(recipe.training.batch_size))]
+        return [] if recipe.chance_loss is None else [Level("chance", recipe.chance_loss)]
     if plot.key == "contrastive":
         return []
     if plot.key == "accuracy":

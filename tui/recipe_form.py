@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import RecipeError
-from simclr_plus.plan import KNOWN_SIZES, Plan, make_plan
+from simclr_plus.plan import Plan, known_size, make_plan
 from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, shipped_recipes
 from simclr_plus.runs import default_name
 
@@ -123,13 +123,13 @@ class Form:
     def plan(self) -> Plan | None:
         """What it comes to; None where the number of images is not known before the folder is read."""
         recipe = self.recipe()
-        images = KNOWN_SIZES.get(recipe.data.name) or recipe.data.expected_images
+        images = known_size(recipe)
         if not images:
             return None
         processes = self.launch["start.processes"]
         nodes = int(self.launch["start.nodes"]) if self.launch["start.where"] == "SLURM" else 1
         world = (int(processes) if processes.isdigit() else 1) * nodes
-        return make_plan(recipe, min(images, recipe.data.limit or images), world)
+        return make_plan(recipe, images, world)
 
     def comes_to(self) -> list[tuple[str, str]]:
         """The plan in words, with what is doubtful about it."""
@@ -142,7 +142,7 @@ class Form:
         else:
             millions = (plan.encoder_parameters + plan.head_parameters) / 1e6
             rows += [
-                ("parameters", f"{millions:.1f} M with the head"),
+                ("parameters", f"{millions:.1f} M{' with the head' if recipe.head_layers else ''}"),
                 ("images", f"{plan.images:,}"),
                 ("global batch", f"{plan.global_batch:,}, {plan.batch_per_process:,} a process"),
                 ("steps", f"{plan.total_steps:,}, warm-up {plan.warmup_steps:,}"),

@@ -18,7 +18,7 @@ from simclr_plus.bench.data import needs
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
 from simclr_plus.datasets import PRETRAIN, Images, open_images
-from simclr_plus.errors import SimclrPlusError
+from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.loading import Batch, ViewBatches, default_threads
 from simclr_plus.model import build_encoder, build_model
 from simclr_plus.plan import make_plan
@@ -34,6 +34,10 @@ EXAMPLE_RATE = 0.06  # learning rate of Lightly's example
 
 def bench_step(recipe: Recipe, *, rounds: int, threads: int, device: torch.device) -> Report:
     """One update of a recipe's network on batches that are ready, then the data path alone, then both together."""
+    if recipe.supervised:
+        raise RecipeError(
+            'bench step compares with Lightly\'s SimCLR, and loss.name = "cross_entropy" is none; take "nt_xent"'
+        )
     images, source = _images_of(recipe)
     compile_views(recipe.law)
     training = _training(recipe, images, device)

@@ -153,6 +153,8 @@ class RunScreen(LiveScreen):
         if not self.feed.lines:
             return "waiting for the first line of metrics.jsonl"
         recipe = self.feed.facts.recipe
+        if plot.key == "contrastive" and recipe is not None and recipe.supervised:
+            return "none: the run learns labels"
         if plot.key == "accuracy" and recipe is not None and not recipe.training.probe:
             return "no probe: training.probe is false, monitor.knn_every_epochs is 0"
         return "the run writes no such figure"
@@ -234,9 +236,12 @@ class RunScreen(LiveScreen):
     def _show_alarms(self) -> None:
         facts = self.feed.facts
         recent = self.feed.columns(*ALARM_COLUMNS, last=RECENT)
-        batch = facts.recipe.training.batch_size if facts.recipe is not None else None
+        chance = facts.recipe.chance_loss if facts.recipe is not None else None
+        if facts.recipe is not None and facts.recipe.supervised:
+            recent.pop("effective_rank", None)  # images of a class are to come out alike
+            recent.pop("feature_std", None)
         silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
-        found = alarms(facts.glance, recent, batch, silent)
+        found = alarms(facts.glance, recent, chance, silent)
         if facts.trouble and not any(facts.trouble in sentence for sentence in found):
             found.append(facts.trouble)
         box = self.query_one("#alarms", Static)
