@@ -44,6 +44,7 @@ Target = Annotated[str, typer.Argument(help="A run, a checkpoint, or an encoder 
 EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
 TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
 LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
+On = Annotated[str, typer.Option(help='"h": the features of the encoder; "z": those of the projection head on it.')]
 WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
 
 
@@ -51,6 +52,7 @@ WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and
 def knn(
     target: Target,
     k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 20,
+    on: On = "h",
     data: EvaluationData = "",
     test: TestFolder = "",
     labels: LabelCount = 0,
@@ -61,7 +63,7 @@ def knn(
     """k nearest neighbours on frozen features."""
     from simclr_plus.evaluators.knn import evaluate_knn
 
-    _evaluate(target, "knn", evaluate_knn, {"k": k}, data, test, labels, baselines, runs, as_json)
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, runs, as_json)
 
 
 @evaluate_app.command()
@@ -79,6 +81,7 @@ def linear(
     ] = 0.0,
     optimizer: Annotated[str, typer.Option(help='"nesterov", or "lars" as in pretraining.')] = "nesterov",
     nproc: Annotated[str, typer.Option("--nproc", help='Processes that share each batch: a number, or "gpu".')] = "1",
+    on: On = "h",
     data: EvaluationData = "",
     test: TestFolder = "",
     labels: LabelCount = 0,
@@ -98,7 +101,7 @@ def linear(
         settings["optimizer"] = optimizer
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
-    _evaluate(target, name, evaluator, settings, data, test, labels, baselines, runs, as_json)
+    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, runs, as_json)
 
 
 def _evaluate(
@@ -106,6 +109,7 @@ def _evaluate(
     name: str,
     evaluator: Any,
     settings: dict[str, Any],
+    on: str,
     data: str,
     test: str,
     labels: int,
@@ -115,9 +119,8 @@ def _evaluate(
 ) -> None:
     from simclr_plus.evaluation import evaluate_target
 
-    result, path = evaluate_target(
-        target, name, evaluator, settings, data=data, test=test, labels=labels, baselines=baselines, runs=runs, say=_say
-    )
+    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "baselines": baselines}
+    result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=_say, **given)
     if as_json:
         _print_json(result)
     else:

@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
-from simclr_plus.checkpoints import load_encoder, read_header
+from simclr_plus.checkpoints import load_encoder, load_head, read_header
 from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
 from simclr_plus.distributed import rank, start
-from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.evaluators.linear import evaluate_linear
-from simclr_plus.evaluators.subjects import Subject, subjects
+from simclr_plus.evaluators.subjects import Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
 from simclr_plus.feature_cache import images_digest
+from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.importers.imported import beside
 from simclr_plus.recipe import Data
 from simclr_plus.runs import Run, find_run
 
@@ -37,6 +39,19 @@ def weights_of(target: str, runs: Path) -> tuple[Path, Run | None]:
     return run.latest_checkpoint(), run
 
 
+def projection_head_of(file: Path) -> SimCLRProjectionHead:
+    """The projection head in a checkpoint or a head file, or in the file beside an encoder; else CheckpointError."""
+    own = beside(file, "projection")
+    try:
+        head = load_head(own if own.is_file() else file, "projection")
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; this needs the projection head: name a run or one of its checkpoints (few-labels takes --head)"
+        ) from None
+    assert isinstance(head, SimCLRProjectionHead)
+    return head
+
+
 def best_device() -> torch.device:
     """CUDA where there is one; under torchrun this process joins the others and takes its own."""
     return start("auto")
@@ -48,6 +63,7 @@ def evaluate_target(
     evaluator: Evaluator,
     settings: dict[str, Any],
     *,
+    on: str = "h",
     data: str = "",
     test: str = "",
     labels: int = 0,
@@ -55,7 +71,14 @@ def evaluate_target(
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], Path | None]:
-    """Evaluate, and for a run write the result into its folder; returns the result and the file."""
+    """Evaluate, and for a run write the result into its folder; returns the result and the file.
+
+    on: "h", the encoder's features, or "z", those of the projection head.
+    """
+    if on not in ("h", "z"):
+        raise RecipeError(f'--on {on!r} is unknown; use "h" (the encoder) or "z" (the projection head on it)')
+    if on == "z" and baselines:
+        raise RecipeError("--baselines have no projection head: with --on z leave it out")
     weights, run = weights_of(target, runs)
     recipe, header = recipe_of(weights), read_header(weights)
     if "recipe" not in header and not data:
@@ -66,9 +89,13 @@ def evaluate_target(
     found: dict[str, Any] = {}
     of_what = "".join(f"_{re.sub(r'[^A-Za-z0-9]+', '-', part).strip('-')}" for part in (data, test) if part)
     few = f"_{labels}-labels" if labels else ""
-    file_name = f"{name}_{weights.stem}{of_what}{few}"
+    projection = "_z" if on == "z" else ""
+    file_name = f"{name}{projection}_{weights.stem}{of_what}{few}"
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
-    for subject in subjects(load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size):
+    evaluated = subjects(load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size)
+    if on == "z":
+        evaluated = [projected(evaluated[0], projection_head_of(weights))]
+    for subject in evaluated:
         say(f"{name}: {subject.name}")
         moved = Subject(subject.name, subject.encoder.to(device), subject.law)
         kept = {}
@@ -88,6 +115,7 @@ def evaluate_target(
         "data": train.name,
         "train_images": len(train),
         "test_images": len(held_out),
+        "on": on,
         "settings": settings,
         "results": found,
     }

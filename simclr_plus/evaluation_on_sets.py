@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from simclr_plus.checkpoints import load_encoder, load_head, read_header
+from simclr_plus.checkpoints import load_encoder, read_header
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import rank, start
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import CheckpointError, RecipeError
-from simclr_plus.evaluation import labelled_images, weights_of
+from simclr_plus.errors import RecipeError
+from simclr_plus.evaluation import labelled_images, projection_head_of, weights_of
 from simclr_plus.evaluators.fine_tuning import (
     Protocol,
     evaluate_few_labels,
@@ -279,14 +278,7 @@ def _head(target: Target, head_file: str) -> SimCLRProjectionHead:
     file = Path(head_file) if head_file else target.file
     if file is None:
         raise RecipeError(f"{target.name} has no projection head; give one with --head FILE")
-    try:
-        head: nn.Module = load_head(file, "projection")
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"{error}; this protocol needs the projection head: name a run, or give --head FILE"
-        ) from None
-    assert isinstance(head, SimCLRProjectionHead)
-    return head
+    return projection_head_of(file)
 
 
 def _state_key(protocol: Protocol, labelled: Images, target: Target) -> str:

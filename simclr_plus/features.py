@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
@@ -14,11 +17,17 @@ from simclr_plus.loading import evaluation_batches
 
 @torch.no_grad()
 def features_of(
-    encoder: nn.Module, images: Images, law: ViewLaw, *, device: torch.device, batch_size: int = 256
+    encoder: nn.Module,
+    images: Images,
+    law: ViewLaw,
+    *,
+    device: torch.device,
+    batch_size: int = 256,
+    change: Callable[[Tensor, NDArray[np.int64]], Tensor] = lambda views, _: views,
 ) -> tuple[Tensor, Images]:
     """h [N, F] of the images' central crops, float32 on the CPU, and the N images: unreadable ones may be left out.
 
-    The encoder's mode is put back.
+    The encoder's mode is put back. change: what is done to crops [B, 3, S, S] of the images at indices [B].
     """
     was_training = encoder.training
     encoder.eval()
@@ -26,7 +35,7 @@ def features_of(
     features, seen = [], []
     try:
         for views, indices in evaluation_batches(images, law, batch_size):
-            features.append(encoder(views.to(device, dtype)).flatten(1).float().cpu())
+            features.append(encoder(change(views, indices).to(device, dtype)).flatten(1).float().cpu())
             seen.append(indices)
     finally:
         encoder.train(was_training)

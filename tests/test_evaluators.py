@@ -7,15 +7,18 @@ import pytest
 import torch
 
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import save_encoder
+from simclr_plus.checkpoints import save_checkpoint, save_encoder
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import SimclrPlusError
+from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.evaluation import evaluate_target, labelled_images
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import _fit, evaluate_linear, evaluate_linear_fast
-from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
-from simclr_plus.recipe import Data
+from simclr_plus.evaluators.subjects import RawPixels, Subject, projected, subjects
+from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.model import build_model
+from simclr_plus.recipe import Data, load_recipe
+from simclr_plus.runs import Run, create_run
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)
@@ -113,6 +116,56 @@ def test_an_encoder_file_is_evaluated_on_a_data_set_by_name(tmp_path: Path) -> N
     )
     assert path is None and (result["train_images"], result["test_images"]) == (300, 2000)
     assert 0.1 < result["results"]["encoder"]["top1"] < 0.9
+
+
+def test_z_is_what_the_projection_head_makes_of_h(fashion: tuple[Images, Images]) -> None:
+    torch.manual_seed(0)
+    head = SimCLRProjectionHead(28 * 28 * 3, 32, 8)
+    head.layers[1].running_mean.normal_()  # statistics of a training, to tell eval mode
+    subject = projected(PIXELS, head)
+    images = torch.rand(4, 3, 28, 28)
+    first, norm, _, second, last = head.eval().layers
+    hidden = norm(images.flatten(1) @ first.weight.T).clamp_min(0)
+    assert torch.allclose(subject.encoder(images), last(hidden @ second.weight.T), atol=1e-5)
+    assert subject.name == "raw pixels, z" and not subject.encoder.training
+    train, test = fashion
+    before = {k: v.clone() for k, v in head.state_dict().items()}
+    found = evaluate_linear(subject, train.first(200), test, device=CPU, epochs=1, batch_size=50)
+    assert all(torch.equal(v, before[k]) for k, v in head.state_dict().items()) and 0 < found["top1"] < 1
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tiny: list[str]) -> Run:
+    """A run with a checkpoint that holds encoder, head and probe, of random weights."""
+    recipe = load_recipe("demo", [*tiny, "augmentation.image_size=28"])
+    run = create_run(recipe, tmp_path / "runs", "r")
+    torch.manual_seed(0)
+    model = build_model(recipe, 10).eval()
+    optimizer = torch.optim.SGD(model.parameters())
+    save_checkpoint(run.checkpoints / "step_00000001.safetensors", model, optimizer, step=1, recipe=recipe)
+    return run
+
+
+def test_results_on_h_and_on_z_lie_side_by_side(trained: Run) -> None:
+    found = {
+        on: evaluate_target("r", "knn", evaluate_knn, {"k": 5}, on=on, labels=300, runs=trained.path.parent)
+        for on in ("h", "z")
+    }
+    files = {path.name for path in trained.results.glob("*.json")}
+    assert {path.name for _, path in found.values() if path} == files and len(files) == 2
+    scores = [next(iter(result["results"].items())) for result, _ in found.values()]
+    assert [name for name, _ in scores] == ["encoder", "encoder, z"] and scores[0][1] != scores[1][1]
+
+
+def test_z_is_refused_where_there_is_no_head(trained: Run, tmp_path: Path) -> None:
+    file = str(tmp_path / "e.safetensors")
+    save_encoder(ResNet(18, 0.125, stem="cifar"), file)
+    with pytest.raises(CheckpointError, match="needs the projection head: name a run"):
+        evaluate_target(file, "knn", evaluate_knn, {}, on="z", data="embedded")
+    with pytest.raises(RecipeError, match="--on 'g' is unknown"):
+        evaluate_target(file, "knn", evaluate_knn, {}, on="g")
+    with pytest.raises(RecipeError, match="--baselines have no projection head"):
+        evaluate_target(file, "knn", evaluate_knn, {}, on="z", baselines=True)
 
 
 def test_folders_with_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:

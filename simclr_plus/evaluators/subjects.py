@@ -1,4 +1,4 @@
-"""What is evaluated: an encoder, and for comparison raw pixels and the same network with random weights."""
+"""What is evaluated: h or z = g(h) of an encoder; to compare, raw pixels and the same network with random weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.encoders import ResNet
+from simclr_plus.heads import SimCLRProjectionHead
 
 RANDOM_SEED = 0
 
@@ -28,6 +29,24 @@ class RawPixels(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, S, S] -> [B, 3 S S]."""
         return images.flatten(1)
+
+
+class Projected(nn.Module):
+    """Images -> z = g(h): an encoder, then its projection head."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.head = encoder, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, 3, S, S] -> [B, D]."""
+        z: Tensor = self.head(self.encoder(images).flatten(1))
+        return z
+
+
+def projected(subject: Subject, head: SimCLRProjectionHead) -> Subject:
+    """The same images and encoder, but what is evaluated is z = g(h) (paper, 4.2: Figure 8, Table 3)."""
+    return replace(subject, name=f"{subject.name}, z", encoder=Projected(subject.encoder, head).eval())
 
 
 def subjects(encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int = 0) -> list[Subject]:
