@@ -190,7 +190,7 @@ def load_head(path: str | Path, kind: str) -> nn.Module:
         recipe = parse_recipe(header["recipe"], origin=f"recipe in {path}")
         prefix = {"projection": "head.", "linear": "probe."}[kind]
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if not tensors:
+        if not tensors and not (kind == "projection" and recipe.head.num_layers == 0):
             raise CheckpointError(f"{path} holds no {kind} head: its run trained without one")
         f, h = recipe.architecture.feature_dim, recipe.head
         if kind == "projection":

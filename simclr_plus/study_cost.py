@@ -72,7 +72,8 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
     """Of one training step without the making of views, the better of two after a first."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = min(TIMED_IMAGES, recipe.training.batch_size)
-    model = build_model(recipe, 2).to(device, memory_format=torch.channels_last)
+    model = build_model(recipe, 2).to(device)
+    model.to(memory_format=torch.channels_last)
     size = recipe.augmentation.image_size
     images = torch.rand(_views(recipe) * count, 3, size, size, device=device)
     best = float("inf")
@@ -81,7 +82,7 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
             started = time.perf_counter()
             h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
             loss = h.square().mean() if _views(recipe) == 1 else nt_xent(*z.chunk(2))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, (time.perf_counter() - started) / count)

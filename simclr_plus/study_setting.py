@@ -24,7 +24,10 @@ def setting_of(planned: PlannedStudy) -> Setting:
         ("scale", planned.scale),
         ("cells measured", f"{len(results)} of {len(planned.cells)}, seeds {', '.join(map(str, seeds)) or 'none'}"),
         ("data", f"{train.name}: {len(train):,} training and {len(test):,} test images, {len(train.classes)} classes"),
-        ("network", f"{recipe.architecture.title} at {recipe.augmentation.image_size} pixels, unless an axis says other"),
+        (
+            "network",
+            f"{recipe.architecture.title} at {recipe.augmentation.image_size} pixels, unless an axis says other",
+        ),
         ("images seen by a cell", seen),
         (
             "training",
@@ -33,7 +36,9 @@ def setting_of(planned: PlannedStudy) -> Setting:
         ),
     ]
     if seconds:
-        facts.append(("time", f"{median(seconds):.0f} s a cell (median), {sum(seconds) / 3600:.1f} h of all cells together"))
+        facts.append(
+            ("time", f"{median(seconds):.0f} s a cell (median), {sum(seconds) / 3600:.1f} h of all cells together")
+        )
         facts.append(("machines", f"{len(hosts)}"))
     missing = [
         f"{cell.name}: {state.name}{f', {state.why}' if state.why else ''}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -47,7 +45,7 @@ def study(
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
     from simclr_plus.launch import process_count
-    from simclr_plus.studies.catalogue import STUDIES, find_study
+    from simclr_plus.studies.catalogue import find_study
     from simclr_plus.study_runs import open_study, plan_study, record, require_all, run_cells
 
     if not study_name:
@@ -151,14 +149,19 @@ def _show_plan(planned: PlannedStudy, at_once: int, processes: int, as_json: boo
     ]
     if as_json:
         figures = {"cells": cost.cells, "done": cost.done, "images": cost.images, "seconds": cost.seconds}
-        print_json({"schema": 1, "study": planned.study.name, "data": planned.recipe.data.name, **figures, "plan": listed})
+        print_json(
+            {"schema": 1, "study": planned.study.name, "data": planned.recipe.data.name, **figures, "plan": listed}
+        )
         return
     shown = ["cell", "steps", "batch", "epochs", "learning_rate", "measures"]
     rows = [[_cell(entry[key]) for key in shown] + ["done" if entry["done"] else ""] for entry in listed]
-    print_table([*shown[:4], "peak rate", "measures", ""], rows, title=f"{planned.study.title} ({planned.study.source})")
+    print_table(
+        [*shown[:4], "peak rate", "measures", ""], rows, title=f"{planned.study.title} ({planned.study.source})"
+    )
     say(
-        f"{cost.cells} runs on {planned.recipe.data.name}, {cost.images:,} images in all; {cost.done} are done. Training the "
-        f"rest takes about {duration(cost.seconds)} on this machine, {at_once} at a time; evaluation comes on top"
+        f"{cost.cells} runs on {planned.recipe.data.name}, {cost.images:,} images in all; {cost.done} are done. "
+        f"Training the rest takes about {duration(cost.seconds)} on this machine, {at_once} at a time; evaluating "
+        "comes on top"
     )
 
 

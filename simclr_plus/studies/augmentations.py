@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from simclr_plus.recipe import Recipe
@@ -80,12 +80,16 @@ def _claims(ours: list[list[float]]) -> list[Claim]:
         stated(
             "no single operation is as good as the best pair",
             no_single,
-            f"best pair {max(pairs.values()):.1f} %, best alone {max(singles.values()):.1f} %" if no_single is not None else "",
+            f"best pair {max(pairs.values()):.1f} %, best alone {max(singles.values()):.1f} %"
+            if no_single is not None
+            else "",
         ),
     ]
     if ranks is not None:
         found.append(
-            stated("the 49 cells order as the paper's (rank correlation above 0.5)", ranks > 0.5, f"Spearman {ranks:.2f}")
+            stated(
+                "the 49 cells order as the paper's (rank correlation above 0.5)", ranks > 0.5, f"Spearman {ranks:.2f}"
+            )
         )
     return found
 
@@ -94,10 +98,10 @@ def _rank_correlation(a: list[float], b: list[float]) -> float:
     import numpy as np
 
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def _mean(row: Any) -> float:
+def _mean(row: Sequence[float]) -> float:
     return sum(row) / len(row)
 
 
@@ -134,8 +138,8 @@ STUDY = Study(
     seeds={"small": 1, "paper": 1},
     choices=(
         "both branches start from one random crop to the standard size; the other branch is that crop (paper, 3.1)",
-        "an operation is always applied; color keeps its own probabilities inside (0.8 jitter, 0.2 gray), crop is followed "
-        "by the flip",
+        "an operation is always applied; color keeps its own probabilities inside (0.8 jitter, 0.2 gray), crop is "
+        "followed by the flip",
         "the sizes of cutout, noise, rotation and the form of Sobel are ours: see augmentation.operations",
     ),
 )

@@ -67,7 +67,9 @@ def page(f: Findings) -> Page:
     if batches and lengths:
         short, long, low, high = lengths[0], lengths[-1], batches[0], batches[-1]
         claims = [
-            higher(f, f"longer training is better ({long:g} against {short:g} epochs)", {"epochs": long}, {"epochs": short}),
+            higher(
+                f, f"longer training is better ({long:g} against {short:g} epochs)", {"epochs": long}, {"epochs": short}
+            ),
             higher(
                 f,
                 f"with few epochs large batches are better (linear rule, {high} against {low})",
@@ -81,15 +83,14 @@ def page(f: Findings) -> Page:
                 {"rule": "linear", "batch": low, "epochs": short},
             ),
         ]
-        gaps = [
-            f.value("top1", batch=high, epochs=e) - f.value("top1", batch=low, epochs=e) for e in (short, long)
-        ]
+        gaps = [f.value("top1", batch=high, epochs=e) - f.value("top1", batch=low, epochs=e) for e in (short, long)]
         if all(g == g for g in gaps):
             claims.append(
                 stated(
                     "the lead of large batches shrinks with longer training",
                     gaps[1] < gaps[0],
-                    f"{high} minus {low}: {100 * gaps[0]:+.1f} points at {short:g} epochs, {100 * gaps[1]:+.1f} at {long:g}",
+                    f"{high} minus {low}: {100 * gaps[0]:+.1f} points at {short:g} epochs, "
+                    f"{100 * gaps[1]:+.1f} at {long:g}",
                 )
             )
     return Page(

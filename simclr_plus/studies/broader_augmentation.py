@@ -1,4 +1,4 @@
-"""Table B.2: a broader policy (Sobel, equalize, solarize, motion blur added) for SimCLR, by linear and few-label evaluation."""
+"""Table B.2: a broader policy for SimCLR: Sobel, equalize, solarize and motion blur added; linear and few labels."""
 
 from __future__ import annotations
 

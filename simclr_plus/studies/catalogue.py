@@ -25,18 +25,18 @@ def find_study(name: str) -> Study:
     return STUDIES[name]
 
 
-STUDIES = {
-    module.STUDY.name: module.STUDY
-    for module in (
-        augmentations,
-        color_strength,
-        projection_head,
-        what_h_keeps,
-        losses,
-        temperature,
-        batch_and_epochs,
-        model_size,
-        broader_augmentation,
-        supervised_augmentation,
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        augmentations.STUDY,
+        color_strength.STUDY,
+        projection_head.STUDY,
+        what_h_keeps.STUDY,
+        losses.STUDY,
+        temperature.STUDY,
+        batch_and_epochs.STUDY,
+        model_size.STUDY,
+        broader_augmentation.STUDY,
+        supervised_augmentation.STUDY,
     )
 }

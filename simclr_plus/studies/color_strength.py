@@ -100,7 +100,7 @@ STUDY = Study(
     page=page,
     seeds={"small": 3, "paper": 1},
     choices=(
-        "supervised training: cross entropy, one view an image, otherwise the same recipe (learning rate and epochs too)",
+        "supervised training: cross entropy, one view an image, else the same recipe (learning rate and epochs too)",
         "AutoAugment: torchvision's ImageNet policy in place of color distortion and blur",
     ),
 )

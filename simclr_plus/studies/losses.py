@@ -57,9 +57,7 @@ def page(f: Findings) -> Page:
     """Table 4, and all that was searched."""
     best = {label: chosen(f, label) for label in LOSSES}
     row = [f.text("top1", **best[label]) for label in LOSSES]
-    settings = [
-        f"{key.partition('.')[2]} {best[label]['searched']}" for label, (_, _, key, _, _) in LOSSES.items()
-    ]
+    settings = [f"{key.partition('.')[2]} {best[label]['searched']}" for label, (_, _, key, _, _) in LOSSES.items()]
     paper = [f"{figure:.1f}" for *_, figure in LOSSES.values()]
     searched = [
         [label, f"{place['searched']}", f"{place['rate']}", f.text("validation_top1", **place), f.text("top1", **place)]
@@ -67,10 +65,17 @@ def page(f: Findings) -> Page:
         for place in _places(f, label)
     ]
     claims = [
-        higher(f, f"NT-Xent is better than {label}", best["NT-Xent"], best[label]) for label in LOSSES if label != "NT-Xent"
+        higher(f, f"NT-Xent is better than {label}", best["NT-Xent"], best[label])
+        for label in LOSSES
+        if label != "NT-Xent"
     ]
     claims += [
-        higher(f, f"semi-hard mining helps {label}", best[f"{label}(sh)" if label.endswith(".") else f"{label} (sh)"], best[label])
+        higher(
+            f,
+            f"semi-hard mining helps {label}",
+            best[f"{label}(sh)" if label.endswith(".") else f"{label} (sh)"],
+            best[label],
+        )
         for label in ("Margin", "NT-Logi.")
     ]
 

@@ -16,9 +16,10 @@ from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_p
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected
 from simclr_plus.evaluators.supervised import Classifier
-from simclr_plus.evaluators.transformations import predict_transformation
+from simclr_plus.evaluators.what_h_keeps import predict_transformation
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.few_labels import share_indices
+from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.metrics import summary
 from simclr_plus.runs import Run
 from simclr_plus.studies.study import PAPER
@@ -49,7 +50,7 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
         train, test = train.subset(kept), train.subset(held)
     subject = _subject(run, device)
     if of == "z":
-        subject = projected(subject, load_head(run.latest_checkpoint(), "projection").to(device))
+        subject = projected(subject, _head(run, device))
     if scale == PAPER:
         found = evaluate_linear(subject, train, test, device=device, batch_size=4096)
     else:
@@ -82,7 +83,7 @@ def _keeps(run: Run, _scale: str, device: torch.device, *, task: str) -> Figures
     """How well a small network tells from h, and from z, which transformation an image went through."""
     train, test = _images(run)
     subject = _subject(run, device)
-    head = load_head(run.latest_checkpoint(), "projection").to(device)
+    head = _head(run, device)
     seed = run.recipe().training.seed
     from_h = predict_transformation(subject, train, test, task, device=device, seed=seed)
     from_z = predict_transformation(projected(subject, head), train, test, task, device=device, seed=seed)
@@ -105,6 +106,12 @@ def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> 
 def _images(run: Run) -> tuple[Images, Images]:
     data = run.recipe().data
     return open_images(data, TRAIN), open_images(data, TEST)
+
+
+def _head(run: Run, device: torch.device) -> SimCLRProjectionHead:
+    head = load_head(run.latest_checkpoint(), "projection").to(device)
+    assert isinstance(head, SimCLRProjectionHead)
+    return head
 
 
 def _subject(run: Run, device: torch.device) -> Subject:

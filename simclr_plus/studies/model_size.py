@@ -60,7 +60,12 @@ def page(f: Findings) -> Page:
         texts = [f.text("top1", method=m, epochs=shortest[m], **at) for m in METHODS]
         paper = RELEASED.get((depth, width))
         rows.append(
-            [f"ResNet-{depth} ({width:g}x)", f"{_parameters(depth, width) / 1e6:.2f}", *texts, f"{paper}" if paper else ""]
+            [
+                f"ResNet-{depth} ({width:g}x)",
+                f"{_parameters(depth, width) / 1e6:.2f}",
+                *texts,
+                f"{paper}" if paper else "",
+            ]
         )
     claims = []
     if sizes:
@@ -78,7 +83,10 @@ def page(f: Findings) -> Page:
         for number, method in enumerate(METHODS):
             for depth in dict.fromkeys(d for d, _ in sizes):
                 there = [
-                    (_parameters(d, w) / 1e6, f.spread("top1", method=method, depth=d, width=w, epochs=shortest[method]))
+                    (
+                        _parameters(d, w) / 1e6,
+                        f.spread("top1", method=method, depth=d, width=w, epochs=shortest[method]),
+                    )
                     for d, w in sizes
                     if d == depth
                 ]
@@ -114,9 +122,7 @@ def page(f: Findings) -> Page:
 
 
 def _shrinking_gap(f: Findings, low: dict[str, Any], high: dict[str, Any], of: dict[str, dict[str, Any]]) -> Any:
-    gaps = [
-        f.value("top1", **of["supervised"], **at) - f.value("top1", **of["SimCLR"], **at) for at in (low, high)
-    ]
+    gaps = [f.value("top1", **of["supervised"], **at) - f.value("top1", **of["SimCLR"], **at) for at in (low, high)]
     known = all(g == g for g in gaps)
     return stated(
         "the lead of supervised training shrinks as networks grow",

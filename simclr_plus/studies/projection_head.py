@@ -69,11 +69,13 @@ def page(f: Findings) -> Page:
                 "Linear accuracy (%) by head and output dimension",
                 ["head", *map(str, dimensions)],
                 rows,
-                "The paper, ResNet-50: nonlinear about 3 points above linear, more than 10 above none; h more than 10 above z.",
+                "The paper, ResNet-50: nonlinear about 3 points above linear, over 10 above none; h over 10 above z.",
             )
         ],
         [
-            Picture("figure-8", "Linear accuracy on h (%) by projection head and its output dimension", drawing("top1")),
+            Picture(
+                "figure-8", "Linear accuracy on h (%) by projection head and its output dimension", drawing("top1")
+            ),
             Picture("figure-8-z", "The same on z = g(h)", drawing("top1_z")),
         ],
         claims,

@@ -1,6 +1,6 @@
 """What a study is: places on its axes, each a few changes of a recipe; measures; and a page about what was found.
 
-A study plans and draws, it never launches: study_runs.py executes its cells and knows nothing of what they mean. No torch.
+A study plans and draws, it never launches: study_runs.py executes its cells and knows nothing of what they mean.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Cell:
 class Study:
     """points(recipe, scale) are its places in order; page(findings) the report. seeds: of a point, by scale.
 
-    bases: the shipped recipe that it starts from and changes of it, by scale. choices: what no source fixes and we chose.
+    bases: the shipped recipe it starts from and changes of it, by scale. choices: what no source fixes and we chose.
     """
 
     name: str
@@ -86,8 +86,8 @@ def linear(scale: str) -> str:
 def training_changes(method: str, scale: str) -> Changes:
     """ "SimCLR", or "supervised": cross entropy on the same encoder and views.
 
-    At the paper's scale with its supervised models' SGD (rate 0.1 B/256, weight decay 1e-4; authors, issue 10), at small
-    scale with the recipe's own optimiser.
+    At the paper's scale with its supervised models' SGD (rate 0.1 B/256, weight decay 1e-4; authors, issue 10), at
+    small scale with the recipe's own optimiser.
     """
     if method == "SimCLR":
         return {}

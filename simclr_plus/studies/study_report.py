@@ -80,20 +80,25 @@ def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def _html(study: Study, page: Page, setting: Setting, pictures: Sequence[Path]) -> str:
-    parts = [f"<h1>{html.escape(study.title)}</h1><p>{html.escape(study.question)} <i>{html.escape(study.source)}</i></p>"]
+    parts = [
+        f"<h1>{html.escape(study.title)}</h1><p>{html.escape(study.question)} <i>{html.escape(study.source)}</i></p>"
+    ]
     facts = "".join(f"<dt>{html.escape(what)}</dt><dd>{html.escape(how)}</dd>" for what, how in setting.facts)
     parts.append(f"<dl>{facts}</dl>")
     if page.claims:
         rows = "".join(
-            f"<tr><td>{html.escape(c.sentence)}</td><td style='color:{VERDICT_COLORS[c.verdict]}'><b>{c.verdict}</b></td>"
-            f"<td>{html.escape(c.evidence)}</td></tr>"
+            f"<tr><td>{html.escape(c.sentence)}</td><td style='color:{VERDICT_COLORS[c.verdict]}'><b>{c.verdict}</b>"
+            f"</td><td>{html.escape(c.evidence)}</td></tr>"
             for c in page.claims
         )
         parts.append(f"<h2>What the paper claims, here</h2><table>{rows}</table>")
     for picture, path in zip(page.pictures, pictures, strict=True):
         data = base64.b64encode(path.read_bytes()).decode()
         caption = html.escape(picture.caption)
-        parts.append(f"<figure><img alt='{caption}' src='data:image/png;base64,{data}'><figcaption>{caption}</figcaption></figure>")
+        parts.append(
+            f"<figure><img alt='{caption}' src='data:image/png;base64,{data}'>"
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
     for table in page.tables:
         parts += [f"<h2>{html.escape(table.title)}</h2>", _html_table(table.columns, table.rows)]
         parts += [f"<p>{html.escape(table.note)}</p>"] if table.note else []

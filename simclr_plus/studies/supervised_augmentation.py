@@ -48,9 +48,7 @@ def points(recipe: Recipe, scale: str) -> Iterator[Point]:
 def page(f: Findings) -> Page:
     """Table B.3 with the paper's figures."""
     groups = [(w, e) for w in f.axis("width") for e in f.axis("epochs")]
-    rows = [
-        [f"{w:g}x", f"{e:g}", *(f.text("top1", width=w, epochs=e, policy=p) for p in POLICIES)] for w, e in groups
-    ]
+    rows = [[f"{w:g}x", f"{e:g}", *(f.text("top1", width=w, epochs=e, policy=p) for p in POLICIES)] for w, e in groups]
     paper = [[f"ResNet-50 ({w}x)", str(e), *(f"{v}" for v in row)] for (w, e), row in TABLE.items()]
     lengths = sorted(f.axis("epochs"))
     claims = []
@@ -59,7 +57,7 @@ def page(f: Findings) -> Page:
         claims = [
             higher(
                 f,
-                f"with few epochs color distortion does not help supervised training (crop above crop + color, {short:g} epochs)",
+                f"with few epochs color distortion does not help supervised training ({short:g} epochs)",
                 {"policy": POLICIES[0], "epochs": short},
                 {"policy": POLICIES[1], "epochs": short},
             ),

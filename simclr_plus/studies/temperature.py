@@ -1,4 +1,4 @@
-"""Table 5: temperature with l2 normalisation and without, and that contrastive accuracy does not follow linear accuracy."""
+"""Table 5: temperature, with l2 normalisation and without; contrastive accuracy does not follow linear accuracy."""
 
 from __future__ import annotations
 
@@ -33,9 +33,10 @@ def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
 
 def page(f: Findings) -> Page:
     """Table 5 with the paper's figures, and both accuracies against each other."""
-    rows, found = [], []
+    rows: list[list[str]] = []
+    found: list[tuple[dict[str, Any], float, float]] = []
     for (normalize, temperature), paper in PAPER.items():
-        place = {"l2": "yes" if normalize else "no", "temperature": temperature}
+        place: dict[str, Any] = {"l2": "yes" if normalize else "no", "temperature": temperature}
         found.append((place, f.value("contrastive_accuracy", **place), f.value("top1", **place)))
         rows.append(
             [
@@ -49,7 +50,7 @@ def page(f: Findings) -> Page:
         )
     known = [(place, c, t) for place, c, t in found if c == c and t == t]
     complete = len(known) == len(PAPER)
-    by_contrast, by_top1 = (sorted(known, key=lambda x, i=i: -x[i]) for i in (1, 2))
+    by_contrast, by_top1 = sorted(known, key=lambda x: -x[1]), sorted(known, key=lambda x: -x[2])
     best = by_top1[0] if known else None
     normalised = [x for x in known if x[0]["l2"] == "yes"]
     middle = max(normalised, key=lambda x: x[2])[0]["temperature"] if normalised else None
