@@ -4,6 +4,7 @@ Images come as the authors' stream does, epoch after epoch, each a new permutati
 an epoch. V: views, B: images of this process, S: side in pixels.
 
 Threads write views straight into the batch; or they write crops, and the device does colour and blur for all of them.
+Where the law has operations of studies, they are done to the whole batch, where its views were finished.
 Threads, because decoding and the compiled loops leave the GIL, nothing is pickled or copied between processes, and a
 batch is held once: `simclr-plus bench data` measures them beside DataLoader's worker processes.
 """
@@ -27,6 +28,7 @@ from simclr_plus.augmentations.draws import COLUMNS, draw_views, epoch_order
 from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.finishing import Finish, finish_in_parts, packed
 from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.augmentations.study_operations import apply_operations
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets import Images
 from simclr_plus.errors import UnreadableImageError
@@ -97,17 +99,25 @@ class ViewBatches:
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Views [V B, 3, S, S] and labels [B] (-1 where there are none) of this process at a step, on the device."""
-        out, parameters, labels = self._made_by_threads(step)
-        views = out.flatten(0, 1)
+        epochs, indices = self._shown(step)
+        out, parameters, labels = self._made_by_threads(step, epochs, indices)
+        views = self._finished(out, parameters)
+        if self.law.operations:
+            views = apply_operations(views, self.law, seed=self.seed, epochs=epochs, indices=indices)
+            views = views.pin_memory() if self._side is not None and views.device == CPU else views
+        return views.flatten(0, 1).to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _finished(self, out: Tensor, parameters: NDArray[np.float32]) -> Tensor:
+        """Views as the threads made them, or their crops finished on the device: [V, B, 3, S, S]."""
         if self.finish is None:
-            return views.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+            return out
+        views = out.flatten(0, 1)
         draws = torch.from_numpy(parameters).transpose(0, 1).flatten(0, 1)
         if self.crops != "float32":
             small = packed(views, self.crops)
             views = small.pin_memory() if self._side is not None else small
         crops = views.to(self.device, non_blocking=True)
-        finished = finish_in_parts(crops, draws.to(self.device), self.law, self.finish)
-        return finished, labels.to(self.device, non_blocking=True)
+        return finish_in_parts(crops, draws.to(self.device), self.law, self.finish).view(out.shape)
 
     def _ready(self, step: int) -> tuple[Tensor, Tensor]:
         """`batch`; with CUDA on a stream beside that of the training, and only when all of it is there."""
@@ -118,16 +128,26 @@ class ViewBatches:
             self._side.synchronize()  # this thread waits, not the loop: what the loop waits is what data costs it
         return batch
 
-    def _made_by_threads(self, step: int) -> tuple[Tensor, NDArray[np.float32], Tensor]:
-        """Views or crops [V, B, 3, S, S], their draws [B, V, 16] and labels [B], in memory that CUDA can fetch."""
-        own = self.batch_size // self.processes
-        places = np.arange(self.rank * own, (self.rank + 1) * own)
-        stream = step * self.batch_size + places
+    def _shown(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Epochs and indices [B] of the images that this process shows at a step."""
+        stream = step * self.batch_size + self._places()
         epochs = stream // len(self.images)
-        indices = np.empty(own, dtype=np.int64)
+        indices = np.empty(len(stream), dtype=np.int64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
             indices[here] = self._order(int(epoch))[stream[here] % len(self.images)]
+        return epochs, indices
+
+    def _places(self) -> NDArray[np.int64]:
+        own = self.batch_size // self.processes
+        return np.arange(self.rank * own, (self.rank + 1) * own)
+
+    def _made_by_threads(
+        self, step: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
+    ) -> tuple[Tensor, NDArray[np.float32], Tensor]:
+        """Views or crops [V, B, 3, S, S], their draws [B, V, 16] and labels [B], in memory that CUDA can fetch."""
+        own, places = len(indices), self._places()
+        indices = indices.copy()  # another image may take the place of an unreadable one, with its draws
         pinned = self._side is not None
         memory = torch.empty((self.views, own, 3, self.law.size, self.law.size), pin_memory=pinned)
         per_image = () if self.images.labels is None else self.images.labels.shape[1:]  # several labels: one a class

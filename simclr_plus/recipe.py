@@ -23,6 +23,19 @@ from simclr_plus.variants import fill_in, forget
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Three = Annotated[tuple[float, float, float], Field(strict=False)]  # TOML has lists
+StudyOperation = Literal[
+    "crop",
+    "cutout",
+    "color",
+    "sobel",
+    "noise",
+    "blur",
+    "rotate",
+    "equalize",
+    "solarize",
+    "motion_blur",
+    "autoaugment",
+]
 
 
 class _Section(BaseModel):
@@ -94,7 +107,7 @@ class Augmentation(_Section):
         Literal["auto", "cpu", "device"],
         Field(
             description="where colour and blur are done: by CPU threads, or on the device for a whole batch (equal to "
-            "1e-5); auto: the device with CUDA and images in files"
+            "1e-5); auto: the device with CUDA and images in files or operations"
         ),
     ] = "auto"
     device_crops: Annotated[
@@ -107,6 +120,19 @@ class Augmentation(_Section):
     evaluation_crop: Annotated[
         float, Field(gt=0, le=1, description="share of the shorter side shown in evaluation, above 32 pixels")
     ] = 0.875
+    operations: Annotated[
+        tuple[StudyOperation, ...],
+        Field(strict=False, description="of the paper's studies, done one after the other to a view made as above"),
+    ] = ()
+    operations_on: Annotated[
+        Literal["both", "first"],
+        Field(description="operations change both views of a pair, or the first alone (Figure 5)"),
+    ] = "both"
+    operation_prob: Annotated[Share, Field(description="probability of each of the operations, for each view")] = 1.0
+    same_crop: Annotated[
+        bool,
+        Field(description="before the operations both views are the same: one draw of all of the above (Figure 5)"),
+    ] = False
 
 
 class Encoder(_Section):
@@ -325,6 +351,10 @@ class Recipe(_Section):
             brightness_law=a.brightness_law,
             random_order=a.random_order,
             evaluation_crop=a.evaluation_crop,
+            operations=a.operations,
+            operations_on=a.operations_on,
+            operation_prob=a.operation_prob,
+            same_crop=a.same_crop,
         )
 
     @property
@@ -448,7 +478,8 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
 
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
-        return "three numbers"
+        one, *more = annotation.__args__
+        return f"list of {', '.join(one.__args__)}" if more == [...] else "three numbers"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))

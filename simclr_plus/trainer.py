@@ -155,10 +155,12 @@ def _loop(t: Training, stop: _StopRequest) -> str:
 def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBatches:
     """This process's batches; colour and blur are done where augmentation.augment_on says.
 
-    "auto" takes the device with CUDA and images in files: views of a small set in memory cost a CPU next to nothing.
+    "auto" takes the device with CUDA and images in files, or further operations: without them views of a small set in
+    memory cost a CPU next to nothing.
     """
     a = recipe.augmentation
-    on_device = a.augment_on == "device" or (a.augment_on == "auto" and device.type == "cuda" and images.pixels is None)
+    much = images.pixels is None or bool(a.operations)
+    on_device = a.augment_on == "device" or (a.augment_on == "auto" and device.type == "cuda" and much)
     finish = torch.compile(finish_views) if recipe.training.compile else finish_views
     return ViewBatches(
         images,

@@ -29,6 +29,9 @@ ASPECT_LOW, ASPECT_HIGH = 3 / 4, 4 / 3
 
 # what a word is for: the third counter is the view plus one of these
 _CROP, _GATES, _COLOURS, _BLUR, _SHARED_BLUR, _EPOCH_ORDER = 0x100, 0x200, 0x300, 0x400, 0x500, 0x600
+_STUDY = 0x700
+
+WORDS = 8  # of an operation of a study
 
 _PERMUTATIONS = np.array(list(itertools.permutations(range(4))), dtype=np.float32)
 _FIXED_ORDER = _PERMUTATIONS[:1]
@@ -73,6 +76,16 @@ def draw_views(
     gates = np.array([law.flip_prob, law.jitter_prob, law.gray_prob, law.blur_prob], dtype=np.float32)
     key = np.uint64(int(seed) % 2**64)
     _draw(key, *columns, index, np.float32(law.min_scale), orders, ranges, gates, step, law.blur_sigma_group, out)
+    if law.same_crop:
+        out[:, 1:] = out[:, :1]
+    return out
+
+
+def draw_words(seed: int, epoch: ArrayLike, indices: ArrayLike, *, views: int = 2) -> NDArray[np.uint32]:
+    """Words [B, V, 8] of 32 bits for what views.py does not know: the operations of studies."""
+    index = np.array(indices, dtype=np.int64, ndmin=1)
+    out = np.empty((len(index), views, WORDS), dtype=np.uint32)
+    _draw_words(np.uint64(int(seed) % 2**64), np.full_like(index, epoch), index, out)
     return out
 
 
@@ -168,6 +181,16 @@ def _draw_crop(key, index, epoch, view, image_height, image_width, min_scale, ro
             row[LEFT] = _below(w3, image_width - width) if width < image_width else 0
             row[HEIGHT], row[WIDTH] = height, width
             return
+
+
+@njit(cache=KEPT, nogil=True)
+def _draw_words(key, epochs, indices, out):  # type: ignore[no-untyped-def]
+    for b in range(len(indices)):
+        for view in range(out.shape[1]):
+            for block in range(WORDS // 4):
+                words = _philox(indices[b], epochs[b], view | _STUDY, block, key)
+                for i in range(4):
+                    out[b, view, 4 * block + i] = words[i]
 
 
 @njit(cache=KEPT, nogil=True)

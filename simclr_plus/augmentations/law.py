@@ -9,6 +9,11 @@ from dataclasses import dataclass, replace
 
 RESIZE_METHODS = ("bicubic", "bicubic_legacy")
 BRIGHTNESS_LAWS = ("multiplicative", "additive")
+BRANCHES = ("both", "first")
+OPERATIONS = (
+    *("crop", "cutout", "color", "sobel", "noise", "blur", "rotate"),  # the paper's Figure 5
+    *("equalize", "solarize", "motion_blur", "autoaugment"),  # its Tables B.2 and 1
+)
 MAX_STRENGTH = 1.25  # beyond it 1 - 0.8 strength, the smallest contrast and saturation factor, would be negative
 
 
@@ -21,6 +26,8 @@ class ViewLaw:
     min_scale: smallest crop as a share of the image's area. blur_sigma_group: 0 draws sigma for each image (the
     paper's words), n > 0 for groups of n images of the global batch (the authors' code: the batch of one device).
     evaluation_crop: share of the shorter side that an evaluated encoder is shown (authors: 7/8 above 32 pixels).
+    operations: names in study_operations.py, done to a finished view in this order, each with operation_prob; to the
+    views of "both" branches or of the "first" alone. same_crop: all views of an image begin from one draw.
     """
 
     size: int = 224
@@ -39,6 +46,10 @@ class ViewLaw:
     sigmas: tuple[float, float] = (0.1, 2.0)
     blur_sigma_group: int = 0
     evaluation_crop: float = 0.875
+    operations: tuple[str, ...] = ()
+    operations_on: str = "both"
+    operation_prob: float = 1.0
+    same_crop: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 8:
@@ -63,7 +74,12 @@ class ViewLaw:
             raise ValueError(f"min_scale = {self.min_scale} is no share of an image's area; use a value in (0, 1]")
         if not 0 < self.sigmas[0] <= self.sigmas[1]:
             raise ValueError(f"sigmas = {self.sigmas}: a blur needs 0 < smallest <= largest, in pixels")
-        for name in ("flip_prob", "jitter_prob", "gray_prob", "blur_prob"):
+        for name in self.operations:
+            if name not in OPERATIONS:
+                raise ValueError(f"operations: {name!r} is unknown; use some of {OPERATIONS}")
+        if self.operations_on not in BRANCHES:
+            raise ValueError(f"operations_on = {self.operations_on!r} is unknown; use one of {BRANCHES}")
+        for name in ("flip_prob", "jitter_prob", "gray_prob", "blur_prob", "operation_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is no probability; use a value from 0 to 1")
 
@@ -79,7 +95,7 @@ class ViewLaw:
 
     def crop_and_flip_only(self) -> ViewLaw:
         """What linear evaluation and fine-tuning train on (paper, B.5 and B.6)."""
-        return replace(self, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+        return replace(self, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, operations=())
 
 
 def simclr_law(size: int, strength: float = 1.0, **changes: object) -> ViewLaw:

@@ -34,6 +34,7 @@ from simclr_plus.augmentations.draws import (
     TOP,
     WIDTH,
     draw_views,
+    draw_words,
     epoch_order,
 )
 from simclr_plus.augmentations.law import ViewLaw
@@ -147,6 +148,8 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
         maker.fill(image[0], parameters[0], out, 0)
         maker.fill_batch(image, np.zeros(1, dtype=np.int64), parameters, out, 0, 1)
         epoch_order(0, 0, 1)
+        if law.operations:
+            draw_words(0, 0, [0])
     finally:
         told.cancel()
         told.join()  # no thread is left when workers fork
