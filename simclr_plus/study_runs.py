@@ -80,14 +80,14 @@ def plan_study(
     path: Path, study: Study, scale: str, seeds: int, recipe: Recipe, where: Sequence[str] = ()
 ) -> PlannedStudy:
     """The cells of a study, all or those `where` AXIS=VALUE,VALUE lets through; writes nothing."""
-    cells = study.cells(recipe, scale, seeds)
+    cells = every = study.cells(recipe, scale, seeds)
     for text in where:
         axis, _, values = text.partition("=")
         wanted = set(values.split(","))
-        axes = sorted({name for cell in cells for name in cell.place})
+        axes = sorted({name for cell in every for name in cell.place})
         if axis not in axes or not values:
             raise RecipeError(f"--where {text}: this study has the axes {', '.join(axes)}; write AXIS=VALUE,VALUE")
-        known = {f"{cell.place[axis]}" for cell in cells if axis in cell.place}
+        known = {f"{cell.place[axis]}" for cell in every if axis in cell.place}
         if wanted - known:
             raise RecipeError(f"--where {text}: {axis} has the values {', '.join(sorted(known))}")
         cells = [cell for cell in cells if f"{cell.place.get(axis)}" in wanted]

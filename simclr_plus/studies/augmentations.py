@@ -114,15 +114,17 @@ def _heat(figure: Any, values: Any) -> None:
     import numpy as np
 
     table = np.array([[*row, _mean(row)] for row in values], dtype=float)
+    known = table[np.isfinite(table)]
+    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
     axes = figure.subplots()
-    shown = axes.imshow(table, cmap="viridis")
+    shown = axes.imshow(table, cmap="viridis", vmin=low, vmax=high)
     figure.colorbar(shown, label="linear accuracy (%)", shrink=0.8)
     names = [name.capitalize() for name in OPERATIONS]
     axes.set_xticks(range(len(names) + 1), [*names, "Average"], rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="second operation", ylabel="first operation")
     axes.axvline(len(names) - 0.5, color="white", linewidth=3)
-    middle = np.nanmin(table) + 0.6 * (np.nanmax(table) - np.nanmin(table))
+    middle = low + 0.6 * (high - low)
     for (i, j), value in np.ndenumerate(table):
         if np.isfinite(value):
             axes.text(j, i, f"{value:.1f}", ha="center", va="center", color="black" if value > middle else "white")

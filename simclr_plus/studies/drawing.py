@@ -38,7 +38,7 @@ def lines(
     axes.set_xticks(range(len(x)), [str(value) for value in x])
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    legend(axes)
 
 
 def bars(
@@ -70,7 +70,13 @@ def bars(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8)
+    legend(axes)
+
+
+def legend(axes: Any) -> None:
+    """A small legend, where there is anything to name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def floor_of(series: Mapping[str, Sequence[Spread | None]]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from simclr_plus.architecture import Architecture
 from simclr_plus.recipe import Recipe
-from simclr_plus.studies.drawing import COLORS
+from simclr_plus.studies.drawing import COLORS, legend
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import Page, Picture, Table, higher, stated
 from simclr_plus.studies.study import PAPER, Point, Study, linear, training_changes
@@ -105,7 +105,7 @@ def page(f: Findings) -> Page:
                 )
         axes.set(xscale="log", xlabel="parameters of the encoder (millions)", ylabel="top-1 (%)")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, fontsize=8)
+        legend(axes)
 
     return Page(
         [

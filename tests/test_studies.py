@@ -1,0 +1,336 @@
+"""The paper's studies as plans and as pages: what would be run, and what is said of what was found."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.plan import make_plan
+from simclr_plus.recipe import Recipe, load_recipe
+from simclr_plus.slurm import Allocation, array_script
+from simclr_plus.studies import augmentations, losses, temperature
+from simclr_plus.studies.catalogue import STUDIES, find_study
+from simclr_plus.studies.findings import Findings, Found
+from simclr_plus.studies.measures import MEASURES
+from simclr_plus.studies.page import Claim, higher
+from simclr_plus.studies.study import Cell, changed
+from simclr_plus.studies.study_report import Setting, write_report
+from simclr_plus.study_runs import plan_study, record
+
+IMAGENET = 1_281_167
+
+
+def cells_of(name: str, scale: str) -> list[Cell]:
+    study = find_study(name)
+    recipe, changes = study.bases[scale]
+    return study.cells(load_recipe(recipe, list(changes)), scale, study.seeds[scale])
+
+
+# runs at the paper's scale: Figure 5 is 7 x 7; Table 1 has 6 policies for two kinds of training; Figure 8 has no head,
+# and two heads of 7 widths; Table 4 searches 5 rates and 4 settings of 5 losses; Table B.1 is 6 x 4 by 2 rules;
+# Figure 7 has 13 networks, 3 of them also for 1000 epochs, and 3 supervised; Table B.2 3 widths by 2;
+# Table B.3 2 x 3 x 3
+PAPER_RUNS = {
+    "augmentations": 49,
+    "color-strength": 12,
+    "projection-head": 15,
+    "what-h-keeps": 4,
+    "losses": 100,
+    "temperature": 6,
+    "batch-and-epochs": 48,
+    "model-size": 19,
+    "broader-augmentation": 6,
+    "supervised-augmentation": 18,
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_plan_at_the_papers_scale_has_the_papers_runs(name: str) -> None:
+    cells = cells_of(name, "paper")
+    assert len(cells) == PAPER_RUNS[name]
+    for cell in cells:
+        recipe = cell.recipe
+        assert recipe.data.expected_images == IMAGENET and recipe.augmentation.image_size == 224
+        assert recipe.encoder.depth == 50 or name == "model-size"
+        assert recipe.training.batch_size == 4096 or name == "batch-and-epochs"
+        if recipe.loss.name == "cross_entropy":
+            assert (recipe.optimizer.name, recipe.optimizer.learning_rate) == ("sgd", 0.1)
+            assert recipe.optimizer.weight_decay == 1e-4
+        else:
+            assert recipe.optimizer.name == "lars" and recipe.optimizer.weight_decay == 1e-6
+            if name != "losses":
+                assert make_plan(recipe, IMAGENET).peak_learning_rate == pytest.approx(
+                    4.8 * (recipe.training.batch_size / 4096) ** (0.5 if cell.place.get("rule") == "sqrt" else 1)
+                )
+    usual = {"model-size", "batch-and-epochs", "broader-augmentation", "supervised-augmentation"}
+    if name not in usual:
+        assert {cell.recipe.training.epochs for cell in cells} == {100.0}
+
+
+def test_the_axes_at_the_papers_scale_are_the_papers() -> None:
+    batches = Counter(
+        (c.recipe.training.batch_size, c.recipe.training.epochs) for c in cells_of("batch-and-epochs", "paper")
+    )
+    assert batches == {(b, e): 2 for b in (256, 512, 1024, 2048, 4096, 8192) for e in (100.0, 200.0, 400.0, 800.0)}
+    heads = [(c.recipe.head.num_layers, c.recipe.head.output_dim) for c in cells_of("projection-head", "paper")]
+    dimensions = [32, 64, 128, 256, 512, 1024, 2048]
+    assert heads == [(0, 2048), *((1, d) for d in dimensions), *((2, d) for d in dimensions)]
+    table_5 = [(c.recipe.loss.normalize, c.recipe.loss.temperature) for c in cells_of("temperature", "paper")]
+    assert table_5 == [(True, 0.05), (True, 0.1), (True, 0.5), (True, 1.0), (False, 10.0), (False, 100.0)]
+    of_losses = cells_of("losses", "paper")
+    assert {c.recipe.optimizer.learning_rate for c in of_losses} == {0.01, 0.1, 0.3, 0.5, 1.0}
+    assert {c.recipe.loss.margin for c in of_losses if c.recipe.loss.name == "margin"} == {0.0, 0.4, 0.8, 1.6}
+    assert {c.recipe.loss.temperature for c in of_losses if c.recipe.loss.name == "nt_logistic"} == {0.1, 0.2, 0.5, 1.0}
+    assert {c.recipe.loss.negatives for c in of_losses} == {"other_view"}
+    assert Counter((c.recipe.loss.name, c.recipe.loss.semi_hard) for c in of_losses) == {
+        ("margin", False): 20,
+        ("margin", True): 20,
+        ("nt_logistic", False): 20,
+        ("nt_logistic", True): 20,
+        ("nt_xent", False): 20,
+    }
+    strengths = [c.recipe.augmentation.strength for c in cells_of("color-strength", "paper")[:4]]
+    assert strengths == [1 / 8, 1 / 4, 1 / 2, 1]
+    lengths = {(c.place["width"], c.recipe.training.epochs) for c in cells_of("supervised-augmentation", "paper")}
+    assert lengths == {(w, e) for w in (1, 4) for e in (90.0, 500.0, 1000.0)}
+    long = [c for c in cells_of("model-size", "paper") if c.recipe.training.epochs == 1000]
+    assert [(c.recipe.encoder.depth, c.recipe.encoder.width) for c in long] == [(50, 1), (50, 2), (50, 4)]
+
+
+def test_figure_5_augments_one_branch_of_one_crop() -> None:
+    cells = cells_of("augmentations", "small")
+    assert [tuple(c.place.values()) for c in cells[:3]] == [("crop", "crop"), ("crop", "cutout"), ("crop", "color")]
+    for cell in cells:
+        a = cell.recipe.augmentation
+        assert a.same_crop and a.operations_on == "first" and a.operation_prob == 1.0
+        assert a.flip_prob == a.jitter_prob == a.gray_prob == a.blur_prob == 0
+        first, second = cell.place["first"], cell.place["second"]
+        assert a.operations == ((first,) if first == second else (first, second))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_cell_at_small_scale_sees_60000_images_has_a_name_of_its_own_and_known_measures(name: str) -> None:
+    cells = cells_of(name, "small")
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert all(re.fullmatch(r"[\w.-]+", cell.name) for cell in cells)
+    for cell in cells:
+        plan = make_plan(cell.recipe, 10_000)
+        assert plan.total_steps * plan.global_batch >= 60_000
+        assert cell.recipe.training.seed == cell.seed and set(cell.measures) <= set(MEASURES)
+
+
+def test_both_rules_of_the_learning_rate_agree_at_the_recipes_batch() -> None:
+    for scale, batch, peak in (("small", 128, 0.003), ("paper", 4096, 4.8)):
+        found = [
+            make_plan(c.recipe, 100_000).peak_learning_rate
+            for c in cells_of("batch-and-epochs", scale)
+            if c.recipe.training.batch_size == batch
+        ]
+        assert found == pytest.approx([peak] * len(found))
+
+
+def test_a_changed_recipe_is_checked() -> None:
+    with pytest.raises(RecipeError, match=r"training.batch_sise"):
+        changed(load_recipe("study"), {"training.batch_sise": 3})
+
+
+def test_a_part_of_the_grid_can_be_asked_for_and_mistakes_are_named(tmp_path: Path) -> None:
+    study, recipe = find_study("temperature"), load_recipe("study")
+    planned = plan_study(tmp_path, study, "small", 2, recipe, ["l2=yes", "temperature=0.1,0.5"])
+    assert [(c.place["temperature"], c.seed) for c in planned.cells] == [(0.1, 0), (0.5, 0), (0.1, 1), (0.5, 1)]
+    for where, complaint in (("tau=1", "has the axes l2, temperature"), ("temperature=0.3", "has the values 0.05")):
+        with pytest.raises(RecipeError, match=complaint):
+            plan_study(tmp_path, study, "small", 1, recipe, [where])
+    with pytest.raises(RecipeError, match="leaves no cell"):
+        plan_study(tmp_path, study, "small", 1, recipe, ["l2=yes", "temperature=10.0"])
+    with pytest.raises(NotFoundError, match=r"there are augmentations, color-strength"):
+        find_study("figure-5")
+
+
+def test_a_folder_keeps_to_its_recipe_and_takes_more_seeds(tmp_path: Path) -> None:
+    study, recipe = find_study("temperature"), load_recipe("study")
+    record(plan_study(tmp_path, study, "small", 1, recipe), 1)
+    record(plan_study(tmp_path, study, "small", 3, recipe), 3)
+    record(plan_study(tmp_path, study, "small", 2, recipe), 2)
+    assert json.loads((tmp_path / "study.json").read_text())["seeds"] == 3
+    other = load_recipe("study", ["training.epochs=9"])
+    with pytest.raises(RecipeError, match="another recipe; give the same, or a new --name"):
+        record(plan_study(tmp_path, study, "small", 1, other), 1)
+
+
+def findings(rows: list[tuple[dict[str, Any], int, dict[str, float]]], test_images: int = 2000) -> Findings:
+    return Findings([Found(place, seed, numbers) for place, seed, numbers in rows], "small", test_images)
+
+
+def test_means_and_deviations_are_over_seeds() -> None:
+    f = findings([({"a": 1}, seed, {"top1": value}) for seed, value in enumerate((0.5, 0.6, 0.7))])
+    found = f.spread("top1", a=1)
+    assert found is not None and found.n == 3
+    assert (found.mean, found.deviation) == (pytest.approx(0.6), pytest.approx(np.std([0.5, 0.6, 0.7], ddof=1)))
+    assert f.text("top1", a=1) == "60.0 ± 10.0" and f.text("top1", a=2) == "–" and math.isnan(f.value("top1", a=2))
+
+
+def test_a_difference_is_paired_by_seed_and_two_standard_errors_decide() -> None:
+    a, b = {"x": "a"}, {"x": "b"}
+    noisy = [0.70, 0.50, 0.60, 0.40]
+    f = findings(
+        [(a, s, {"top1": v + 0.02 + 0.001 * s}) for s, v in enumerate(noisy)]
+        + [(b, s, {"top1": v}) for s, v in enumerate(noisy)]
+        + [(b, 9, {"top1": 0.99})]  # a seed that only one place has
+    )
+    found = f.difference(a, b)
+    steps = np.array([0.02, 0.021, 0.022, 0.023])
+    assert found is not None and found.n == 4 and found.value == pytest.approx(steps.mean())
+    assert found.error == pytest.approx(steps.std(ddof=1) / 2)
+    assert higher(f, "a is better", a, b).verdict == "seen" and higher(f, "b is better", b, a).verdict == "not seen"
+    assert higher(f, "c is better", {"x": "c"}, a).verdict == "not measured"
+
+
+def test_with_one_seed_the_test_images_decide_how_sure_a_difference_is() -> None:
+    def claim(images: int) -> str:
+        f = findings([({"x": "a"}, 0, {"top1": 0.62}), ({"x": "b"}, 0, {"top1": 0.60})], images)
+        return higher(f, "a is better", {"x": "a"}, {"x": "b"}).verdict
+
+    # 2 points; two standard errors are 3.1 points with 2,000 images and 0.4 with 100,000
+    assert claim(2000) == "undecided" and claim(100_000) == "seen"
+
+
+def test_the_setting_of_a_loss_is_chosen_on_validation_images_never_on_test_images() -> None:
+    def row(searched: float, validation: float, test: float) -> tuple[dict[str, Any], int, dict[str, float]]:
+        numbers = {"validation_top1": validation, "top1": test}
+        return {"loss": "NT-Xent", "searched": searched, "rate": 1.0}, 0, numbers
+
+    f = findings([row(0.1, 0.70, 0.50), row(0.5, 0.60, 0.90)])
+    assert losses.chosen(f, "NT-Xent")["searched"] == 0.1
+    assert losses.chosen(findings([row(0.1, 0.7, 0.9), row(0.5, 0.6, 0.1)]), "NT-Xent")["searched"] == 0.1
+
+
+def from_table(values: Any) -> Findings:
+    names = augmentations.OPERATIONS
+    return findings(
+        [
+            ({"first": a, "second": b}, 0, {"top1": values[i][j] / 100})
+            for i, a in enumerate(names)
+            for j, b in enumerate(names)
+        ]
+    )
+
+
+def test_the_papers_own_figures_confirm_the_claims_of_figure_5_and_a_shuffled_table_does_not() -> None:
+    claims = augmentations.page(from_table(augmentations.PAPER)).claims
+    assert [claim.verdict for claim in claims] == ["seen"] * 3 and "Spearman 1.00" in claims[2].evidence
+    shuffled = np.random.default_rng(0).permutation(np.array(augmentations.PAPER).ravel()).reshape(7, 7)
+    other = augmentations.page(from_table(shuffled)).claims
+    expected = spearmanr(np.array(augmentations.PAPER).ravel(), shuffled.ravel()).statistic
+    assert float(other[2].evidence.split()[1]) == pytest.approx(expected, abs=0.02)  # ties apart
+    assert other[0].verdict == "not seen" and other[2].verdict == "not seen"
+
+
+def test_the_papers_own_figures_confirm_the_claims_of_table_5() -> None:
+    rows = [
+        (
+            {"l2": "yes" if n else "no", "temperature": t},
+            s,
+            {"contrastive_entropy": e, "contrastive_accuracy": c / 100, "top1": a / 100},
+        )
+        for (n, t), (e, c, a) in temperature.PAPER.items()
+        for s in range(2)
+    ]
+    assert [claim.verdict for claim in temperature.page(findings(rows)).claims] == ["seen"] * 4
+
+
+def made_up(name: str, recipe: Recipe, *, seeds: int = 2) -> Findings:
+    """Figures for every cell of a study, from a generator."""
+    rng = np.random.default_rng(0)
+    figures = ["top1", "top1_z", "validation_top1", "contrastive_accuracy", "contrastive_entropy", "from_h", "from_z"]
+    figures += ["chance", "top1_1pct", "top1_10pct", "top1_100pct"]
+    cells = find_study(name).cells(recipe, "small", seeds)
+    return findings([(dict(c.place), c.seed, {f: float(rng.uniform(0.2, 0.9)) for f in figures}) for c in cells])
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("share", [1.0, 0.4, 0.0])
+def test_a_report_is_written_of_a_whole_study_of_a_part_and_of_nothing(name: str, share: float, tmp_path: Path) -> None:
+    whole = made_up(name, load_recipe("study"))
+    part = Findings(whole.rows[: round(share * len(whole.rows))], "small", 2000)
+    study = find_study(name)
+    files = write_report(
+        tmp_path, study, part, Setting((("scale", "small"),), ("a cell: failed",) if share < 1 else ())
+    )
+    assert {file.name for file in files} >= {"report.html", "report.md", "results.csv", "results.json"}
+    page = study.page(part)
+    text = (tmp_path / "report.md").read_text()
+    assert all(claim.sentence in text for claim in page.claims)
+    assert all(
+        (tmp_path / "plots" / f"{p.name}.{kind}").stat().st_size > 1000
+        for p in page.pictures
+        for kind in ("png", "svg")
+    )
+    html = (tmp_path / "report.html").read_text()
+    assert html.count("data:image/png;base64,") == len(page.pictures) and "nan" not in text.lower().split()
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(part.rows)
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert len(saved["cells"]) == len(part.rows) and saved["study"] == name
+    if share == 1:
+        assert "not measured" not in {claim.verdict for claim in page.claims}
+    if share == 0:
+        assert {claim.verdict for claim in page.claims} <= {"not measured"}
+
+
+def test_a_claim_that_is_the_other_way_round_is_not_seen() -> None:
+    rising = [
+        ({"head": head, "dimension": 128}, seed, {"top1": value + 0.001 * seed, "top1_z": value + 0.1 + 0.002 * seed})
+        for head, value in (("none", 0.9), ("linear", 0.8), ("nonlinear", 0.7))
+        for seed in range(3)
+    ]
+    page = find_study("projection-head").page(findings(rising))
+    assert [claim.verdict for claim in page.claims] == ["not seen"] * 4
+    assert all(isinstance(claim, Claim) and "points" in claim.evidence for claim in page.claims)
+
+
+def test_cells_come_seed_by_seed_so_that_a_stopped_study_has_whole_grids() -> None:
+    seeds = [cell.seed for cell in cells_of("temperature", "small")]
+    assert seeds == sorted(seeds) and all(b - a in (0, 1) for a, b in pairwise(seeds))
+
+
+def test_an_array_script_is_valid_bash_and_names_its_cells(tmp_path: Path) -> None:
+    import subprocess
+
+    given = Allocation(gpus=2, cpus=8, time="60", partition="gpu", extra=("--qos=high",))
+    command = ["python", "-m", "simclr_plus.study_cell", str(tmp_path / "a 'b'")]
+    script = array_script("study-x", tmp_path, command, [0, 3, 4], given, at_once=2)
+    for line in ("--array=0,3,4%2", "--gpus-per-node=2", "--time=60", "--partition=gpu", "--qos=high", "--requeue"):
+        assert f"#SBATCH {line}\n" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
+
+
+def test_the_clip_art_set_is_the_same_for_everyone_and_holds_a_fifth_out(tmp_path: Path) -> None:
+    from clipart_folder import CATEGORIES, make_clipart_folder
+    from PIL import Image
+
+    source = tmp_path / "png"
+    for number, category in enumerate(CATEGORIES):
+        (source / category / "deeper").mkdir(parents=True)
+        for i in range(10):
+            picture = Image.new("RGBA", (60 + i, 30), (20 * number, 25 * i, 255, 128))
+            picture.save(source / category / "deeper" / f"{i}.png")
+    (source / "food" / "broken.png").write_bytes(b"no picture")
+    counts = make_clipart_folder(tmp_path / "a", source, most=11)
+    make_clipart_folder(tmp_path / "b", source, most=11)
+    files = sorted(f.relative_to(tmp_path / "a") for f in (tmp_path / "a").rglob("*.png"))
+    assert files == sorted(f.relative_to(tmp_path / "b") for f in (tmp_path / "b").rglob("*.png"))
+    assert sum(counts) == len(files) == 80 and {f.parts[1] for f in files} == set(CATEGORIES)
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+    with Image.open(tmp_path / "a" / files[0]) as image:
+        assert image.size == (48, 48) and image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)

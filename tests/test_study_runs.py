@@ -1,0 +1,196 @@
+"""Studies that are really run, in miniature: each to its report, killed and gone on with, and by SLURM as an array."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import slurm_cluster
+from launching import CLI, environment, processes_naming, wait_for
+
+from simclr_plus.studies.catalogue import STUDIES
+
+# networks of 8 to 64 channels on 64 images for one or two steps
+SMOKE = [
+    "data.limit=64",
+    "augmentation.image_size=16",
+    "encoder.width=0.125",
+    "head.output_dim=16",
+    "training.batch_size=32",
+    "training.epochs=1",
+    "training.warmup_epochs=0",
+    "monitor.log_every_steps=1",
+]
+# a part of each grid that has every kind of cell; "color or gray" needs a colour set, the embedded one is gray
+PARTS = {
+    "augmentations": ["first=crop,color", "second=crop,color,noise"],
+    "color-strength": ["policy=1/8,1 (+blur),AutoAug"],
+    "projection-head": ["dimension=16,64"],
+    "what-h-keeps": ["task=rotation,corrupted"],
+    "losses": ["searched=0.4,0.5"],
+    "temperature": ["temperature=0.05,1.0,10.0"],
+    "batch-and-epochs": ["batch=64", "epochs=1.0,2.0"],
+    "model-size": ["width=0.125", "depth=18,34"],
+    "broader-augmentation": ["policy=default,broader"],
+    "supervised-augmentation": ["epochs=1.0"],
+}
+CELLS = {
+    "augmentations": 6,
+    "color-strength": 6,
+    "projection-head": 3,
+    "what-h-keeps": 2,
+    "losses": 5,
+    "temperature": 3,
+    "batch-and-epochs": 4,
+    "model-size": 4,
+    "broader-augmentation": 2,
+    "supervised-augmentation": 3,
+}
+
+
+def arguments_of(name: str) -> list[str]:
+    return [name, *SMOKE, "--seeds", "1", *(word for part in PARTS[name] for word in ("--where", part))]
+
+
+def study(folder: Path, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
+    command = [*CLI, "study", *arguments, "--runs", str(folder / "runs")]
+    return subprocess.run(
+        command, cwd=folder, env=environment(folder), capture_output=True, text=True, timeout=seconds, check=False
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
+    done = study(tmp_path, *arguments_of(name), "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert len(found["cells"]) == CELLS[name] and found["study"] == name
+    for cell in found["cells"]:
+        accuracies = {
+            key: value for key, value in cell["numbers"].items() if key not in ("test_images", "contrastive_entropy")
+        }
+        assert accuracies and all(0 <= value <= 1 for value in accuracies.values())
+        assert cell["numbers"]["test_images"] == 2000
+    folder = tmp_path / "runs" / f"study-{name}"
+    assert (folder / "report.html").stat().st_size > 10_000 and list((folder / "plots").glob("*.svg"))
+    again = study(tmp_path, *arguments_of(name), "--json")
+    assert json.loads(again.stdout)["cells"] == found["cells"] and "cells to run" not in again.stderr
+
+
+@pytest.mark.slow
+def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:
+    """The embedded images are gray, so that no network can tell color from gray."""
+    done = study(tmp_path, "what-h-keeps", *SMOKE, "--seeds", "1", "--where", "task=color_or_gray,rotation")
+    assert done.returncode == 1
+    assert "1 of 2 cells failed" in done.stderr and "color_or_gray_seed0: failed: " in done.stderr
+    assert "holds gray images alone" in done.stderr
+    report = (tmp_path / "runs" / "study-what-h-keeps" / "report.md").read_text()
+    assert "cells measured: 1 of 4" in report and "color_or_gray_seed0" in report
+
+
+def results(folder: Path) -> dict[str, float]:
+    """The finished cells, with when their result files were written."""
+    return {file.parent.parent.name: file.stat().st_mtime for file in folder.glob("cells/*/results/cell.json")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+def test_a_study_killed_in_the_middle_repeats_no_cell_and_loses_none(kill: signal.Signals, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "study-temperature"
+    longer = [word if word != "training.epochs=1" else "training.epochs=40" for word in SMOKE]
+    asked = ["temperature", *longer, "checkpoints.every_epochs=2", "--seeds", "1", "--at-once", "1"]
+    asked += ["--where", "l2=yes", "--runs", str(tmp_path / "runs")]
+    command = [*CLI, "study", *asked]
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    second = folder / "cells" / "yes_0.1_seed0" / "checkpoints"
+    wait_for(lambda: len(results(folder)) == 1 and list(second.glob("*.safetensors")), "a cell and a half")
+    running.send_signal(kill)
+    _, talk = running.communicate(timeout=120)
+    assert running.returncode == (-signal.SIGKILL if kill == signal.SIGKILL else 130), talk
+    before = results(folder)
+    done = subprocess.run(
+        [*command, "--json"],
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    after = results(folder)
+    assert len(after) == len(json.loads(done.stdout)["cells"]) == 4
+    assert before and all(after[cell] == written for cell, written in before.items())
+    events = [
+        json.loads(line)["event"] for line in (second.parent / "events.jsonl").read_text().splitlines()
+    ]  # it went on where it was, or, killed alone with its study, to its end without it
+    assert events.count("start") == 1 and events.count("exit") == (1 if "resume" not in events else 2)
+    wait_for(lambda: not processes_naming(str(folder)), "the end of all processes")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[slurm_cluster.Cluster]:
+    absent = slurm_cluster.missing()
+    if absent:
+        pytest.skip(f"needs SLURM (Debian: slurm-wlm, munge); not found: {', '.join(absent)}")
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets want a short path
+    folder.chmod(0o755)
+    try:
+        with slurm_cluster.Cluster(folder) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_slurm_runs_the_missing_cells_as_an_array(cluster: slurm_cluster.Cluster, tmp_path: Path) -> None:
+    variables = {**cluster.environment, **environment(tmp_path), "PATH": slurm_cluster.PATH}
+
+    def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*CLI, "study", "temperature", *arguments, "--runs", str(tmp_path / "runs"), "--json"]
+        return subprocess.run(
+            command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=200, check=False
+        )
+
+    folder = tmp_path / "runs" / "study-temperature"
+    done = ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.05", "--slurm")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cells"] == 1 and "--array=0%" in (folder / "slurm.sh").read_text()
+    wait_for(lambda: len(results(folder)) == 1, "the first cell")
+    rest = ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.05,0.1,10.0", "--slurm")
+    assert json.loads(rest.stdout)["cells"] == 2 and "--array=1,4" in (folder / "slurm.sh").read_text()
+    wait_for(lambda: len(results(folder)) == 3, "the other two")
+    report = ask("--report")
+    assert report.returncode == 0 and len(json.loads(report.stdout)["cells"]) == 3
+    assert "every cell" in ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.1", "--slurm").stderr
+
+
+def test_a_dry_run_counts_cells_images_and_time_and_writes_nothing(
+    tmp_path: Path, simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = simclr_plus("study", *arguments_of("batch-and-epochs"), "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["cells"], found["done"]) == (4, 0) and found["seconds"] > 0
+    assert found["images"] == sum(cell["steps"] * cell["batch"] for cell in found["plan"])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_studies_are_listed_and_a_wrong_name_or_scale_says_what_there_is(
+    tmp_path: Path, simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    listed = json.loads(simclr_plus("study", "--json", cwd=tmp_path).stdout)["studies"]
+    assert [entry["name"] for entry in listed] == list(STUDIES)
+    wrong = simclr_plus("study", "temprature", cwd=tmp_path)
+    assert wrong.returncode == 3 and "there are augmentations" in wrong.stderr
+    scale = simclr_plus("study", "temperature", "--scale", "huge", cwd=tmp_path)
+    assert scale.returncode == 2 and "small or paper" in scale.stderr
+    nothing = simclr_plus("study", "temperature", "--report", cwd=tmp_path)
+    assert nothing.returncode == 3 and "no folder of a study" in nothing.stderr
