@@ -6,6 +6,7 @@ does" once and leave their results in a folder, which the tests then compare wit
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus import distributed
+from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
@@ -23,6 +25,13 @@ from simclr_plus.losses import NTXentLoss, contrastive_metrics, nt_xent
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "syncbn.npz")
 LOSSES = {"paper": (0.1, True), "warm": (1.0, True), "unnormalised": (10.0, False)}  # temperature, normalize
+COMPARED = {
+    "nt_xent, other view": nt_xent_other_view,
+    "nt_logistic": nt_logistic,
+    "nt_logistic, both views, semi-hard": partial(nt_logistic, negatives="both_views", semi_hard=True),
+    "margin": partial(margin_triplet, negatives="both_views"),
+    "margin, semi-hard": partial(margin_triplet, semi_hard=True),
+}
 NORMS = {"1d": (GlobalBatchNorm1d, (8, 5)), "2d": (GlobalBatchNorm2d, (8, 5, 3, 4))}
 SHARES = {"even": [4, 4], "uneven": [6, 2]}  # rows of the two processes
 
@@ -34,9 +43,9 @@ def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> T
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def loss_and_gradients(z0: Tensor, z1: Tensor, temperature: float, normalize: bool, gather: bool) -> list[Tensor]:
+def loss_and_gradients(z0: Tensor, z1: Tensor, loss_of: Any = nt_xent, **named: Any) -> list[Tensor]:
     z0, z1 = z0.clone().requires_grad_(), z1.clone().requires_grad_()
-    loss = nt_xent(z0, z1, temperature=temperature, normalize=normalize, gather=gather)
+    loss = loss_of(z0, z1, **named)
     loss.backward()
     return [loss.detach(), z0.grad, z1.grad]
 
@@ -105,9 +114,12 @@ def work() -> dict[str, Any]:
     found: dict[str, Any] = {"world": (rank, distributed.world_size())}
     z0, z1 = numbers(6, 8, seed=3, dtype=torch.float64), numbers(6, 8, seed=4, dtype=torch.float64)
     for name, (temperature, normalize) in LOSSES.items():
-        found[f"loss {name}"] = loss_and_gradients(share(z0), share(z1), temperature, normalize, gather=True)
+        settings = {"temperature": temperature, "normalize": normalize, "gather": True}
+        found[f"loss {name}"] = loss_and_gradients(share(z0), share(z1), **settings)
         metrics = contrastive_metrics(share(z0), share(z1), temperature=temperature, normalize=normalize, gather=True)
         found[f"metrics {name}"] = torch.stack(metrics)
+    for name, loss_of in COMPARED.items():
+        found[f"loss {name}"] = loss_and_gradients(share(z0), share(z1), loss_of, gather=True)
     found["local loss"] = nt_xent(share(z0), share(z1))
     with pytest.MonkeyPatch.context() as patch:  # the loss asks for rows through all_gather alone
         patch.setattr(distributed, "all_gather", lambda x: pytest.fail("asked for the number of rows"))
@@ -175,12 +187,17 @@ def test_each_process_knows_its_number(both: list[dict[str, Any]]) -> None:
     assert [found["world"] for found in both] == [(0, 2), (1, 2)]
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, *COMPARED])
 def test_the_mean_of_the_losses_and_of_their_gradients_is_that_of_the_whole_batch(
     both: list[dict[str, Any]], name: str
 ) -> None:
     z0, z1 = numbers(6, 8, seed=3, dtype=torch.float64), numbers(6, 8, seed=4, dtype=torch.float64)
-    loss, *gradients = loss_and_gradients(z0, z1, *LOSSES[name], gather=False)
+    if name in COMPARED:
+        loss, *gradients = loss_and_gradients(z0, z1, COMPARED[name])
+    else:
+        loss, *gradients = loss_and_gradients(
+            z0, z1, **dict(zip(("temperature", "normalize"), LOSSES[name], strict=True))
+        )
     (loss0, *gradients0), (loss1, *gradients1) = (found[f"loss {name}"] for found in both)
     assert abs(loss0 - loss1) > 1e-3  # each has its own rows
     torch.testing.assert_close((loss0 + loss1) / 2, loss)
@@ -295,4 +312,5 @@ def test_one_process_needs_no_group() -> None:
     assert distributed.any_process(True, x.device)
     assert not distributed.any_process(False, x.device)
     z0, z1 = numbers(6, 8, seed=3), numbers(6, 8, seed=4)
-    assert torch.equal(nt_xent(z0, z1, gather=True), nt_xent(z0, z1, gather=False))
+    for loss_of in (nt_xent, *COMPARED.values()):
+        assert torch.equal(loss_of(z0, z1, gather=True), loss_of(z0, z1, gather=False))

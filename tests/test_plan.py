@@ -5,10 +5,12 @@ import torch
 
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError
-from simclr_plus.plan import make_plan
+from simclr_plus.model import build_model
+from simclr_plus.plan import KNOWN_SIZES, known_size, make_plan
 from simclr_plus.recipe import load_recipe, parse_recipe
 
 IMAGENET = 1_281_167
+SUPERVISED = ["loss.name=cross_entropy"]
 
 
 def test_the_paper_recipe_comes_to_the_papers_steps() -> None:
@@ -53,6 +55,32 @@ def test_the_activations_in_closed_form_are_near_what_autograd_keeps(
         encoder(torch.rand(4, 3, size, size)).sum()
     estimate = 4 * encoder.architecture.activation_count(size)
     assert 0.75 * estimate < sum(kept.values()) < 1.25 * estimate
+
+
+def test_supervised_training_has_one_view_an_image_and_no_head() -> None:
+    ours, labels = make_plan(load_recipe("r50_1x"), IMAGENET), make_plan(load_recipe("r50_1x", SUPERVISED), IMAGENET)
+    assert (labels.total_steps, labels.encoder_parameters) == (ours.total_steps, ours.encoder_parameters)
+    assert labels.head_parameters == 0 < ours.head_parameters
+    of_weights = 4 * 3 * ours.encoder_parameters  # weights, gradient, momentum
+    rows = ours.memory - of_weights - 4 * 3 * ours.head_parameters
+    assert labels.memory - of_weights == rows // 2
+
+
+def test_without_a_head_z_is_h_whatever_its_dimensions_were() -> None:
+    plan = make_plan(load_recipe("r50_1x", ["head.num_layers=0", "head.output_dim=64"]), IMAGENET)
+    assert plan.head_parameters == 0
+    head = build_model(load_recipe("demo", ["head.num_layers=0"]), 0).head
+    assert head.output_dim == 128 and not list(head.parameters())  # of a ResNet-18 (0.25x)
+
+
+def test_the_images_are_known_before_they_are_opened() -> None:
+    known = {name: KNOWN_SIZES[name] for name in ("embedded", "cifar10", "stl10")}
+    assert {name: known_size(parse_recipe("", [f"data.name={name}"])) for name in known} == known
+    labelled = {**known, "stl10": 5_000}
+    assert {name: known_size(parse_recipe("", [f"data.name={name}", *SUPERVISED])) for name in known} == labelled
+    assert known_size(parse_recipe("", ["data.name=stl10", "data.limit=77"])) == 77
+    assert known_size(parse_recipe("", ["data.name=folder", "data.expected_images=9"])) == 9
+    assert known_size(parse_recipe("", ["data.name=folder"])) == 0
 
 
 def test_activation_checkpointing_lowers_the_memory_estimate() -> None:

@@ -18,6 +18,12 @@ from simclr_plus.whole_files import write_whole
 
 # sums in another order show in float32; entries below 1 are compared absolutely
 FLOAT32 = Case("lars", "float32", steps=3, learning_rate=0.01, tolerance=2e-5, scale=1.0)
+OTHER_LOSSES = {
+    "cross entropy": ["loss.name=cross_entropy"],
+    "margin": ["loss.name=margin", "loss.semi_hard=true", "loss.negatives=other_view"],
+    "NT-Logistic": ["loss.name=nt_logistic"],
+    "NT-Xent of the other view": ["loss.negatives=other_view"],
+}
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -26,6 +32,13 @@ def test_processes_train_what_one_does(tmp_path: Path, case: Case, processes: in
     findings, device = prove(case, processes, tmp_path)
     assert device == ("cuda:0" if torch.cuda.is_available() else "cpu")
     assert Run(tmp_path / f"of{processes}").events()[0]["processes"] == processes
+    assert {f.kind for f in findings} == {"loss", "gradients", "weights", "statistics"}
+    assert [f for f in findings if not f.equal] == []
+
+
+@pytest.mark.parametrize("name", OTHER_LOSSES)
+def test_processes_train_what_one_does_whatever_the_loss(tmp_path: Path, name: str) -> None:
+    findings, _ = prove(Case("sgd", steps=3, overrides=tuple(OTHER_LOSSES[name])), 2, tmp_path)
     assert {f.kind for f in findings} == {"loss", "gradients", "weights", "statistics"}
     assert [f for f in findings if not f.equal] == []
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def test_every_key_is_documented() -> None:
         ("training.batch_size=2.5", "training.batch_size = 2.5"),
         ("training.compile=1", "training.compile = 1: input should be a valid boolean"),
         ("loss.temperature=0", "loss.temperature = 0: input should be greater than 0"),
+        ("loss.name=triplet", "input should be 'nt_xent', 'nt_logistic', 'margin' or 'cross_entropy'"),
+        ("loss.margin=-1", "loss.margin = -1: input should be greater than or equal to 0"),
+        ("loss.semi_hard=true", 'loss.semi_hard = true means nothing to loss.name = "nt_xent"'),
         ("loss.temperature=nan", "loss.temperature = nan"),
         ("augmentation.strength=1.3", "augmentation.strength = 1.3: input should be less than or equal to 1.25"),
         ("augmentation.image_size=7", "augmentation.image_size = 7: input should be greater than or equal to 8"),
@@ -100,6 +104,24 @@ def test_two_mistakes_are_both_told() -> None:
     with pytest.raises(RecipeError) as caught:
         parse_recipe("[training]\nbatch_size = 1\nseed = -1")
     assert "training.batch_size = 1" in str(caught.value) and "training.seed = -1" in str(caught.value)
+
+
+def test_a_loss_without_negatives_refuses_a_choice_of_them() -> None:
+    for key, remedy in (("semi_hard=true", "set it to false"), ("negatives=other_view", "leave it out")):
+        with pytest.raises(
+            RecipeError, match=rf"loss.{key.split('=')[0]} = .* means nothing .*cross_entropy.*{remedy}"
+        ):
+            parse_recipe("", ["loss.name=cross_entropy", f"loss.{key}"])
+    for name in ("nt_logistic", "margin"):
+        assert parse_recipe("", [f"loss.name={name}", "loss.semi_hard=true"]).loss.semi_hard
+
+
+def test_the_loss_of_features_that_tell_nothing_is_known_for_nt_xent() -> None:
+    chance = {
+        key: parse_recipe("", ["training.batch_size=8", key]).chance_loss
+        for key in ("loss.name=nt_xent", "loss.negatives=other_view", "loss.name=margin", "loss.name=cross_entropy")
+    }
+    assert list(chance.values()) == [pytest.approx(math.log(15)), pytest.approx(math.log(8)), None, None]
 
 
 def test_override_values_are_toml_or_bare_strings() -> None:
@@ -165,6 +187,8 @@ def test_known_mistakes_are_pointed_out() -> None:
     unread = ["augmentation.device_crops=uint8", "augmentation.augment_on=cpu"]
     assert ["device_crops" in d for d in parse_recipe("", unread).doubts()] == [True]
     assert parse_recipe("", unread[:1]).doubts() == []
+    assert ["loss.margin = 0.4" in d for d in parse_recipe("", ["loss.margin=0.4"]).doubts()] == [True]
+    assert parse_recipe("", ["loss.margin=0.4", "loss.name=margin"]).doubts() == []
 
 
 def test_recipes_are_toml_that_any_reader_takes() -> None:
