@@ -1,4 +1,4 @@
-"""The verbs under `simclr-plus evaluate` that take labelled sets: transfer, few-labels, finetune, compare."""
+"""The verbs under `simclr-plus evaluate`: knn, linear, few-labels, transfer, finetune; compare, of what they found."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.verbs import RUNS, AsJson, RunsFolder, Target
 
-Target = Annotated[
+app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
+
+AnyTarget = Annotated[
     str, typer.Argument(help="A run, a checkpoint, an encoder file, torchvision:NAME[@FILE] or timm:NAME.")
 ]
 DataName = Annotated[
@@ -27,43 +30,72 @@ Seed = Annotated[int, typer.Option(min=0, help="Of held-out images, labels, orde
 ImageSize = Annotated[int, typer.Option(min=0, help="Side of the images shown; 0: that of the training.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="The same network with random weights too.")]
 Nproc = Annotated[str, typer.Option("--nproc", help='Processes that share the work: a number, or "gpu".')]
-RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-RUNS, DATA = Path("runs"), Path("data")
+EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
+LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
+On = Annotated[str, typer.Option(help='"h": the features of the encoder; "z": those of the projection head on it.')]
+WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
+DATA = Path("data")
 
 
-def transfer(
+@app.command()
+def knn(
     target: Target,
-    data: DataName,
-    root: Root = DATA,
+    k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 20,
+    on: On = "h",
+    data: EvaluationData = "",
     test: TestFolder = "",
-    relative_to: Annotated[
-        str, typer.Option(help='The penalty is added to the "sum" of losses or the "mean".')
-    ] = "sum",
-    image_size: ImageSize = 0,
-    seed: Seed = 0,
-    baselines: Baselines = False,
-    nproc: Nproc = "1",
+    labels: LabelCount = 0,
+    baselines: WithBaselines = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
-    in_processes(nproc)
-    from simclr_plus.evaluation_on_sets import open_target
-    from simclr_plus.evaluation_on_sets import transfer as evaluate
+    """k nearest neighbours on frozen features."""
+    from simclr_plus.evaluators.knn import evaluate_knn
 
-    opened = open_target(target, runs, image_size)
-
-    def one(name: str) -> dict[str, Any]:
-        return evaluate(
-            opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say
-        )
-
-    _show(_of_each(data, one), as_json)
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, runs, as_json)
 
 
-def few_labels(
+@app.command()
+def linear(
     target: Target,
+    fast: Annotated[bool, typer.Option("--fast", help="Train on cached features, without augmentation.")] = False,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 90,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images a step; the paper takes 4096.")] = 256,
+    learning_rate: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Base rate, times batch/256; 0: the paper's 0.1 (LARS: 0.3), with --fast chosen on held-out images.",
+        ),
+    ] = 0.0,
+    optimizer: Annotated[str, typer.Option(help='"nesterov", or "lars" as in pretraining.')] = "nesterov",
+    nproc: Annotated[str, typer.Option("--nproc", help='Processes that share each batch: a number, or "gpu".')] = "1",
+    on: On = "h",
+    data: EvaluationData = "",
+    test: TestFolder = "",
+    labels: LabelCount = 0,
+    baselines: WithBaselines = False,
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Linear evaluation: the paper's protocol, or --fast on cached features."""
+    if fast and (optimizer != "nesterov" or nproc != "1"):
+        raise RecipeError("--fast trains on cached features in one process by Nesterov SGD; leave it out")
+    in_processes(nproc)
+    from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
+
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
+    settings["learning_rate"] = learning_rate or (0.0 if fast else 0.3 if optimizer == "lars" else 0.1)
+    if not fast:
+        settings["optimizer"] = optimizer
+    evaluator = evaluate_linear_fast if fast else evaluate_linear
+    name = "linear_fast" if fast else "linear"
+    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, runs, as_json)
+
+
+@app.command("few-labels")
+def few_labels(
+    target: AnyTarget,
     share: Annotated[float, typer.Option(help="Share of the labels, equal in each class: 0.01, 0.1, 1.")] = 0.01,
     labels: Annotated[str, typer.Option("--list", help="File of image names, one a line: the authors' lists.")] = "",
     protocol: Annotated[str, typer.Option(help='"paper" (Nesterov) or "simclr_v2" (LARS, within the head).')] = "paper",
@@ -108,8 +140,40 @@ def few_labels(
     _show(results, as_json)
 
 
+@app.command()
+def transfer(
+    target: AnyTarget,
+    data: DataName,
+    root: Root = DATA,
+    test: TestFolder = "",
+    relative_to: Annotated[
+        str, typer.Option(help='The penalty is added to the "sum" of losses or the "mean".')
+    ] = "sum",
+    image_size: ImageSize = 0,
+    seed: Seed = 0,
+    baselines: Baselines = False,
+    nproc: Nproc = "1",
+    runs: RunsFolder = RUNS,
+    as_json: AsJson = False,
+) -> None:
+    """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
+    in_processes(nproc)
+    from simclr_plus.evaluation_on_sets import open_target
+    from simclr_plus.evaluation_on_sets import transfer as evaluate
+
+    opened = open_target(target, runs, image_size)
+
+    def one(name: str) -> dict[str, Any]:
+        return evaluate(
+            opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say
+        )
+
+    _show(_of_each(data, one), as_json)
+
+
+@app.command()
 def finetune(
-    target: Target,
+    target: AnyTarget,
     data: DataName,
     root: Root = DATA,
     test: TestFolder = "",
@@ -148,6 +212,7 @@ def finetune(
     _show(_of_each(data, one), as_json)
 
 
+@app.command()
 def compare(
     a: Annotated[Path, typer.Argument(help="File in results/predictions of an encoder.")],
     b: Annotated[Path, typer.Argument(help="File of another encoder on the same test images.")],
@@ -188,6 +253,43 @@ def in_processes(nproc: str) -> None:
     threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // processes))}
     command += ["-m", "--", "simclr_plus.cli", *sys.argv[1:]]  # after -- torchrun takes no option for its own
     raise typer.Exit(subprocess.run(command, env={**threads, **os.environ}, check=False).returncode)
+
+
+def _evaluate(
+    target: str,
+    name: str,
+    evaluator: Any,
+    settings: dict[str, Any],
+    on: str,
+    data: str,
+    test: str,
+    labels: int,
+    baselines: bool,
+    runs: Path,
+    as_json: bool,
+) -> None:
+    from simclr_plus.evaluation import evaluate_target
+
+    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "baselines": baselines}
+    result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
+    if as_json:
+        print_json(result)
+    else:
+        show_result(name, result)
+        if path:
+            say(f"written to {path}")
+
+
+def show_result(name: str, result: dict[str, Any]) -> None:
+    """Print what `evaluate_target` found, a line a subject."""
+    rows = [
+        [who, *(f"{found[m]:.1%}" if m in found else "" for m in ("top1", "top5", "mean_per_class"))]
+        for who, found in result["results"].items()
+    ]
+    title = (
+        f"{name}: {result['train_images']:,} labelled images, {result['test_images']:,} test images of {result['data']}"
+    )
+    print_table(["", "top-1", "top-5", "mean per class"], rows, title)
 
 
 def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> list[dict[str, Any]]:

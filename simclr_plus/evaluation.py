@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from simclr_plus.checkpoints import load_encoder, load_head, read_header
+from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
 from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
 from simclr_plus.distributed import rank, start
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.evaluators.linear import evaluate_linear
+from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
@@ -22,9 +23,11 @@ from simclr_plus.feature_cache import images_digest
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.imported import beside
 from simclr_plus.recipe import Data
+from simclr_plus.result_names import changed_settings, result_name
 from simclr_plus.runs import Run, find_run
 
 Evaluator = Callable[..., dict[str, Any]]
+SELECTORS = {"h": "0", "z": "-1"}  # as verify and heads.py count what a classifier stands on
 NAMES = ("embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 
 
@@ -87,10 +90,12 @@ def evaluate_target(
     train = train.first(labels)
     device = best_device()
     found: dict[str, Any] = {}
-    of_what = "".join(f"_{re.sub(r'[^A-Za-z0-9]+', '-', part).strip('-')}" for part in (data, test) if part)
-    few = f"_{labels}-labels" if labels else ""
-    projection = "_z" if on == "z" else ""
-    file_name = f"{name}{projection}_{weights.stem}{of_what}{few}"
+    classifier = None
+    usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
+    usual |= {"on": "h", "labels": 0, "test": ""}
+    changed = changed_settings({"on": on, "labels": labels, "test": test} | settings, usual)
+    own = recipe.data.root if recipe.data.name == "folder" else recipe.data.name
+    file_name = result_name(name, weights.stem, "" if data == own else data, changed=changed)
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
     evaluated = subjects(load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size)
     if on == "z":
@@ -98,14 +103,16 @@ def evaluate_target(
     for subject in evaluated:
         say(f"{name}: {subject.name}")
         moved = Subject(subject.name, subject.encoder.to(device), subject.law)
-        kept = {}
+        kept: dict[str, Any] = {}
         if run and evaluator is evaluate_linear:  # hours on large sets: it goes on where it was cut off
             key = json.dumps([str(weights.stat().st_mtime_ns), str(moved.law), images_digest(train), settings])
             kept["state"] = State(run.results / f".{file_name}_{subject.name.replace(' ', '-')}.safetensors", key)
+        if run and evaluator in (evaluate_linear, evaluate_linear_fast) and subject is evaluated[0]:
+            classifier = run.results / f"{file_name}.safetensors"
+            kept["keep"] = _keeper(classifier, name, on, weights, train)
         found[subject.name] = evaluator(moved, train, held_out, device=device, **settings, **kept)
-        for state in kept.values():
-            if rank() == 0:
-                state.file.unlink(missing_ok=True)
+        if "state" in kept and rank() == 0:
+            kept["state"].file.unlink(missing_ok=True)
     result = {
         "schema": 1,
         "evaluator": name,
@@ -117,10 +124,24 @@ def evaluate_target(
         "test_images": len(held_out),
         "on": on,
         "settings": settings,
+        "changed": changed,
         "results": found,
+        "classifier": classifier and classifier.name,
     }
     path = run.write_result(file_name, result) if run and rank() == 0 else None
     return result, path
+
+
+def _keeper(file: Path, name: str, on: str, weights: Path, train: Images) -> Callable[[nn.Linear], None]:
+    """What writes a trained classifier beside its result, with all that `verify` must know of it."""
+
+    def keep(linear: nn.Linear) -> None:
+        about = {"trained_by": f"simclr-plus evaluate {name}", "weights": str(weights), "selector": SELECTORS[on]}
+        about |= {"data": train.name, "train_images": str(len(train)), "classes": json.dumps(train.classes)}
+        if rank() == 0:
+            save_head(linear, file, about)
+
+    return keep
 
 
 def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:

@@ -8,7 +8,6 @@ results/splits/...                                  which images a seeded choice
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.predictions import write_predictions
 from simclr_plus.recipe import Data
+from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.whole_files import write_text_whole
@@ -58,11 +58,12 @@ class Target:
     step: int | None
     title: str
     data: Data | None
+    image_size: int = 0  # of the images shown; 0: that of the training
 
     @property
     def stem(self) -> str:
         """In the names of result files."""
-        return self.file.stem if self.file else _plain(self.name)
+        return self.file.stem if self.file else plain(self.name)
 
     def subjects(self, *, baselines: bool) -> list[Subject]:
         """The encoder, and on request the same network with random weights."""
@@ -78,14 +79,14 @@ def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
     """A run, checkpoint or encoder file, or a network of torchvision or timm; results of files go to RUNS/NAME."""
     if is_foreign(target):
         subject = foreign_subject(target)
-        opened = Target(target, subject, Run(runs / _plain(target)), None, None, target, None)
+        opened = Target(target, subject, Run(runs / plain(target)), None, None, target, None)
     else:
         file, run = weights_of(target, runs)
         encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
         opened = Target(
             target,
             Subject("encoder", encoder, recipe.law),
-            run or Run(runs / _plain(file.stem)),
+            run or Run(runs / plain(file.stem)),
             file,
             int(header["step"]) if "step" in header else None,
             encoder.architecture.title,
@@ -93,7 +94,8 @@ def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
         )
     if image_size:
         subject = opened.subject
-        opened = replace(opened, subject=replace(subject, law=replace(subject.law, size=image_size)))
+        resized = replace(subject, law=replace(subject.law, size=image_size))
+        opened = replace(opened, subject=resized, image_size=image_size)
     return opened
 
 
@@ -112,8 +114,9 @@ def transfer(
             _on(subject, device), found, device=device, cache=cache, relative_to=relative_to, say=say
         )
     settings = {"relative_to": relative_to, "seed": seed}
+    changed = _changed(target, test=test, seed=seed)
     mean = "_mean" if relative_to == "mean" else ""
-    return _written(target, f"transfer{mean}", found, settings, outcomes, image_choices=found.choices)
+    return _written(target, f"transfer{mean}", found, settings, changed, outcomes, image_choices=found.choices)
 
 
 def fine_tune(
@@ -137,14 +140,16 @@ def fine_tune(
         replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
         for cell in grid(cells, random_start=random_start)
     ]
-    folder = target.run.results / "cells" / f"{target.stem}_{_plain(found.name)}"
+    folder = target.run.results / "cells" / f"{target.stem}_{plain(found.name)}"
     outcome = evaluate_grid(_on(subject, device), found, protocols, folder, device=device, part=part, say=say)
     if outcome is None:
         return None
     settings = {"grid": cells, "seed": seed, "steps": protocols[0].steps, "batch_size": protocols[0].batch_size}
+    other_grid = "" if cells == "paper" else cells
+    changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed)
     choices = (*found.choices, *FINE_TUNING_CHOICES)
     kind = "fine_tuned_random" if random_start else "fine_tuned"
-    return _written(target, kind, found, settings, {subject.name: outcome}, image_choices=choices)
+    return _written(target, kind, found, settings, changed, {subject.name: outcome}, image_choices=choices)
 
 
 FINE_TUNING_CHOICES = (
@@ -182,7 +187,8 @@ def few_labels(
     protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
     head = _head(target, head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
-    name = f"{kind}_{target.stem}_{_plain(train.name)}"
+    changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes)
+    name = result_name(kind, target.stem, train.name, changed=changed)
     if rank() == 0:
         write_text_whole(target.run.results / "splits" / f"{name}.txt", as_list(train, indices))
     outcomes = {}
@@ -190,7 +196,7 @@ def few_labels(
         say(f"{len(labelled):,} labels of {train.name}, {protocol_name}: {subject.name}")
         own = head if subject.name == "encoder" else None
         state = State(
-            target.run.results / f".{name}_{_plain(subject.name)}.safetensors", _state_key(protocol, labelled, target)
+            target.run.results / f".{name}_{plain(subject.name)}.safetensors", _state_key(protocol, labelled, target)
         )
         outcomes[subject.name] = evaluate_few_labels(
             _on(subject, device),
@@ -212,7 +218,13 @@ def few_labels(
         choices.append("labels: an equal share of each class, drawn by the seed")
     if protocol_name == "simclr_v2" and share > 0.05:
         choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
-    return _written(target, kind, found, settings, outcomes, image_choices=choices)
+    return _written(target, kind, found, settings, changed, outcomes, image_choices=choices)
+
+
+def _changed(target: Target, **settings: Any) -> dict[str, Any]:
+    """What was asked for beyond the protocol: options that are not empty."""
+    given = {"image_size": target.image_size} | settings
+    return {key: value for key, value in given.items() if value}
 
 
 def _opened(data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
@@ -226,11 +238,12 @@ def _written(
     kind: str,
     data: LabelledSet,
     settings: dict[str, Any],
+    changed: dict[str, Any],
     outcomes: dict[str, Outcome],
     *,
     image_choices: Sequence[str],
 ) -> dict[str, Any]:
-    name = f"{kind}_{target.stem}_{_plain(data.name)}"
+    name = result_name(kind, target.stem, data.name, changed=changed)
     result = {
         "schema": 1,
         "evaluator": kind,
@@ -244,6 +257,7 @@ def _written(
         "test_images": len(data.test),
         "image_size": target.subject.law.size,
         "settings": settings,
+        "changed": changed,
         "choices": list(image_choices),
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
         "predictions": f"predictions/{name}.safetensors",
@@ -259,7 +273,7 @@ def _written(
         {subject: outcome.predictions for subject, outcome in outcomes.items()},
     )
     if data.choices:
-        _write_split(target.run.results / "splits" / f"{_plain(data.name)}.json", data)
+        _write_split(target.run.results / "splits" / f"{plain(data.name)}.json", data)
     target.run.write_result(name, result)
     return result
 
@@ -289,7 +303,3 @@ def _state_key(protocol: Protocol, labelled: Images, target: Target) -> str:
 
 def _on(subject: Subject, device: torch.device) -> Subject:
     return replace(subject, encoder=subject.encoder.to(device))
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")

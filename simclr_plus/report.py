@@ -21,6 +21,7 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.paper_figures import paper_figure
+from simclr_plus.result_names import described
 from simclr_plus.runs import Run, find_run
 
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
@@ -97,6 +98,11 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
     imagenet = "imagenet" in result["data"].lower() or result.get("train_images", 0) >= 1_200_000
     width = re.search(r"ResNet-50 \(([\d.]+)x\)", result.get("encoder", ""))
     step = f" {result['step']:,}" if isinstance(result.get("step"), int) else ""
+    kind, changed = re.sub(r"_seed\d+$", "", result["evaluator"]), dict(result.get("changed", {}))
+    like_paper = not changed.keys() & {"on", "labels"}  # its linear evaluation is on h and on all labels
+    for told_elsewhere in ("seed", "on"):  # by the number of seeds, by the subject
+        changed.pop(told_elsewhere, None)
+    evaluation = ", ".join(text for text in (kind, described(changed)) if text)
     for subject, found in result["results"].items():
         metrics = [found["metric"]] if found.get("metric") else ["top1"]
         metrics += ["top5"] if metrics == ["top1"] and "top5" in found else []
@@ -104,7 +110,7 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
             low, high = found.get(f"{metric}_interval_95") or (None, None)
             file = run.results / result["predictions"] if result.get("predictions") else None
             yield Row(
-                result["evaluator"],
+                evaluation,
                 result["data"],
                 f"{run.name}{step}",
                 subject,
@@ -119,7 +125,9 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
                     metric,
                     width=float(width[1]) if width else 0,
                     imagenet=imagenet,
-                ),
+                )
+                if like_paper
+                else "",
                 predictions=str(file) if file and file.is_file() and metric != "top5" else "",
             )
 
@@ -128,10 +136,7 @@ def _seeds_together(rows: Sequence[Row]) -> list[Row]:
     """Rows that differ by their seed alone become one; predictions of several trainings are no longer paired."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        name = re.sub(r"_seed\d+$", "", row.evaluation)
-        groups.setdefault((name, row.data, row.encoder, row.subject, row.metric), []).append(
-            replace(row, evaluation=name)
-        )
+        groups.setdefault((row.evaluation, row.data, row.encoder, row.subject, row.metric), []).append(row)
     found = []
     for group in groups.values():
         values = [row.value for row in group]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def verify(
     device: torch.device,
     head: Path | None = None,
     projection: Path | None = None,
-    selector: int = 0,
+    selector: int | None = None,
     classes: tuple[str, ...] = (),
     stated: float | None = None,
     published: str = "",
@@ -39,21 +40,26 @@ def verify(
     """top-1, top-5 and mean per class of a linear head on labelled images, SHA-256 of the files, the figure stated.
 
     head: default the probe in a checkpoint, or the file that `import` wrote beside an encoder. selector > 0: the head
-    stands on that layer of the projection head (SimCLR v2 fine-tunes with 1). classes: class names in the head's order,
-    where the images show only some of them or the order is not the folder's. stated: top-1 in percent; or published:
-    a name in `published.NAMES` for the authors' figure of that network.
+    stands on that layer of the projection head (SimCLR v2 fine-tunes with 1), -1: on its last one. classes: class names
+    in the head's order, where the images show only some of them or the order is not the folder's. Classifiers that
+    `evaluate linear` kept say both themselves. stated: top-1 in percent; or published: a name in `published.NAMES` for
+    the authors' figure of that network.
     """
     encoder = load_encoder(weights).to(device)
     if published:
         stated = stated_top1(published, encoder.architecture)
     head = head or own_head(weights)
     linear = _linear_head(head)
+    about = _own_header(head)
+    selector = int(about.get("selector", 0)) if selector is None else selector
+    classes = classes or tuple(json.loads(about.get("classes", "[]")))
     labels = _labels_in_order(images, classes, linear.out_features, head)
     h, seen = features_of(encoder, images, law, device=device)
     used = {"encoder": weights, "linear head": head}
     with torch.no_grad():
         if selector:
-            projection = projection or beside(weights, "projection")
+            own = weights if is_checkpoint(weights) else beside(weights, "projection")
+            projection = projection or own
             used["projection head"] = projection
             h = _hidden(projection, h, selector)
         if h.shape[1] != linear.in_features:
@@ -94,11 +100,16 @@ def images_to_verify(name: str) -> Images:
 
 def own_head(weights: Path) -> Path:
     """Where a linear head is kept with the weights: in the checkpoint itself, or in the file beside an encoder."""
-    if read_header(weights).get("format") == CHECKPOINT_FORMAT:
+    if is_checkpoint(weights):
         return weights
     if beside(weights, "linear").is_file():
         return beside(weights, "linear")
     raise NotFoundError(f"{weights} has no linear head, in it or beside it; name one with --head FILE")
+
+
+def is_checkpoint(weights: Path) -> bool:
+    """Whether heads, if there are any, lie in the file itself."""
+    return read_header(weights).get("format") == CHECKPOINT_FORMAT
 
 
 def sha256(path: Path) -> str:
@@ -107,11 +118,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _own_header(path: Path) -> dict[str, str]:
+    """What a file of ours says of itself; nothing of another's."""
+    header = read_header(path) if path.suffix == ".safetensors" else {}
+    return header if header.get("format") in (CHECKPOINT_FORMAT, HEAD_FORMAT) else {}
+
+
 def _linear_head(path: Path) -> torch.nn.Linear:
-    if path.suffix == ".safetensors" and read_header(path).get("format") in (CHECKPOINT_FORMAT, HEAD_FORMAT):
-        head = load_head(path, "linear")
-    else:
-        head = read_linear_head(path)
+    head = load_head(path, "linear") if _own_header(path) else read_linear_head(path)
     assert isinstance(head, torch.nn.Linear)
     return head
 
@@ -139,5 +153,8 @@ def _labels_in_order(images: Images, classes: tuple[str, ...], count: int, head:
     number = {name: i for i, name in enumerate(classes)}
     unknown = [name for name in images.classes if name not in number]
     if unknown:
-        raise SimclrPlusError(f"classes of {images.name} that the head does not know: {', '.join(unknown[:5])}")
+        raise SimclrPlusError(
+            f"classes of {images.name} that the head does not know: {', '.join(unknown[:5])} (it knows "
+            f"{', '.join(classes[:5])}{', ...' if count > 5 else ''}); with --classes FILE name them as the images do"
+        )
     return torch.from_numpy(np.array([number[name] for name in images.classes], dtype=np.int64))

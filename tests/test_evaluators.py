@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,16 @@ from simclr_plus.checkpoints import save_checkpoint, save_encoder
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
-from simclr_plus.evaluation import evaluate_target, labelled_images
+from simclr_plus.evaluation import Evaluator, evaluate_target, labelled_images
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import _fit, evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import RawPixels, Subject, projected, subjects
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model
 from simclr_plus.recipe import Data, load_recipe
+from simclr_plus.report import make_report
 from simclr_plus.runs import Run, create_run
+from simclr_plus.verify import verify
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)
@@ -155,6 +158,51 @@ def test_results_on_h_and_on_z_lie_side_by_side(trained: Run) -> None:
     assert {path.name for _, path in found.values() if path} == files and len(files) == 2
     scores = [next(iter(result["results"].items())) for result, _ in found.values()]
     assert [name for name, _ in scores] == ["encoder", "encoder, z"] and scores[0][1] != scores[1][1]
+
+
+def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> None:
+    asked: list[tuple[dict[str, int], dict[str, str]]] = [({"k": 20}, {}), ({"k": 5}, {}), ({"k": 20}, {"on": "z"})]
+    for settings, where in asked:
+        evaluate_target("r", "knn", evaluate_knn, settings, labels=300, runs=trained.path.parent, **where)
+    evaluate_target(
+        "r", "knn", evaluate_knn, {"k": 5}, labels=300, data="embedded", runs=trained.path.parent
+    )  # its own
+    step = "knn_step_00000001"
+    assert sorted(path.name for path in trained.results.iterdir()) == [
+        f"{step}_labels-300.json",
+        f"{step}_labels-300_k-5.json",
+        f"{step}_on-z_labels-300.json",
+    ]
+    assert [(row.evaluation, row.subject, row.n) for row in make_report([trained]).rows if row.metric == "top1"] == [
+        ("knn, labels 300", "encoder", 1),
+        ("knn, labels 300, k 5", "encoder", 1),
+        ("knn, labels 300", "encoder, z", 1),
+    ]
+
+
+@pytest.mark.parametrize("on", ["h", "z"])
+@pytest.mark.parametrize("evaluator", [evaluate_linear, evaluate_linear_fast])
+def test_a_kept_classifier_is_verified_to_the_digit(trained: Run, on: str, evaluator: Evaluator) -> None:
+    settings = {"epochs": 1, "batch_size": 100}
+    result, path = evaluate_target(
+        "r", "linear", evaluator, settings, on=on, labels=300, baselines=on == "h", runs=trained.path.parent
+    )
+    assert path is not None and result["classifier"] == path.with_suffix(".safetensors").name
+    test = open_images(Data(), TEST)
+    few = test.subset(np.flatnonzero(np.isin(np.asarray(test.labels), [3, 7])))
+    renumbered = replace(few, labels=np.asarray(few.labels) // 4, classes=(test.classes[3], test.classes[7]))
+    assert trained.latest_checkpoint().name == "step_00000001.safetensors"
+    found = {
+        name: verify(trained.latest_checkpoint(), images, LAW, device=CPU, head=path.with_suffix(".safetensors"))
+        for name, images in (("all", test), ("two", renumbered))
+    }
+    scored = result["results"]["encoder" if on == "h" else "encoder, z"]
+    assert {key: scored[key] for key in found["all"]["results"]} == found["all"]["results"]
+    assert found["all"]["selector"] == (0 if on == "h" else -1) and found["two"]["test_images"] == len(few)
+    assert 0 <= found["two"]["results"]["top1"] < 1  # of ten classes, named in the file, two are shown
+    other = replace(renumbered, classes=("Coat", "Hat"))
+    with pytest.raises(SimclrPlusError, match=r"does not know: Hat .*--classes FILE"):
+        verify(trained.latest_checkpoint(), other, LAW, device=CPU, head=path.with_suffix(".safetensors"))
 
 
 def test_z_is_refused_where_there_is_no_head(trained: Run, tmp_path: Path) -> None:

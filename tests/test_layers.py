@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe runs plan encoders heads losses compared_losses lars "
     "global_batch_norm augmentations recipes embedded variants lightly_parts deviations published processes tail "
-    "metrics_table pulse failures hanging slurm states system_figures overview printing"
+    "metrics_table pulse failures hanging slurm states system_figures overview printing result_names"
 )
 MODEL = (
     "model checkpoints background_saving file_list datasets metrics loading features progress "
@@ -25,7 +25,7 @@ LAUNCH = (
     "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent study_runs study_cell "
     "study_cost study_setting"
 )
-TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs study_verbs"
+TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs study_verbs"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 

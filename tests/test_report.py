@@ -90,6 +90,33 @@ def test_seeds_become_one_row_of_mean_and_deviation(tmp_path: Path) -> None:
     assert cells(row)[-2] == "± 10.0 (n = 3)"
 
 
+def test_rows_of_other_settings_are_told_apart_and_their_seeds_come_together(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    for seed, share in enumerate((0.5, 0.6)):
+        for changed in ({}, {"epochs": 5}):
+            found = {"encoder": {"top1": share + len(changed) / 10}}
+            result = {"evaluator": f"few_labels_paper_1pct_seed{seed}", "data": "cars", "results": found}
+            run.write_result(f"{seed}{len(changed)}", result | {"changed": changed})
+            result |= {"evaluator": "transfer", "changed": changed | ({"seed": seed} if seed else {})}
+            run.write_result(f"t{seed}{len(changed)}", result)
+    assert [(row.evaluation, row.n, round(row.value, 6)) for row in make_report([run]).rows] == [
+        ("few_labels_paper_1pct", 2, 0.55),
+        ("few_labels_paper_1pct, epochs 5", 2, 0.65),
+        ("transfer", 2, 0.55),
+        ("transfer, epochs 5", 2, 0.65),
+    ]
+
+
+def test_no_figure_of_the_paper_stands_beside_what_it_did_not_evaluate(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    asked: list[dict[str, object]] = [{}, {"epochs": 30}, {"labels": 500}, {"on": "z"}]
+    for i, changed in enumerate(asked):
+        found = {f"encoder{', z' if 'on' in changed else ''}": {"top1": 0.5}}
+        result = {"evaluator": "linear", "data": "imagenet", "changed": changed, "results": found}
+        run.write_result(str(i), result | {"encoder": "ResNet-50 (1x)"})
+    assert [row.paper for row in make_report([run]).rows] == ["R50 69.3", "R50 69.3", "", ""]
+
+
 def test_all_formats_hold_the_same_figures(two: list[Run]) -> None:
     found = make_report(two)
     markdown, text = as_text(found, "markdown"), as_text(found, "html")

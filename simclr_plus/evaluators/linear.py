@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.datasets import Images, held_out_indices, require_labels
@@ -40,11 +40,13 @@ def evaluate_linear(
     optimizer: str = "nesterov",
     seed: int = 0,
     state: State | None = None,
+    keep: Callable[[nn.Linear], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The paper's protocol: every epoch sees new crops and flips; "nesterov", or "lars" as in pretraining.
 
-    Several processes share each batch; with a state a training that was cut off goes on where it was saved.
+    Several processes share each batch; with a state a training that was cut off goes on where it was saved. keep:
+    takes the trained classifier.
     """
     require_labels(train), require_labels(test)
     batch_size = min(batch_size, len(train))
@@ -58,6 +60,7 @@ def evaluate_linear(
     decay = LARS_DECAY if optimizer == "lars" else 0.0
     trained = build_optimizer(model, optimizer, weight_decay=decay)
     train_classifier(model, trained, train, subject.law, steps, device=device, state=state, say=say)
+    keep(model.linear)
     scores, seen = cached_features(model, test, subject.law, None, device=device)
     return summary(scores, labels_of(seen)) | {
         "protocol": f"crop and flip, frozen encoder, {'LARS' if optimizer == 'lars' else 'Nesterov SGD'}",
@@ -78,6 +81,7 @@ def evaluate_linear_fast(
     batch_size: int = 256,
     learning_rate: float = 0.0,
     seed: int = 0,
+    keep: Callable[[nn.Linear], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The same classifier on features of the central crops, extracted once: seconds instead of hours.
 
@@ -99,8 +103,9 @@ def evaluate_linear_fast(
         held, kept = (torch.from_numpy(i) for i in held_out_indices(labels.cpu().numpy(), 0.1))
         losses = [float(F.cross_entropy(_scores(h[held], w), labels[held])) for w in fit(kept, RATES)]
         learning_rate = RATES[int(np.nanargmin(losses))]
-    weights = fit(torch.arange(len(train)), [learning_rate])
-    return _tested(weights[0], subject, test, device) | {
+    (weights,) = fit(torch.arange(len(train)), [learning_rate])
+    keep(_as_layer(weights))
+    return _tested(weights, subject, test, device) | {
         "protocol": "cached features, Nesterov SGD",
         "epochs": epochs,
         "batch_size": min(batch_size, len(train)),
@@ -134,6 +139,12 @@ def _fit(batches: Iterator[tuple[Tensor, Tensor]], steps: int, classes: int, pea
 
 def _scores(h: Tensor, weights: Tensor) -> Tensor:
     return h @ weights[:-1] + weights[-1]
+
+
+def _as_layer(weights: Tensor) -> nn.Linear:
+    linear = nn.Linear(len(weights) - 1, weights.shape[1])
+    linear.load_state_dict({"weight": weights[:-1].T, "bias": weights[-1]})
+    return linear
 
 
 def _tested(weights: Tensor, subject: Subject, test: Images, device: torch.device) -> dict[str, float]:
