@@ -24,7 +24,7 @@ MOST, HELD_OUT, SIDE = 600, 0.2, 48
 
 
 def make_clipart_folder(folder: Path, source: Path = SOURCE, most: int = MOST) -> tuple[int, int]:
-    """Write the set; returns the numbers of training and test images. What PIL cannot read or finds huge is left out."""
+    """Write the set; returns the numbers of training and test images. What PIL cannot read is left out."""
     counts = [0, 0]
     for category in CATEGORIES:
         files = sorted((source / category).rglob("*.png"), key=lambda file: _digest(file.relative_to(source)))[:most]

@@ -43,7 +43,7 @@ PARTS = {
 CELLS = {
     "augmentations": 6,
     "color-strength": 6,
-    "projection-head": 3,
+    "projection-head": 5,
     "what-h-keeps": 2,
     "losses": 5,
     "temperature": 3,
