@@ -97,6 +97,16 @@ def test_blur_is_the_papers_with_zeros_outside(images: Tensor) -> None:
         assert np.abs(result.numpy() - expected).max() < 1e-6
 
 
+def test_the_published_operations_draw_by_the_published_probabilities() -> None:
+    """Whatever the ordinary law has: Appendix A's 0.8 and 0.2, and a blur always, with a sigma of each image's own."""
+    rows = drawn(
+        MANY, law=simclr_law(SIZE, 0.5, jitter_prob=0.0, gray_prob=1.0, blur_prob=0.0, blur_sigma_group=4)
+    ).rows
+    assert abs(rows[:, JITTER].mean() - 0.8) < 0.012 and abs(rows[:, GRAY].mean() - 0.2) < 0.012
+    assert stats.kstest(rows[:, SIGMA], "uniform", args=(0.1, 1.9)).pvalue > 1e-3
+    assert len(np.unique(rows[:8, SIGMA])) == 8
+
+
 def test_cutout_is_a_gray_square_of_half_the_side_cut_off_by_the_border(images: Tensor) -> None:
     cut, draws = operated("cutout", images)
     beyond = 0
