@@ -43,6 +43,8 @@ _VIEWS = {
         "box approximation, edges repeated",
     ),
     "blur's sigma": ("one an image (code: one a device)", "one a device's batch", "one an image"),
+    "further operations": ("none (in its studies)", "none", "none"),
+    "crops of a pair": ("two", "two", "two"),
     "evaluation shows": ("the middle 0.875 (224 of 256)", "the middle 0.875", "the middle 0.875 (bilinear)"),
 }
 _NETWORK = {
@@ -199,6 +201,9 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
             "augmentation.blur_sigma_group",
             "one a device's batch" if a.blur_sigma_group else "one an image",
         )
+    where = f", each with {a.operation_prob:g}" * (a.operation_prob < 1) + ", first view" * (a.operations_on == "first")
+    yield "further operations", "augmentation.operations", (", ".join(a.operations) + where) if a.operations else "none"
+    yield "crops of a pair", "augmentation.same_crop", "one" if a.same_crop else "two"
     if a.image_size > SMALL:
         yield "evaluation shows", "augmentation.evaluation_crop", f"the middle {a.evaluation_crop:g}"
 

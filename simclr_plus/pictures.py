@@ -21,12 +21,15 @@ GAP = 4  # white pixels between the pictures of a grid
 
 def preview_grid(image: NDArray[np.uint8], law: ViewLaw, *, pairs: int, seed: int) -> NDArray[np.uint8]:
     """uint8 [H, W, 3]: the image's middle at the left, then `pairs` columns of two views each."""
-    parameters = draw_views(seed, np.arange(pairs), [0] * pairs, heights=image.shape[0], widths=image.shape[1], law=law)
+    epochs, indices = np.arange(pairs), np.zeros(pairs, dtype=np.int64)
+    parameters = draw_views(seed, epochs, indices, heights=image.shape[0], widths=image.shape[1], law=law)
     views = np.empty((2, pairs, 3, law.size, law.size), dtype=np.float32)
     middle = np.empty((1, 1, 3, law.size, law.size), dtype=np.float32)
     maker = ViewMaker(law)
     for b in range(pairs):
         maker.fill(image, parameters[b], views, b)
+    if law.operations:
+        views = _operated(views, law, seed, epochs, indices)
     maker.fill(image, central_parameters(image.shape[0], image.shape[1], law), middle, 0)
     tile = law.size + GAP
     grid = np.full((2 * tile + GAP, (pairs + 1) * tile + GAP, 3), 255, dtype=np.uint8)
@@ -35,6 +38,16 @@ def preview_grid(image: NDArray[np.uint8], law: ViewLaw, *, pairs: int, seed: in
         for b in range(pairs):
             _paste(grid, views[v, b], GAP + v * tile, GAP + (b + 1) * tile)
     return grid
+
+
+def _operated(
+    views: NDArray[np.float32], law: ViewLaw, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    import torch  # seconds; plain previews do without it
+
+    from simclr_plus.augmentations.study_operations import apply_operations
+
+    return apply_operations(torch.from_numpy(views), law, seed=seed, epochs=epochs, indices=indices).numpy()
 
 
 def _paste(grid: NDArray[np.uint8], view: NDArray[np.float32], top: int, left: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from safetensors import safe_open
 
 from simclr_plus.runs import Run
@@ -120,6 +120,21 @@ def test_a_preview_is_a_grid_of_the_image_and_its_views(simclr_plus: Command, ph
     a, b, c = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png"))
     assert a.shape == (2 * 228 + 4, 4 * 228 + 4, 3)
     assert (a == b).all() and (a[:, :232] == c[:, :232]).all() and (a[:, 232:] != c[:, 232:]).any()
+
+
+def test_a_preview_shows_the_operations_of_a_study_on_the_views_that_have_them(
+    simclr_plus: Command, photos: Path, tmp_path: Path
+) -> None:
+    image, plain = photos / "Aqua" / "00.jpg", ["jitter_prob=0", "gray_prob=0", "blur_prob=0", "same_crop=true"]
+    for name, study in (("a.png", []), ("b.png", ['operations=["solarize"]', "operations_on=first"])):
+        given = [f"augmentation.{key}" for key in (*plain, *study)]
+        assert simclr_plus("preview", image, *given, "--pairs", 2, "-o", name, cwd=tmp_path).returncode == 0
+    a, b = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png"))
+    assert (a[:, :232] == b[:, :232]).all() and (a[232:] == b[232:]).all()
+    first, solarized = a[4:228, 232:-4], b[4:228, 232:-4]
+    view = np.arange(first.shape[1]) % 228 < 224  # not the gap
+    expected = np.asarray(ImageOps.solarize(Image.fromarray(first), 128))
+    assert (solarized[:, view] == expected[:, view]).all() and (solarized != first).any()
 
 
 def test_a_run_prints_plain_lines_where_there_is_no_terminal(

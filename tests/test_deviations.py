@@ -62,6 +62,8 @@ def test_the_tf1_variant_differs_from_tf2_where_the_table_says_so() -> None:
         ("augmentation.gray_prob=0.3", "gray", "0.3"),
         ("augmentation.blur_prob=0.3", "blur", "0.3"),
         ("augmentation.blur_sigma_group=8", "blur's sigma", "one a device's batch"),
+        ('augmentation.operations=["crop","sobel"]', "further operations", "crop, sobel"),
+        ("augmentation.same_crop=true", "crops of a pair", "one"),
         ("augmentation.evaluation_crop=1", "evaluation shows", "the middle 1"),
         ("encoder.stem=cifar", "stem", "3x3"),
         ("encoder.flavor=reference", "max-pool is padded", "behind"),
@@ -104,6 +106,14 @@ def test_choices_that_mean_nothing_to_a_loss_are_left_out() -> None:
     assert supervised["loss"].ours == "cross entropy" and supervised["loss"].differs_from("paper")
     assert not supervised.keys() & {"temperature", "negatives from", "layers of g", "probe beside f"}
     assert "LARS: adapts the probe" in found("loss.name=cross_entropy", "training.probe=false")
+
+
+def test_operations_say_on_which_views_and_how_often_they_are_done() -> None:
+    study = ['augmentation.operations=["cutout"]', "augmentation.operations_on=first"]
+    assert found(*study)["further operations"].ours == "cutout, first view"
+    assert found(*study, "augmentation.operation_prob=0.5")["further operations"].ours == (
+        "cutout, each with 0.5, first view"
+    )
 
 
 def test_small_images_are_compared_with_the_authors_cifar_values() -> None:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from simclr_plus.augmentations.finishing import finish_views
-from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.augmentations.law import OPERATIONS, simclr_law
 from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
 from simclr_plus.errors import UnreadableImageError
 from simclr_plus.loading import ViewBatches, evaluation_batches
@@ -74,6 +74,66 @@ def test_colour_and_blur_on_the_device_give_the_same_batch_whatever_the_threads(
         assert error.max() > 1e-5 and error.mean() < 5e-3, crops
 
 
+@pytest.mark.parametrize("names", [OPERATIONS[:4], OPERATIONS[4:8], OPERATIONS[8:]])
+def test_operations_of_a_study_are_the_same_whatever_processes_threads_and_steps_before(
+    few: Images, names: tuple[str, ...]
+) -> None:
+    law = replace(LAW, operations=names, operation_prob=0.7)
+    batches = ViewBatches(few, law, batch_size=24, seed=1)
+    whole = batches.batch(3)[0]
+    batches.batch(0)
+    assert torch.equal(batches.batch(3)[0], whole)
+    assert torch.equal(ViewBatches(few, law, batch_size=24, seed=1, threads=3).batch(3)[0], whole)
+    for processes in (2, 3):
+        shares = [ViewBatches(few, law, batch_size=24, seed=1, rank=r, processes=processes) for r in range(processes)]
+        parts = [share.batch(3)[0].unflatten(0, (2, -1)) for share in shares]
+        assert torch.equal(torch.cat(parts, dim=1).flatten(0, 1), whole)
+    assert not torch.equal(ViewBatches(few, LAW, batch_size=24, seed=1).batch(3)[0], whole)
+    assert not torch.equal(ViewBatches(few, law, batch_size=24, seed=2).batch(3)[0], whole)
+
+
+@pytest.mark.parametrize("where", ["memory", "files"])
+def test_operations_follow_the_views_also_where_a_device_finished_them(few: Images, photos: Path, where: str) -> None:
+    images, size = (few, 28) if where == "memory" else (open_folder(photos), 64)
+    law = simclr_law(size, 0.5, operations=("crop", "cutout", "rotate", "noise"))
+    settings = {"batch_size": 20, "seed": 1}
+    made, finished = (ViewBatches(images, law, **settings, finish=f).batch(2)[0] for f in (None, finish_views))
+    plain = ViewBatches(images, replace(law, operations=()), **settings).batch(2)[0]
+    assert (made - finished).abs().max() < 1e-5 and (made - plain).abs().mean() > 0.05
+
+
+def test_in_figure_5_the_first_branch_alone_is_changed_and_the_second_is_the_plain_crop(few: Images) -> None:
+    crops = replace(LAW.crop_and_flip_only(), same_crop=True)
+    law = replace(crops, operations=("color", "cutout"), operations_on="first")
+    settings = {"batch_size": 24, "seed": 1}
+    first, second = ViewBatches(few, law, **settings).batch(1)[0].chunk(2)
+    plain = ViewBatches(few, crops, **settings).batch(1)[0].chunk(2)
+    assert torch.equal(second, plain[1]) and torch.equal(plain[0], plain[1])
+    ordinary = ViewBatches(few, LAW.crop_and_flip_only(), **settings).batch(1)[0].chunk(2)
+    assert torch.equal(ordinary[0], plain[0]) and not torch.equal(ordinary[1], plain[0])
+    both = ViewBatches(few, replace(law, operations_on="both"), **settings).batch(1)[0].chunk(2)
+    assert torch.equal(both[0], first) and all((a != b).any() for a, b in zip(first, second, strict=True))
+
+
+def test_where_there_is_one_view_it_is_the_first(few: Images) -> None:
+    law = replace(LAW, operations=("color", "rotate"), operations_on="first", blur_sigma_group=0)
+    pair, (one, _) = (ViewBatches(few, law, batch_size=10, seed=1, views=v).batch(1) for v in (2, 1))
+    assert torch.equal(pair[0][:10], one) and one.shape == (10, 3, 28, 28)
+
+
+def test_without_operations_none_is_asked_for(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simclr_plus.loading.apply_operations", None)
+    assert ViewBatches(few, LAW, batch_size=10, seed=1).batch(0)[0].shape == (20, 3, 28, 28)
+    with pytest.raises(TypeError):
+        ViewBatches(few, replace(LAW, operations=("crop",)), batch_size=10, seed=1).batch(0)
+
+
+def test_evaluation_shows_no_operation(few: Images) -> None:
+    law = replace(LAW, operations=("solarize",), same_crop=True)
+    shown, plain = (torch.cat([views for views, _ in evaluation_batches(few, x)]) for x in (law, LAW))
+    assert torch.equal(shown, plain)
+
+
 def test_a_resumed_stream_is_the_stream(few: Images) -> None:
     unbroken = list(ViewBatches(few, LAW, batch_size=10, seed=1).batches(0, 8))
     resumed = list(ViewBatches(few, LAW, batch_size=10, seed=1).batches(5, 8))
@@ -92,6 +152,8 @@ def test_an_unreadable_image_stops_or_is_replaced_by_the_next_and_counted(tmp_pa
     skipping = ViewBatches(skips, law, batch_size=6, seed=0)
     views, _ = skipping.batch(0)
     assert skipping.skipped == {3}
+    study = ViewBatches(skips, replace(law, operations=("solarize",)), batch_size=6, seed=0)
+    assert torch.equal(study.batch(0)[0], torch.where(views < 0.5, views, 1 - views))
     shown = sorted(round(float(v) * 255) for v in views[:6].mean(dim=(1, 2, 3)))
     assert shown == [0, 40, 80, 160, 160, 200]  # 4.png stands in for 3.png
     with pytest.raises(UnreadableImageError, match=r"3\.png"):

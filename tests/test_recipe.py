@@ -3,14 +3,23 @@ from __future__ import annotations
 import math
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from simclr_plus.architecture import Architecture
+from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.plan import make_plan
 from simclr_plus.published import stated_top1
-from simclr_plus.recipe import documented_keys, find_recipe, load_recipe, parse_recipe, shipped_recipes
+from simclr_plus.recipe import (
+    StudyOperation,
+    documented_keys,
+    find_recipe,
+    load_recipe,
+    parse_recipe,
+    shipped_recipes,
+)
 
 ASKED_FOR = {
     "demo",
@@ -64,6 +73,13 @@ def test_every_key_is_documented() -> None:
         ("training.batch_size=many", "training.batch_size = 'many': input should be a valid integer"),
         ("training.batch_size=2.5", "training.batch_size = 2.5"),
         ("training.compile=1", "training.compile = 1: input should be a valid boolean"),
+        ('augmentation.operations=["crop","cutuot"]', "augmentation.operations.1 = 'cutuot': input should be 'crop', "),
+        ("augmentation.operations=crop", "augmentation.operations = 'crop': input should be a valid tuple"),
+        (
+            "augmentation.operations_on=second",
+            "augmentation.operations_on = 'second': input should be 'both' or 'first'",
+        ),
+        ("augmentation.operation_prob=1.5", "augmentation.operation_prob = 1.5"),
         ("loss.temperature=0", "loss.temperature = 0: input should be greater than 0"),
         ("loss.name=triplet", "input should be 'nt_xent', 'nt_logistic', 'margin' or 'cross_entropy'"),
         ("loss.margin=-1", "loss.margin = -1: input should be greater than or equal to 0"),
@@ -189,6 +205,48 @@ def test_known_mistakes_are_pointed_out() -> None:
     assert parse_recipe("", unread[:1]).doubts() == []
     assert ["loss.margin = 0.4" in d for d in parse_recipe("", ["loss.margin=0.4"]).doubts()] == [True]
     assert parse_recipe("", ["loss.margin=0.4", "loss.name=margin"]).doubts() == []
+
+
+def test_a_strided_convolution_of_4_channels_is_doubted_where_it_may_run_on_a_cpu() -> None:
+    def doubted(*overrides: str) -> bool:
+        text = " ".join(parse_recipe("", ["augmentation.image_size=96", *overrides]).doubts())
+        return "channels_last" in text
+
+    basic = ["encoder.depth=18"]
+    assert doubted(*basic, "encoder.width=0.0625") and doubted(*basic, "encoder.width=0.03125")
+    assert not doubted(*basic, "encoder.width=0.125")
+    assert doubted("encoder.width=0.015625") and not doubted(
+        "encoder.width=0.0625"
+    )  # a bottleneck gives four times that
+    assert not doubted(*basic, "encoder.width=0.0625", "training.channels_last=false")
+    assert not doubted(*basic, "encoder.width=0.0625", "training.device=cuda")
+    assert not doubted(*basic, "encoder.width=0.0625", "encoder.selective_kernels=true")
+
+
+def test_operations_reach_the_law_in_their_order_and_repeated() -> None:
+    text = '[augmentation]\noperations = ["crop", "sobel", "crop"]\noperations_on = "first"\nsame_crop = true'
+    recipe = parse_recipe(text, ["augmentation.operation_prob=0.5"])
+    law = recipe.law
+    assert (law.operations, law.operations_on, law.operation_prob, law.same_crop) == (
+        ("crop", "sobel", "crop"),
+        "first",
+        0.5,
+        True,
+    )
+    assert parse_recipe(recipe.to_toml()) == recipe
+    assert get_args(StudyOperation) == OPERATIONS
+    kinds = {key: kind for key, kind, _, _ in documented_keys()}
+    assert kinds["augmentation.operations"] == f"list of {', '.join(OPERATIONS)}"
+    assert kinds["encoder.mean"] == "three numbers"
+
+
+def test_keys_of_operations_without_operations_are_pointed_out() -> None:
+    plain = parse_recipe("").doubts()
+    for override in ("same_crop=true", "operations_on=first", "operation_prob=0.5"):
+        (doubt,) = set(parse_recipe("", [f"augmentation.{override}"]).doubts()) - set(plain)
+        assert override.partition("=")[0] in doubt and "augmentation.operations" in doubt
+        study = ['augmentation.operations=["crop"]', f"augmentation.{override}"]
+        assert parse_recipe("", study).doubts() == plain
 
 
 def test_recipes_are_toml_that_any_reader_takes() -> None:

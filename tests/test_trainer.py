@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.checkpoints import load_checkpoint, load_encoder
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
@@ -201,3 +202,19 @@ def test_a_run_that_augments_on_the_device_is_that_of_the_cpu_and_resumes_bit_fo
         path.unlink()
     assert train(again, quiet=True) == "finished"
     assert last_bytes(device) == last_bytes(again)
+
+
+def test_a_run_with_every_operation_of_the_studies_ends_the_same_in_one_piece_and_resumed(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    names = ", ".join(f'"{name}"' for name in OPERATIONS)
+    study = [*tiny, f"augmentation.operations=[{names}]", "augmentation.operation_prob=0.3", *EACH_STEP]
+    whole = trained(tmp_path, study, "whole")
+    assert whole.metrics()[-1]["step"] == 9 and len(whole.metrics()) == 9
+    cut = create_run(load_recipe("demo", study), tmp_path, "cut")
+    cut.checkpoints.mkdir(parents=True)
+    middle = whole.checkpoint_files()[4]
+    (cut.checkpoints / middle.name).write_bytes(middle.read_bytes())
+    train(cut, quiet=True)
+    assert last_bytes(cut) == last_bytes(whole)
+    assert last_bytes(trained(tmp_path, tiny, "plain")) != last_bytes(whole)

@@ -163,7 +163,7 @@ def motion_blur(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:
         for along in (angles.cos(), angles.sin())
     )  # [n, points, columns] and [n, points, rows]: how much of a point lies in them
     kernels = (y.transpose(1, 2) @ x / len(steps)).repeat_interleave(3, dim=0)[:, None]
-    wide = F.pad(images, (radius,) * 4, mode="replicate").view(1, 3 * count, size + 2 * radius, -1)
+    wide = F.pad(images, (radius,) * 4, mode="replicate").reshape(1, 3 * count, size + 2 * radius, -1)
     return F.conv2d(wide, kernels, groups=3 * count).view_as(images).clamp(0, 1)
 
 

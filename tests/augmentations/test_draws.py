@@ -24,6 +24,7 @@ from simclr_plus.augmentations.draws import (
     TOP,
     WIDTH,
     _philox,
+    draw_words,
 )
 
 DRAWS = 20_000
@@ -468,3 +469,24 @@ def test_each_image_comes_first_equally_often():
     firsts = np.array([epoch_order(0, epoch, 10)[0] for epoch in range(5000)])
     counts = np.bincount(firsts, minlength=10)
     assert ((counts - 500) ** 2 / 500).sum() < 27.9  # chi-square, 9 degrees of freedom, 0.1 %
+
+
+# what the operations of studies draw from
+
+
+@few
+@given(seed=st.integers(0, 2**64 - 1), epoch=st.integers(0, 5000), index=st.integers(0, 2_000_000))
+def test_words_are_philox_of_image_epoch_view_and_block(seed, epoch, index):
+    words = draw_words(seed, epoch, [index], views=2)
+    assert words.shape == (1, 2, 8) and words.dtype == np.uint32
+    for view in range(2):
+        plain = [
+            w for block in (0, 1) for w in plain_philox((index, epoch, view | 0x700, block), divmod(seed, 2**32)[::-1])
+        ]
+        assert words[0, view].tolist() == plain
+
+
+def test_one_draw_for_both_views_is_that_of_the_first():
+    apart, together = draw(simclr_law(32), images=500), draw(simclr_law(32, same_crop=True), images=500)
+    assert (together[:, 0] == apart[:, 0]).all() and (together[:, 1] == apart[:, 0]).all()
+    assert (apart[:, 0] != apart[:, 1]).any(axis=1).all()

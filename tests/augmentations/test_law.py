@@ -39,10 +39,10 @@ def test_changes_reach_the_law():
 
 
 def test_crop_and_flip_only_switches_off_the_rest_and_no_more():
-    law = simclr_law(96, 0.5, min_scale=0.2)
+    law = simclr_law(96, 0.5, min_scale=0.2, operations=("cutout",))
     plain = law.crop_and_flip_only()
     assert (plain.jitter_prob, plain.gray_prob, plain.blur_prob) == (0, 0, 0)
-    assert (plain.size, plain.min_scale, plain.flip_prob) == (96, 0.2, 0.5)
+    assert (plain.size, plain.min_scale, plain.flip_prob, plain.operations) == (96, 0.2, 0.5, ())
 
 
 @pytest.mark.parametrize("strength", [1.3, -0.1, float("nan")])
@@ -63,6 +63,9 @@ def test_an_impossible_strength_is_named(strength):
         ({"min_scale": 0}, r"min_scale = 0 .*\(0, 1\]"),
         ({"min_scale": 1.5}, r"min_scale = 1\.5 .*\(0, 1\]"),
         ({"sigmas": (0, 2.0)}, r"sigmas = \(0, 2\.0\).*0 < smallest"),
+        ({"operations": ("crop", "sharpen")}, r"operations: 'sharpen' .*motion_blur"),
+        ({"operations_on": "second"}, r"operations_on = 'second' .*first"),
+        ({"operation_prob": 1.1}, r"operation_prob = 1\.1 .*from 0 to 1"),
         ({"sigmas": (2.0, 1.0)}, r"sigmas = \(2\.0, 1\.0\).*smallest <= largest"),
         *(({f"{gate}_prob": 2}, rf"{gate}_prob = 2 .*from 0 to 1") for gate in ("flip", "jitter", "gray", "blur")),
         *(({f"{gate}_prob": -1}, rf"{gate}_prob = -1 .*from 0 to 1") for gate in ("flip", "jitter", "gray", "blur")),
