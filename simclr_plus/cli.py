@@ -248,7 +248,7 @@ def report(
 ) -> None:
     """One table of all evaluations beside the paper's figures; with -o curves.png the learning curves of a run."""
     from simclr_plus.pictures import draw_curves
-    from simclr_plus.report import COLUMNS, FORMATS, as_text, cells, make_report, results_folder
+    from simclr_plus.report import FORMATS, as_text, make_report, results_folder, table
     from simclr_plus.runs import find_run
     from simclr_plus.whole_files import write_text_whole
 
@@ -267,7 +267,7 @@ def report(
     elif as_json:
         print(as_text(found, "json"))
     else:
-        print_table(list(COLUMNS), [cells(row) for row in found.rows])
+        print_table(*table(found), grouped=4)
         for text in (*found.warnings, *found.choices):
             say(f"note: {text}")
 

@@ -20,20 +20,30 @@ def print_json(value: Any) -> None:
         print(json.dumps(value, indent=2))
 
 
-def print_table(columns: list[str], rows: list[list[str]], title: str = "") -> None:
-    """A table as wide as the terminal; **bold** cells are bold."""
+def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, grouped: int = 0) -> None:
+    """A table as wide as the terminal; **bold** cells are bold. grouped: so many leading columns tell which group a row
+    belongs to; what they repeat is left blank, and a line parts the groups of the first.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     if not _first_process():
         return
-    table = Table(title=title or None, title_justify="left")
+    table = Table()
     for column in columns:
         table.add_column(column, overflow="fold")
+    before: list[str] = []
     for row in rows:
-        table.add_row(*(Text(cell[2:-2], "bold") if cell[:2] == "**" == cell[-2:] else Text(cell) for cell in row))
+        same = next((i for i in range(grouped) if row[: i + 1] != before[: i + 1]), grouped)
+        if grouped and before and not same:
+            table.add_section()
+        shown = [*[""] * same, *row[same:]]
+        table.add_row(*(Text(cell[2:-2], "bold") if cell[:2] == "**" == cell[-2:] else Text(cell) for cell in shown))
+        before = row
     console = Console() if sys.stdout.isatty() else Console(width=160)
+    if title:  # above the table, not within its width
+        console.print(Text(title, "italic"))
     console.print(table)
 
 

@@ -27,6 +27,7 @@ from simclr_plus.runs import Run, find_run
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
 COLUMNS = ("evaluation", "data", "encoder", "subject", "metric", "value", "spread", "paper")
 FORMATS = {".md": "markdown", ".csv": "csv", ".json": "json", ".html": "html", ".htm": "html"}
+BARS = {"encoder": "#1f6feb", "encoder, z": "#79b0f5"}  # other subjects, the baselines, are gray
 # choices of evaluators that take no labelled set, for the report to state
 _CHOICES = {
     "linear_fast": "linear_fast: cached features of central crops; not the paper's protocol",
@@ -89,8 +90,11 @@ def make_report(runs: Sequence[Run]) -> Report:
     if not rows:
         named = ", ".join(str(run.path) for run in runs)
         raise NotFoundError(f"no results in {named}: evaluate first, e.g. simclr-plus evaluate knn {runs[0].name}")
-    choices.append("bold: not significantly worse than the best (permutation test on paired predictions, p > 0.05)")
-    marked = _with_best_marked(_seeds_together(rows))
+    marked = _with_best_marked(_groups_together(_seeds_together(rows)))
+    if any(row.low is not None for row in marked):
+        choices.append("spread: 95 % interval over the test images, or of n seeds one standard deviation")
+    if any(row.best for row in marked):
+        choices.append("bold: not significantly worse than the best (permutation test on paired predictions, p > 0.05)")
     return Report(tuple(marked), tuple(dict.fromkeys(choices)), tuple(dict.fromkeys(warnings)), tuple(runs))
 
 
@@ -150,6 +154,12 @@ def _seeds_together(rows: Sequence[Row]) -> list[Row]:
     return found
 
 
+def _groups_together(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one evaluation and data set side by side, in the order in which these first occur."""
+    groups = {(row.evaluation, row.data): i for i, row in reversed(list(enumerate(rows)))}
+    return sorted(rows, key=lambda row: groups[row.evaluation, row.data])
+
+
 def _with_best_marked(rows: Sequence[Row]) -> list[Row]:
     from simclr_plus.predictions import compare_predictions
 
@@ -179,7 +189,7 @@ def cells(row: Row) -> list[str]:
             spread = f"± {50 * (row.high - row.low):.1f} (n = {row.n})"
     shown = f"**{value}**" if row.best else value
     return [
-        row.evaluation,
+        row.evaluation.replace("_", " "),
         row.data,
         row.encoder,
         row.subject,
@@ -190,6 +200,13 @@ def cells(row: Row) -> list[str]:
     ]
 
 
+def table(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Column names and cells; columns in which no row has anything are left out."""
+    found = [cells(row) for row in report.rows]
+    shown = [i for i in range(len(COLUMNS)) if any(row[i] for row in found)]
+    return [COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in found]
+
+
 def as_text(report: Report, kind: str) -> str:
     """The report as "markdown", "csv", "json" or "html"."""
     if kind not in _WRITERS:
@@ -198,8 +215,11 @@ def as_text(report: Report, kind: str) -> str:
 
 
 def _markdown(report: Report) -> str:
-    table = [COLUMNS, ["---"] * len(COLUMNS), *map(cells, report.rows)]
-    lines = ["| " + " | ".join(text.replace("|", "\\|") for text in row) + " |" for row in table]
+    columns, rows = table(report)
+    lines = [
+        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
+        for row in (columns, ["---"] * len(columns), *rows)
+    ]
     notes = [f"- {text}" for text in (*report.warnings, *report.choices)]
     return "\n".join([*lines, "", "What no source fixes was chosen so:" if notes else "", "", *notes]) + "\n"
 
@@ -234,43 +254,77 @@ def _html(report: Report) -> str:
         bold = text.startswith("**") and text.endswith("**")
         return f"<td><b>{html.escape(text[2:-2])}</b></td>" if bold else f"<td>{html.escape(text)}</td>"
 
-    head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-    body = "\n".join(f"<tr>{''.join(map(cell, cells(row)))}</tr>" for row in report.rows)
+    columns, rows = table(report)
+    head = "".join(f"<th>{name}</th>" for name in columns)
+    body = "\n".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     notes = "".join(f"<li>{html.escape(text)}</li>" for text in (*report.warnings, *report.choices))
-    pictures = "".join(f'<p><img src="data:image/png;base64,{data}" alt=""></p>' for data in _pictures(report))
-    style = "body{font:15px sans-serif;margin:2em}td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}"
+    pictures = "".join(
+        f'<p><img src="data:image/png;base64,{data}" alt="{html.escape(alt)}"></p>' for alt, data in _pictures(report)
+    )
+    style = (
+        "body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}img{max-width:100%}"
+        "td,th{padding:.2em .8em;text-align:left;border-bottom:1px solid #ccc}"
+    )
     return (
-        "<!doctype html><html><head><meta charset='utf-8'><title>SimCLR+ evaluation</title>"
-        f"<style>{style}</style></head><body><h1>Evaluation</h1><table><tr>{head}</tr>\n{body}</table>"
-        f"<h2>Choices</h2><ul>{notes}</ul>{pictures}</body></html>\n"
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>SimCLR+ evaluation</title>"
+        f"<style>{style}</style></head><body><h1>Evaluation</h1><table><tr>{head}</tr>\n{body}</table>{pictures}"
+        f"<h2>Choices</h2><ul>{notes}</ul></body></html>\n"
     )
 
 
-def _pictures(report: Report) -> Iterable[str]:
+def _pictures(report: Report) -> Iterable[tuple[str, str]]:
+    """What each shows, and the PNG: bars of all evaluations, learning curves of each run."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    for evaluation in dict.fromkeys(row.evaluation for row in report.rows):
-        rows = [row for row in report.rows if row.evaluation == evaluation and row.metric != "top5"]
-        figure, axes = pyplot.subplots(figsize=(8, 0.8 + 0.4 * len(rows)), constrained_layout=True)
-        for y, row in enumerate(rows):
-            axes.barh(y, 100 * row.value, color="#1f6feb" if row.subject == "encoder" else "#8b949e")
-            if row.low is not None and row.high is not None:
-                axes.plot([100 * row.low, 100 * row.high], [y, y], color="black", linewidth=1.5)
-        axes.set_yticks(range(len(rows)), [f"{row.data} · {row.encoder} · {row.subject}" for row in rows])
-        axes.invert_yaxis()
-        axes.set(xlim=(0, 100), xlabel="%", title=evaluation)
-        yield _encoded(figure)
-        pyplot.close(figure)
+    figure = bars_figure([row for row in report.rows if row.metric != "top5"])
+    yield "bars of the table's figures without top-5", _encoded(figure)
+    pyplot.close(figure)
     for run in report.runs:
         if run.metrics_file.is_file() and run.metrics():
             from simclr_plus.pictures import curves_figure
 
             figure = curves_figure(run)
-            yield _encoded(figure)
+            yield f"learning curves of {run.name}", _encoded(figure)
             pyplot.close(figure)
+
+
+def bars_figure(rows: Sequence[Row]) -> Any:
+    """A panel an evaluation, a bar a row with its figure and interval; labels say what differs among all rows."""
+    from matplotlib import pyplot
+
+    groups = {
+        name: [row for row in rows if row.evaluation == name] for name in dict.fromkeys(r.evaluation for r in rows)
+    }
+    told = [key for key in ("data", "encoder") if len({getattr(row, key) for row in rows}) > 1] + ["subject"]
+    heights = [len(group) + 1.2 for group in groups.values()]  # in bars: a title takes one
+    figure, panels = pyplot.subplots(
+        len(groups),
+        1,
+        figsize=(9, 0.5 + 0.32 * sum(heights)),
+        sharex=True,
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights},
+        constrained_layout=True,
+    )
+    for (name, group), axes in zip(groups.items(), panels[:, 0], strict=True):
+        for y, row in enumerate(group):
+            value, ends = 100 * row.value, 100 * row.value
+            axes.barh(y, value, color=BARS.get(row.subject, "#8b949e"))
+            if row.low is not None and row.high is not None:
+                axes.plot([100 * row.low, 100 * row.high], [y, y], color="black", linewidth=1.5)
+                ends = max(ends, 100 * row.high)
+            axes.text(ends + 1, y, f"{value:.1f}", va="center", fontweight="bold" if row.best else "normal")
+        axes.set_yticks(range(len(group)), [" · ".join(getattr(row, key) for key in told) for row in group])
+        axes.set_ylim(len(group) - 0.4, -0.6)
+        metrics = ", ".join(dict.fromkeys(METRICS.get(row.metric, row.metric) for row in group))
+        axes.set_title(f"{name.replace('_', ' ')}: {metrics}", loc="left", fontsize=10)
+        axes.set(xlim=(0, 109), xticks=range(0, 101, 20))
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1, 0].set_xlabel("%")
+    return figure
 
 
 def _encoded(figure: Any) -> str:

@@ -175,8 +175,8 @@ def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> No
     ]
     assert [(row.evaluation, row.subject, row.n) for row in make_report([trained]).rows if row.metric == "top1"] == [
         ("knn, labels 300", "encoder", 1),
-        ("knn, labels 300, k 5", "encoder", 1),
         ("knn, labels 300", "encoder, z", 1),
+        ("knn, labels 300, k 5", "encoder", 1),
     ]
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ from simclr_plus.datasets import Images
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.paper_figures import paper_figure
 from simclr_plus.predictions import write_predictions
-from simclr_plus.report import as_text, cells, make_report, results_folder
+from simclr_plus.printing import print_table
+from simclr_plus.report import as_text, bars_figure, cells, make_report, results_folder, table
 from simclr_plus.runs import Run
 from simclr_plus.significance import compare, right_answers, weights_of
 
@@ -114,7 +116,49 @@ def test_no_figure_of_the_paper_stands_beside_what_it_did_not_evaluate(tmp_path:
         found = {f"encoder{', z' if 'on' in changed else ''}": {"top1": 0.5}}
         result = {"evaluator": "linear", "data": "imagenet", "changed": changed, "results": found}
         run.write_result(str(i), result | {"encoder": "ResNet-50 (1x)"})
-    assert [row.paper for row in make_report([run]).rows] == ["R50 69.3", "R50 69.3", "", ""]
+    assert {(row.evaluation, row.subject): row.paper for row in make_report([run]).rows} == {
+        ("linear", "encoder"): "R50 69.3",
+        ("linear, epochs 30", "encoder"): "R50 69.3",
+        ("linear, labels 500", "encoder"): "",
+        ("linear", "encoder, z"): "",
+    }
+
+
+def test_the_table_leaves_out_what_no_row_has_and_groups_stand_together(two: list[Run], tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    for name, kind, subject in (("1", "knn", "encoder"), ("2", "linear_fast", "encoder"), ("3", "knn", "encoder, z")):
+        run.write_result(name, {"evaluator": kind, "data": "photos", "results": {subject: {"top1": 0.5}}})
+    found = make_report([run])
+    columns, rows = table(found)
+    assert "spread" in columns and "paper" in columns  # of the transfer that `two` evaluated
+    assert [row[:4] for row in rows[:3]] == [
+        ["knn", "photos", "a", "encoder"],
+        ["knn", "photos", "a", "encoder, z"],
+        ["linear fast", "photos", "a", "encoder"],
+    ]
+    plain = replace(found, rows=found.rows[:3])
+    assert table(plain)[0] == ["evaluation", "data", "encoder", "subject", "metric", "value"]
+    assert "| spread" not in as_text(plain, "markdown") and "spread" not in as_text(plain, "html").split("</table>")[0]
+
+
+def test_bars_are_as_long_as_the_figures_of_the_table(two: list[Run]) -> None:
+    figure = bars_figure(make_report(two).rows)
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([60.0, 30.0, 59.8])
+    assert [text.get_text() for text in axes.texts] == ["60.0", "30.0", "59.8"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "a 100 · encoder",
+        "a 100 · random encoder",
+        "b 100 · encoder",
+    ]
+    lines = [line.get_xdata().tolist() for line in axes.lines]
+    assert lines[0] == pytest.approx([58.0, 62.0]) and len(lines) == 3
+
+
+def test_what_a_group_repeats_is_left_blank(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["a", "b", "c"], [["x", "1", "1"], ["x", "1", "1"], ["y", "1", "1"]], "a title", grouped=2)
+    lines = [line.split("│")[1:4] for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [[cell.strip() for cell in line] for line in lines] == [["x", "1", "1"], ["", "", "1"], ["y", "1", "1"]]
 
 
 def test_all_formats_hold_the_same_figures(two: list[Run]) -> None:
