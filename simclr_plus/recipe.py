@@ -182,8 +182,8 @@ class Loss(_Section):
     name: Annotated[
         Literal["nt_xent", "nt_logistic", "margin", "cross_entropy"],
         Field(
-            description="NT-Xent; NT-Logistic or margin triplet (paper, Table 2); cross_entropy: supervised training, "
-            "one view an image and no projection head"
+            description="NT-Xent; NT-Logistic, margin triplet (paper, Table 2); cross_entropy: of labels, one view, "
+            "no head"
         ),
     ] = "nt_xent"
     temperature: Annotated[float, Field(gt=0, description="temperature: ImageNet 0.1, CIFAR 0.5")] = 0.1

@@ -173,6 +173,31 @@ def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tu
     os.close(lock)
 
 
+def test_a_run_that_learns_labels_has_no_contrastive_chart_and_may_lower_its_rank(tmp_path: Path) -> None:
+    for name, overrides in (("labels", ["loss.name=cross_entropy"]), ("views", [])):
+        run = create_run(load_recipe("demo", overrides), tmp_path, name)
+        run.log_event("start", steps=400, processes=1, host="here")
+        for i in range(1, 41):
+            values = line(i * 10, loss=5.0, effective_rank=60.0 if i < 20 else 6.0)
+            run.log_metrics({k: v for k, v in values.items() if name == "views" or not k.startswith("contrastive")})
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        seen = {}
+        for name in ("labels", "views"):
+            screen = RunScreen(Run(tmp_path / name))
+            await app.push_screen(screen)
+            chart = screen.query_one("#chart-contrastive", LineChart)
+            await until(pilot, lambda chart=chart: chart.drawings > 0 and bool(chart.curves or chart.note))
+            await until(pilot, lambda screen=screen: screen.feed.lines == 40 and screen.feed.facts.recipe is not None)
+            screen.show()
+            await pilot.pause(0.1)
+            seen[name] = (chart.note, "collapse" in screen_text(app), "chance" in screen_text(app))
+        assert seen["labels"] == ("none: the run learns labels", False, False)
+        assert seen["views"][1:] == (True, True)
+
+    drive(SimclrPlusApp(tmp_path), steps, (200, 60))
+
+
 # starting and changing: what the screens leave behind
 
 
