@@ -122,7 +122,10 @@ class Augmentation(_Section):
     ] = 0.875
     operations: Annotated[
         tuple[StudyOperation, ...],
-        Field(strict=False, description="of the paper's studies, done one after the other to a view made as above"),
+        Field(
+            strict=False,
+            description='of the paper\'s studies, done in this order to a view made as above, e.g. ["crop", "color"]',
+        ),
     ] = ()
     operations_on: Annotated[
         Literal["both", "first"],

@@ -269,7 +269,10 @@ def test_a_toml_file_that_is_no_recipe_is_not_offered(tmp_path: Path) -> None:
     assert [name for name, _ in found_recipes(tmp_path)] == [path.stem for path in shipped_recipes()]
 
 
-@pytest.mark.parametrize("value", ["plain", "two words", "1", "true", "", " x", "[1]", 3, 2.5, False, (0.1, 0.2, 0.3)])
+@pytest.mark.parametrize(
+    "value",
+    ["plain", "two words", "1", "true", "", " x", "[1]", 3, 2.5, False, (0.1, 0.2, 0.3), ("crop", "a b"), ()],
+)
 def test_an_override_is_read_back_as_the_value(value: Any) -> None:
     import tomllib
 
@@ -279,6 +282,15 @@ def test_an_override_is_read_back_as_the_value(value: Any) -> None:
     except tomllib.TOMLDecodeError:
         found = text
     assert found == (list(value) if isinstance(value, tuple) else value)
+
+
+def test_a_list_of_words_is_edited_as_it_is_written(tmp_path: Path) -> None:
+    form = form_of("demo", tmp_path)
+    form.change("augmentation.operations", '["crop", "sobel"]')
+    assert form.recipe().augmentation.operations == ("crop", "sobel")
+    assert form.value("augmentation.operations") == '["crop", "sobel"]'
+    assert 'augmentation.operations=["crop", "sobel"]' in form.words()
+    assert '["crop", "color"]' in form.problem("augmentation.operations", "crop")
 
 
 # files

@@ -71,7 +71,7 @@ def toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(toml_value, value))}]"
+        return f"[{', '.join(json.dumps(x) if isinstance(x, str) else toml_value(x) for x in value)}]"
     return str(value) if isinstance(value, int) else f"{value:g}"
 
 
