@@ -164,9 +164,8 @@ def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> No
     asked: list[tuple[dict[str, int], dict[str, str]]] = [({"k": 20}, {}), ({"k": 5}, {}), ({"k": 20}, {"on": "z"})]
     for settings, where in asked:
         evaluate_target("r", "knn", evaluate_knn, settings, labels=300, runs=trained.path.parent, **where)
-    evaluate_target(
-        "r", "knn", evaluate_knn, {"k": 5}, labels=300, data="embedded", runs=trained.path.parent
-    )  # its own
+    the_runs_own = {"data": "embedded"}  # named or not, the same images
+    evaluate_target("r", "knn", evaluate_knn, {"k": 5}, labels=300, runs=trained.path.parent, **the_runs_own)
     step = "knn_step_00000001"
     assert sorted(path.name for path in trained.results.iterdir()) == [
         f"{step}_labels-300.json",
