@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.augmentations.operations import to_grayscale
+from simclr_plus.augmentations.study_operations import NOISE_DEVIATION, edges
 from simclr_plus.datasets import Images, held_out_indices
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject
@@ -30,7 +31,6 @@ from simclr_plus.metrics import summary
 from simclr_plus.schedules import warmup_cosine
 
 RATE, BATCH = 0.001, 256
-NOISE_SIGMA = 0.1
 COLOURLESS = 0.5 / 255  # no image shows more between its channels: there is nothing to tell gray from
 
 
@@ -162,16 +162,11 @@ def _rotated(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator]) 
 
 def _corrupted(images: Tensor, classes: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
     noise = np.stack([generator.standard_normal(images.shape[1:], dtype=np.float32) for generator in draws])
-    return torch.where(_is(1, classes), (images + NOISE_SIGMA * torch.from_numpy(noise)).clamp(0, 1), images)
+    return torch.where(_is(1, classes), (images + NOISE_DEVIATION * torch.from_numpy(noise)).clamp(0, 1), images)
 
 
 def _edges(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator]) -> Tensor:
-    """Length of the Sobel gradient of each channel, cut at 1; the border repeats the outermost pixels."""
-    smooth, slope = images.new_tensor([1.0, 2.0, 1.0]), images.new_tensor([-1.0, 0.0, 1.0])
-    kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)])[:, None]
-    padded = F.pad(images.flatten(0, 1)[:, None], (1, 1, 1, 1), mode="replicate")
-    gradient = F.conv2d(padded, kernels).norm(dim=1).view_as(images).clamp(max=1)
-    return torch.where(_is(1, classes), gradient, images)
+    return torch.where(_is(1, classes), edges(images), images)
 
 
 def _is(number: int, classes: Tensor) -> Tensor:
