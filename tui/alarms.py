@@ -20,7 +20,8 @@ def alarms(
 ) -> list[str]:
     """The sentences, gravest first.
 
-    `columns` holds step, epoch, time, loss, feature_std, effective_rank and data_wait as far as there are any; `silent`
+    `columns` holds step, epoch, time, loss, contrastive_accuracy, feature_std, effective_rank and data_wait as far as
+    there are any; `silent`
     is how many seconds ago the last line was written.
     """
     found = []
@@ -59,6 +60,8 @@ def _collapse(columns: dict[str, Floats]) -> str:
 
 def _at_chance(columns: dict[str, Floats], batch_size: int | None) -> str:
     loss, epoch = columns.get("loss"), columns.get("epoch")
+    if "contrastive_accuracy" not in columns:  # the loss is another one
+        return ""
     if batch_size is None or loss is None or epoch is None or len(loss) < 2 * RECENT or not epoch[-1] >= 1:
         return ""
     level = chance_loss(batch_size)

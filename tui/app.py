@@ -21,7 +21,7 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import stop
 from simclr_plus.runs import Run, list_runs
 
-from . import commands
+from . import commands, named_colors
 from .recipe_form import Form, found_recipes
 from .screens.checkpoints import CheckpointsScreen
 from .screens.dialogs import Choose, Help, Tell
@@ -78,6 +78,7 @@ class SimclrPlusApp(App[None]):
 
     def on_mount(self) -> None:
         """Begin with the runs."""
+        self.ansi_theme_dark, self.ansi_theme_light = named_colors.DARK, named_colors.LIGHT
         if self._wanted_theme:
             self._set_theme(self._wanted_theme)
         self.sub_title = f"{self.folder}{' (read only)' if self.readonly else ''}"

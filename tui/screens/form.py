@@ -9,7 +9,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.runs import Run
@@ -17,6 +17,7 @@ from simclr_plus.runs import Run
 from ..commands import shown
 from ..recipe_form import KEYS, LAUNCH, Form, Key, rows_of
 from .dialogs import Ask, Tell
+from .key_bar import KeyBar
 from .live import AppScreen
 from .rows import Rows
 
@@ -30,7 +31,7 @@ class FormScreen(AppScreen):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="form.back"),
         Binding("space", "next", "Next value", id="form.next", tooltip="the next of the values to choose from"),
-        Binding("backspace,delete", "forget", "Recipe's", id="form.forget", tooltip="back to the recipe's value"),
+        Binding("backspace,delete", "forget", "Reset", id="form.forget", tooltip="back to the recipe's value"),
         Binding("slash", "filter", "Search", id="form.search", tooltip="words in a key or its help; or key=value"),
         Binding("c", "changed", "Changed", id="form.changed", tooltip="only keys that were changed, or all"),
         Binding("ctrl+l", "launch", "Start", id="form.launch", tooltip="start the run"),
@@ -57,7 +58,7 @@ class FormScreen(AppScreen):
         yield Static(id="key-help")
         yield Static(id="editor-problem", classes="problem")
         yield Input(id="editor")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Show everything."""
@@ -103,8 +104,10 @@ class FormScreen(AppScreen):
             how = "red" if label == "error" else "yellow" if label == "note" else ""
             side.append(f"{label:<13}", style="dim")
             side.append(f"{value}\n", style=how)
-        brief = [f"{value} {label}" if label in ("steps",) else value for label, value in rows if label != "note"]
-        below.append("  ".join(brief[:7]), style="red" if rows[0][0] == "error" else "")
+        for label, value in rows:
+            if label not in ("note", "error"):
+                below.append(f"{label} ", style="dim")
+            below.append(f"{value}   ", style="red" if label == "error" else "yellow" if label == "note" else "")
         changes = self.form.changes()
         if changes:
             side.append("\nchanged\n", style="bold")

@@ -9,11 +9,12 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from simclr_plus.errors import SimclrPlusError
 
 from ..recipe_form import Form, found_recipes
+from .key_bar import KeyBar
 from .live import AppScreen
 from .rows import Rows
 
@@ -40,7 +41,7 @@ class RecipesScreen(AppScreen):
             with VerticalScroll(id="recipe-text"):
                 yield Static(id="text")
         yield Input(placeholder="words that a recipe holds", id="filter")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Read them."""

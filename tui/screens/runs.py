@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from simclr_plus.overview import recipe_title
 from simclr_plus.recipe import find_recipe
@@ -20,6 +20,7 @@ from ..feed import processes_on
 from ..run_list import Line, RunList
 from ..ticks import duration, percent, short, spark
 from .compare import CompareScreen
+from .key_bar import KeyBar
 from .live import LiveScreen
 from .rows import Rows
 from .states import COLORS
@@ -88,7 +89,7 @@ class RunsScreen(LiveScreen):
             yield Static(WELCOME.format(folder=self.list.folder))
         yield Input(placeholder="words that the name or the state holds", id="filter")
         yield Static(id="about")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Say that there is something to wait for."""
