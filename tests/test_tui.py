@@ -513,6 +513,62 @@ def test_a_chart_has_the_background_of_its_theme(tmp_path: Path) -> None:
     drive(SimclrPlusApp(tmp_path), steps)
 
 
+def test_without_colours_every_screen_is_drawn_in_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    a_run(tmp_path, "one")
+    create_run(load_recipe("demo"), tmp_path, "waiting")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
+        for keys in (
+            ["enter"],
+            ["escape", "down", "enter"],
+            ["escape", "k"],
+            ["escape", "n"],
+            ["enter"],
+            ["question_mark"],
+        ):
+            before = app.screen
+            await pilot.press(*keys)
+            await until(pilot, lambda before=before: app.screen is not before)
+            await pilot.pause(0.1)
+            for strip in app.screen._compositor.render_strips():
+                for color in (c for _, style, _ in strip if style for c in (style.color, style.bgcolor) if c):
+                    assert color.triplet is None or len(set(color.triplet)) == 1
+
+    drive(SimclrPlusApp(tmp_path), steps, (80, 24))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12)])
+def test_a_terminal_without_unicode_gets_ascii_alone(tmp_path: Path, size: tuple[int, int]) -> None:
+    run = a_run(tmp_path, "one")
+    a_run(tmp_path, "two")
+    run.log_event("resume", from_step=200)
+    run.log_metrics(line(210, knn_accuracy=0.5))
+    run.log_system("here", {"time": time.time(), "cpu": 0.5, "memory_used": 2**30, "memory_total": 2**33})
+    run.logs.mkdir()
+    (run.logs / "rank_0.log").write_text("naïve 文 →\n", encoding="utf-8")
+    seen: list[str] = []
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
+        for keys in (
+            *(["e"], ["escape", "enter"], ["question_mark"], ["escape", "escape", "k"], ["escape"]),
+            *(["space", "space", "c"], ["escape", "n"], ["enter"], ["ctrl+p"]),
+        ):
+            before = app.screen
+            await pilot.press(*keys)
+            await until(pilot, lambda before=before: app.screen is not before)
+            await pilot.pause(0.3)
+            seen.append(screen_text(app))
+
+    drive(SimclrPlusApp(tmp_path, ascii_only=True), steps, size)
+    found = {character for text in seen for character in text if not character.isascii()}
+    assert found == set()
+    assert any("+--" in text for text in seen) and any("Change" in text for text in seen)
+    assert any("naive ? " in text for text in seen) or size[1] < 24
+
+
 def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> None:
     a_run(tmp_path, "one", lines=50)
 

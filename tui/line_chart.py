@@ -122,7 +122,7 @@ class LineChart(Widget):
         if not self._strips:
             self._strips = self._draw(self.size.width, self.size.height)
             self.drawings += 1
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
     def x_at(self, column: int) -> float:
         """The x shown in a column of the widget."""

@@ -17,6 +17,7 @@ from .ticks import percent, short
 
 SMOOTHINGS = (20, 100, 1, 5)  # lines; 1: none
 FUTURE_POINTS = 200
+FEW = 4  # points, hardly seen as a line
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def curves_of(
         if plot.smoothed and not sparse and lines > 1 and len(ys) > 3:
             found.append(Curve("", xs, ys, hue, faint=True))
             ys = smooth(ys, min(lines, max(2.0, len(ys) / 8)))
-        found.append(Curve(label, xs, ys, hue, dotted=sparse))
+        found.append(Curve(label, xs, ys, hue, dotted=sparse or len(ys) < FEW))
     return found
 
 

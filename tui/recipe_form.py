@@ -244,6 +244,7 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
         if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
             continue
         text = f"{key.name} {key.help}".lower()
-        changed = key.name in recipe_keys or (key.name in LAUNCH and form.launch[key.name] != str(key.default))
+        given = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
+        changed = key.name in recipe_keys or given
         if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):
             yield key, form.value(key.name), changed

@@ -48,7 +48,7 @@ class CheckpointsScreen(AppScreen):
     def compose(self) -> ComposeResult:
         """Files, the header of the chosen one, results."""
         yield Static(Text(f"{self.run_folder.name}: checkpoints and results", style="bold"), id="head")
-        with Horizontal():
+        with Horizontal(id="files-and-tensors"):
             yield Rows(id="files")
             with Vertical(id="file-side"):
                 yield Static(id="metadata")
@@ -88,7 +88,8 @@ class CheckpointsScreen(AppScreen):
             for path in paths:
                 for row_cells in result_rows(path):
                     table.add_row(*row_cells)
-        table.display, self.query_one("#no-results").display = bool(found), not found
+        table.set_class(not found, "empty")
+        self.query_one("#no-results").set_class(bool(found), "full")
         self._show_chosen()
 
     def _paths(self) -> list[Path]:
@@ -118,12 +119,13 @@ class CheckpointsScreen(AppScreen):
             return
         box.remove_class("problem")
         total = sum(tensor.count for tensor in header.tensors)
-        text = Text(f"{path.name}  ", style="bold")
+        text = Text().append(f"{path.name}  ", style="bold")
         text.append(f"{len(header.tensors)} tensors, {short(total)} numbers\n")
-        for key, value in header.metadata.items():
+        for key, value in sorted(header.metadata.items(), key=lambda pair: pair[0] == "classes"):  # long, so last
             line = value if "\n" not in value else f"{len(value.splitlines())} lines of TOML"
             text.append(f"{key} ", style="dim")
             text.append(f"{line}\n")
+        text.rstrip()
         box.update(text)
         for tensor in sorted(header.tensors, key=lambda tensor: tensor.name):
             shape = " x ".join(map(str, tensor.shape)) or "scalar"

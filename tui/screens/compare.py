@@ -112,7 +112,7 @@ class CompareScreen(LiveScreen):
         chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
         log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
         chart.show(curves, list(levels.values()), span=self.span, crosshair=self.crosshair, log_y=log)
-        names = Text(f"{len(self.feeds)} runs  ", style="bold")
+        names = Text().append(f"{len(self.feeds)} runs  ", style="bold")
         for feed in self.feeds:
             state = feed.facts.glance.get("state", "")
             names.append(f"{'##' if self.app.marks == 'ascii' else '━━'} ", style=chart.color(self.hues[feed.run.name]))

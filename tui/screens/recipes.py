@@ -19,6 +19,20 @@ from .live import AppScreen
 from .rows import Rows
 
 
+class RecipeRows(Rows):
+    """The recipes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "select_cursor",
+            "Open",
+            id="recipes.open",
+            tooltip="the keys of the chosen recipe, to change and to start",
+        )
+    ]
+
+
 class RecipesScreen(AppScreen):
     """The recipes: those in this folder are yours, the others ship with SimCLR+. Enter changes and starts one."""
 
@@ -37,7 +51,7 @@ class RecipesScreen(AppScreen):
         """A list at the left, the chosen one at the right."""
         yield Static("Choose a recipe", id="head")
         with Horizontal():
-            yield Rows(id="recipes", show_header=False)
+            yield RecipeRows(id="recipes", show_header=False)
             with VerticalScroll(id="recipe-text"):
                 yield Static(id="text")
         yield Input(placeholder="words that a recipe holds", id="filter")

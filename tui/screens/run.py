@@ -89,6 +89,8 @@ class RunScreen(LiveScreen):
         self.first_chart, self.only = 0, -1
         self.log_tail: LogTail | None = None
         self.log_words = ""
+        self._log_was_chosen = False
+        self._shown_log: LogTail | None = None
         self._shown_version = -1
         self._next_drawing = 0.0
         self._curves: dict[str, tuple[tuple[object, ...], list[Curve]]] = {}
@@ -105,7 +107,7 @@ class RunScreen(LiveScreen):
             for plot in PLOTS:
                 yield LineChart(plot.title, id=f"chart-{plot.key}")
         yield Static(id="logtitle")
-        yield RichLog(id="log", max_lines=2000, markup=False, highlight=False, wrap=False)
+        yield RichLog(id="log", max_lines=2000, markup=False, highlight=False, wrap=True, min_width=0)
         yield Input(placeholder="words that a line of the log holds", id="filter")
         yield KeyBar()
 
@@ -126,12 +128,13 @@ class RunScreen(LiveScreen):
             time.sleep(SECONDS_FOR_OTHERS)
         found = log_files(self.run_folder.logs)
         self._logs = len(found)
-        if self.log_tail is None:
-            self.log_tail = LogTail(found[0]) if found else None
+        if found and not self._log_was_chosen and (self.log_tail is None or self.log_tail.path != found[0]):
+            self.log_tail = LogTail(found[0])  # the launcher's is there before the ranks'
 
     def on_resize(self) -> None:
-        """As many charts as there is room for."""
+        """As many charts as there is room for, and as long lines of the log."""
         self._arrange()
+        self.call_after_refresh(lambda: self._show_log(anew=True))
 
     def show(self) -> None:
         """Write the header; draw the charts if there is something new; nothing while the display is held still."""
@@ -177,7 +180,7 @@ class RunScreen(LiveScreen):
 
     def _note(self, plot: Plot) -> str:
         if not self.feed.lines:
-            return "waiting for the first line of metrics.jsonl"
+            return "waiting for the first figures"
         recipe = self.feed.facts.recipe
         if plot.key == "accuracy" and recipe is not None and not recipe.training.probe:
             return "no probe: training.probe is false, monitor.knn_every_epochs is 0"
@@ -219,7 +222,7 @@ class RunScreen(LiveScreen):
         g = self.feed.facts.glance
         recipe = self.feed.facts.recipe
         state = str(g.get("state", ""))
-        text = Text(f"{self.run_folder.name} ", style="bold")
+        text = Text().append(f"{self.run_folder.name} ", style="bold")
         text.append(state, style=f"bold {COLORS.get(state, '')}")
         if recipe is not None and g.get("epoch") is not None:
             text.append(f"  epoch {g['epoch']:.1f}/{recipe.training.epochs:g}")
@@ -268,6 +271,14 @@ class RunScreen(LiveScreen):
         if self.log_tail is None:
             return
         changed = self.log_tail.look()
+        anew = anew or self._shown_log is not self.log_tail
+        self._shown_log = self.log_tail
+        only = f"   only: {self.log_words}" if self.log_words else ""
+        others = f"   l: the next of {self._logs} logs" if self._logs > 1 else ""
+        nothing = "" if self.log_tail.lines else "   nothing yet"
+        self.query_one("#logtitle", Static).update(
+            Text(f"{self.log_tail.path.name}{nothing}{only}{others}   /: filter")
+        )
         if not changed and not anew:
             return
         if anew:
@@ -277,10 +288,6 @@ class RunScreen(LiveScreen):
         for line in lines if anew or self.log_tail.added else []:
             if all(word in line.lower() for word in wanted):
                 view.write(Text(line))
-        only = f"   only: {self.log_words}" if self.log_words else ""
-        others = f"   l: the next of {self._logs} logs" if self._logs > 1 else ""
-        title = f"{self.log_tail.path.name}{only}{others}   /: filter"
-        self.query_one("#logtitle", Static).update(Text(title))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What changes something is not there when only reading."""
@@ -364,6 +371,7 @@ class RunScreen(LiveScreen):
             self.notify("the run has no logs yet", severity="warning")
             return
         now = self.log_tail.path if self.log_tail is not None else None
+        self._log_was_chosen = True
         self.log_tail = LogTail(found[(found.index(now) + 1) % len(found) if now in found else 0])
         self._show_log(anew=True)
 

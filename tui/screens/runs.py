@@ -27,14 +27,14 @@ from .states import COLORS
 
 WELCOME = """[b]Welcome to SimCLR+[/b]
 
-There is no run in {folder} yet.
+There is no run in the folder {folder} yet.
 
-[b]d[/b]  start the demo: it learns from 10,000 small images that ship with
-   the package, in minutes on two CPU cores, while you watch
-[b]n[/b]  choose a recipe, change its keys, see what it comes to, start it
+[b]d[/b]  the demo: it learns from 10,000 small images that are part
+   of the package, in minutes on two CPU cores; you watch
+[b]n[/b]  a recipe: change its keys, see what it comes to, start it
 
-Runs train by themselves: leave with [b]q[/b] whenever you like, they go on.
-[b]?[/b] shows the keys of every screen."""
+Runs train by themselves: leave with [b]q[/b] whenever you like,
+they go on. [b]?[/b] explains each screen and its keys."""
 
 
 def _value(key: str) -> Callable[[Line], Any]:
@@ -49,6 +49,14 @@ SORTS: dict[str, Callable[[Line], Any]] = {
     "kNN": lambda line: _minus(line.last.get("knn_accuracy")),
     "probe": lambda line: _minus(line.last.get("probe_accuracy")),
 }
+
+
+class RunRows(Rows):
+    """The runs."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Open", id="runs.open", tooltip="the charts of the chosen run")
+    ]
 
 
 class RunsScreen(LiveScreen):
@@ -84,7 +92,7 @@ class RunsScreen(LiveScreen):
     def compose(self) -> ComposeResult:
         """A table, the chosen run in words, or a welcome."""
         yield Static(id="head")
-        yield Rows(id="runs")
+        yield RunRows(id="runs")
         with Vertical(id="welcome"):
             yield Static(WELCOME.format(folder=self.list.folder))
         yield Input(placeholder="words that the name or the state holds", id="filter")
@@ -140,8 +148,9 @@ class RunsScreen(LiveScreen):
                         table.update_cell(name, column, cell, update_width=True)
         self._columns, self._drawn = columns, rows
         alive = sum(line.state in ("running", "starting", "stopping") for line in self.lines)
-        text = Text(f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work", style="bold")
-        text.append(f"   {self.list.folder}   by {self.sort}", style="dim")
+        count = f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work"
+        text = Text().append(count if self.lines else "no runs yet", style="bold")
+        text.append(f"   {self.list.folder}{f'   by {self.sort}' if self.lines else ''}", style="dim")
         text.append(f"   only: {self.wanted} ({len(shown)})" if self.wanted else "", style="yellow")
         text.append(f"   {self.list.trouble}", style="red")
         self.query_one("#head", Static).update(text)
@@ -155,6 +164,8 @@ class RunsScreen(LiveScreen):
     def _fitting(self) -> list[str]:
         """The columns for the width at hand."""
         columns = ["", "run", "state", "progress", "loss", "probe", "kNN", "loss so far"]
+        if self.size.width < 60:
+            columns = ["", "run", "state", "loss"]
         if self.size.width >= 110:
             columns = ["", "run", "state", "progress", "left", "loss", "contrastive", "probe", "kNN", "images/s"]
             columns.append("loss so far")
@@ -168,7 +179,7 @@ class RunsScreen(LiveScreen):
             mark = "*" if self.app.marks == "ascii" else "●"
             return Text(mark if line.run.name in self.marked else " ", style="bold yellow")
         if column == "run":
-            longest = 24 if self.size.width < 110 else 40
+            longest = 16 if self.size.width < 60 else 24 if self.size.width < 110 else 40
             return line.run.name if len(line.run.name) <= longest else f"{line.run.name[: longest - 2]}.."
         if column == "state":
             return Text(line.state, style=COLORS.get(line.state, ""))
@@ -212,7 +223,7 @@ class RunsScreen(LiveScreen):
         line = self.chosen()
         if line is None:
             return
-        text = Text(line.run.name, style="bold")
+        text = Text().append(line.run.name, style="bold")
         text.append(f"  {line.state}", style=COLORS.get(line.state, ""))
         why = str(line.glance.get("why") or line.trouble or "")
         if why:
