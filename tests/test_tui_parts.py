@@ -284,6 +284,7 @@ def test_slurm_has_its_keys_and_no_detaching(tmp_path: Path) -> None:
     form.change("start.where", "SLURM")
     for key, value in (("start.nodes", "8"), ("start.gpus", "8"), ("start.time", "1-00:00:00")):
         form.change(key, value)
+    assert dict(form.comes_to())["global batch"] == "4,096, 64 a process"
     words = form.words()
     assert "--slurm" in words and "-d" not in words and words[words.index("--nodes") + 1] == "8"
     assert "start.time" in {key.name for key, _, _ in rows_of(form)}

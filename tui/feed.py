@@ -48,6 +48,7 @@ class Feed:
         self.run = run
         self.facts = Facts()
         self.version = 0  # grows when the metrics did
+        self.is_behind = False  # there are lines that were not read yet
         self._table = MetricsTable(run.metrics_file)
         self._events = Tail(run.events_file)
         self._resumes: list[int] = []
@@ -69,6 +70,7 @@ class Feed:
                 facts.trouble = f"{self._table.bad_lines} lines of metrics.jsonl are no JSON and were left out"
             if self._mark() != before:
                 self.version += 1
+            self.is_behind = more
         self.facts = facts
         return more
 

@@ -207,7 +207,9 @@ class LineChart(Widget):
         low, high = min(lows), max(highs)
         if high - low <= 1e-9 * max(abs(low), abs(high)):  # constant, but for rounding
             low = high = (low + high) / 2
-        room = 0.04 * (high - low) or abs(high) * 0.1 or 0.5
+        if low == high == 0:
+            high = 1.0
+        room = 0.04 * (high - low) or abs(high) * 0.1
         return Window(x0, x1, low - room, high + room)
 
     def _cells(self, window: Window, wide: int, high: int) -> tuple[list[list[str]], list[list[int]]]:

@@ -84,8 +84,11 @@ class FormScreen(AppScreen):
         chosen = self.chosen()
         table.clear(columns=True)
         table.add_column("key", width=min(LONGEST_KEY, self.size.width - 16))
-        table.add_columns("value", *(["what it is"] if self.size.width >= WIDE else []))
-        for i, (key, value, changed) in enumerate(rows_of(self.form, self.wanted, changed_only=self.changed_only)):
+        rows = list(rows_of(self.form, self.wanted, changed_only=self.changed_only))
+        table.add_column("value", width=max([len("value"), *(len(value) for _, value, _ in rows)]))
+        if self.size.width >= WIDE:
+            table.add_column("what it is")
+        for i, (key, value, changed) in enumerate(rows):
             style = "bold yellow" if changed else ""
             cells = [Text(key.name, style=style), Text(value, style=style), Text(key.help, style="dim")]
             table.add_row(*cells[: len(table.columns)], key=key.name)

@@ -232,6 +232,7 @@ class RunScreen(LiveScreen):
             text.append(f"  {duration(g['seconds_left'])} left", style="bold")
         if g.get("images_per_second"):
             text.append(f"  {short(g['images_per_second'])} images/s", style="dim")
+        text.append(f"  reading: {short(self.feed.lines)} lines so far" if self.feed.is_behind else "", style="yellow")
         text.append("  display paused" if self.paused else "", style="bold yellow")
         text.append(f"  {self._view_in_words()}", style="dim")
         self.query_one("#head", Static).update(text)
@@ -287,7 +288,7 @@ class RunScreen(LiveScreen):
         wanted = self.log_words.lower().split()
         for line in lines if anew or self.log_tail.added else []:
             if all(word in line.lower() for word in wanted):
-                view.write(Text(line))
+                view.write(Text(line), width=view.scrollable_content_region.width or None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What changes something is not there when only reading."""

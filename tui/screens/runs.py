@@ -222,6 +222,8 @@ class RunsScreen(LiveScreen):
     def _show_chosen(self) -> None:
         line = self.chosen()
         if line is None:
+            if self.wanted:
+                self.query_one("#about", Static).update("no run holds these words; escape shows all")
             return
         text = Text().append(line.run.name, style="bold")
         text.append(f"  {line.state}", style=COLORS.get(line.state, ""))
