@@ -353,7 +353,8 @@ def tui(
     if serve:
         from simclr_plus.tui.served import serve_in_browser
 
-        given = [*(["--readonly"] if readonly else []), *(["--theme", theme] if theme else [])]
+        given = ["--readonly"] if readonly else []
+        given += [*(["--theme", theme] if theme else []), *(["--ascii"] if ascii_only else [])]
         serve_in_browser(["tui", str(runs), *given], port, say)
         return
     from simclr_plus.tui.app import SimclrPlusApp
@@ -362,7 +363,10 @@ def tui(
         raise EnvironmentNotAbleError(
             "the terminal UI needs a terminal; `simclr-plus ps --json` prints the same figures"
         )
-    SimclrPlusApp(runs, readonly=readonly, theme=theme, ascii_only=ascii_only or None).run()
+    app = SimclrPlusApp(runs, readonly=readonly, theme=theme, ascii_only=ascii_only or None)
+    app.run()
+    if app.return_code:
+        raise typer.Exit(app.return_code)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from simclr_plus.tail import Tail
 
 LINES_AT_ONCE = 1 << 20  # bytes, some thousands of lines
+MOST_DISCARDED = 100  # stretches that are kept in mind
 
 
 class MetricsTable:
@@ -20,6 +21,8 @@ class MetricsTable:
     def __init__(self, path: Path) -> None:
         self.steps: array[int] = array("q")
         self.columns: dict[str, array[float]] = {}  # NaN where a line has no number
+        # stretches that a resumed run went through again, oldest first: their columns, "step" among them
+        self.discarded: list[dict[str, array[float]]] = []
         self._tail = Tail(path)
         self._restarts = 0
 
@@ -35,7 +38,8 @@ class MetricsTable:
             lines = self._tail.read(LINES_AT_ONCE)
             if self._tail.restarts != self._restarts:
                 self._restarts = self._tail.restarts
-                self._keep(0)
+                self._cut(0)
+                self.discarded = []
             self._add(lines)
             if not self._tail.more or time.monotonic() > end:
                 return self._tail.more
@@ -52,11 +56,15 @@ class MetricsTable:
         for line in lines:
             step = line.get("step")
             if type(step) is int and -(2**63) <= step < 2**63:
-                while rising and rising[-1]["step"] >= step:
-                    rising.pop()
+                if rising and rising[-1]["step"] >= step:
+                    self._extend(rising)
+                    rising = []
                 if not rising:
-                    self._keep(bisect_left(self.steps, step))
+                    self._discard(bisect_left(self.steps, step))
                 rising.append(line)
+        self._extend(rising)
+
+    def _extend(self, rising: list[dict[str, Any]]) -> None:
         before = len(self.steps)
         self.steps.extend(line["step"] for line in rising)
         for key in dict.fromkeys(key for line in rising for key in line if key != "step"):
@@ -70,7 +78,15 @@ class MetricsTable:
             if len(column) < len(self.steps):
                 column.extend([math.nan] * (len(self.steps) - len(column)))
 
-    def _keep(self, rows: int) -> None:
+    def _discard(self, row: int) -> None:
+        """Set aside what stands from a row on."""
+        if row < len(self.steps):
+            steps = array("d", map(float, self.steps[row:]))
+            self.discarded.append({"step": steps} | {key: column[row:] for key, column in self.columns.items()})
+            del self.discarded[:-MOST_DISCARDED]
+            self._cut(row)
+
+    def _cut(self, rows: int) -> None:
         del self.steps[rows:]
         for column in self.columns.values():
             del column[rows:]

@@ -5,10 +5,12 @@ import math
 import random
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from simclr_plus.metrics_table import MetricsTable
+from simclr_plus.metrics_table import MOST_DISCARDED, MetricsTable
 from simclr_plus.tail import Tail, last_objects
 
 
@@ -84,6 +86,7 @@ def test_the_table_holds_each_step_once_as_gone_through_last(tmp_path: Path) -> 
     """Against the plain way: go through all lines, a dict a step, later attempts drop what they pass again."""
     path, draw = tmp_path / "metrics.jsonl", random.Random(1)
     table, expected, step = MetricsTable(path), {}, 0
+    dropped: list[list[dict[str, Any]]] = []
     with path.open("a") as file:
         for _ in range(400):
             step = step + draw.randrange(1, 4) if draw.random() < 0.97 else draw.randrange(1, step + 2)
@@ -91,6 +94,8 @@ def test_the_table_holds_each_step_once_as_gone_through_last(tmp_path: Path) -> 
             if draw.random() < 0.1:
                 line["knn_accuracy"] = draw.random()
             file.write(json.dumps(line) + "\n" + draw.choice(("", "", "garbage\n", '{"step": "x"}\n', "{}\n")))
+            again = [v for s, v in expected.items() if s >= step]
+            dropped += [again] if again else []
             expected = {s: v for s, v in expected.items() if s < step} | {step: line}
             if draw.random() < 0.2:
                 file.flush()
@@ -102,6 +107,21 @@ def test_the_table_holds_each_step_once_as_gone_through_last(tmp_path: Path) -> 
         assert table.at(s) == numbers
     assert all(len(column) == len(table.steps) for column in table.columns.values())
     assert table.at(10**6) == {}
+    assert len(dropped) > 3
+    assert [list(stretch["step"]) for stretch in table.discarded] == [[v["step"] for v in again] for again in dropped]
+    losses = [[math.nan if v["loss"] is None else v["loss"] for v in again] for again in dropped]
+    np.testing.assert_array_equal(np.concatenate([s["loss"] for s in table.discarded]), np.concatenate(losses))
+
+
+def test_of_steps_that_ever_go_back_only_the_last_are_kept_in_mind(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1000, 0, -1)))
+    table = MetricsTable(path)
+    table.look()
+    assert list(table.steps) == [1] and len(table.discarded) == MOST_DISCARDED
+    path.write_text('{"step": 3}\n')  # another file
+    table.look()
+    assert list(table.steps) == [3] and table.discarded == []
 
 
 def test_words_and_new_keys_do_not_disturb_the_columns(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from simclr_plus.tui.screens.checkpoints import CheckpointsScreen
 from simclr_plus.tui.screens.compare import CompareScreen
 from simclr_plus.tui.screens.dialogs import Help, Tell
 from simclr_plus.tui.screens.form import FormScreen
+from simclr_plus.tui.screens.key_bar import KeyBar
 from simclr_plus.tui.screens.recipes import RecipesScreen
 from simclr_plus.tui.screens.rows import Rows
 from simclr_plus.tui.screens.run import RunScreen
@@ -121,7 +123,7 @@ def footer_keys(app: Any) -> set[str]:
 def test_an_empty_folder_explains_itself_and_offers_the_demo(tmp_path: Path, size: tuple[int, int]) -> None:
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "Welcome" in screen_text(app))
-        assert "start the demo" in screen_text(app)
+        assert "the demo: it learns" in screen_text(app)
         await pilot.press("d")
         await until(pilot, lambda: "training.batch_size" in screen_text(app) or "start.name" in screen_text(app))
         assert "demo" in str(app.screen.query_one("#head", Static).render())
@@ -319,7 +321,9 @@ def test_runs_are_sorted_filtered_and_laid_over_each_other(tmp_path: Path) -> No
         assert [key.value for key in table.rows] == ["alpha", "beta", "gamma"]
         await pilot.press("o", "o")
         assert [key.value for key in table.rows] == ["gamma", "beta", "alpha"]
-        await pilot.press("slash", *"eta", "enter")
+        await pilot.press("slash", *"nosuch")
+        assert "no run holds these words" in screen_text(app)
+        await pilot.press("escape", "slash", *"eta", "enter")
         assert [key.value for key in table.rows] == ["beta"]
         await pilot.press("space", "escape")
         assert table.row_count == 3
@@ -419,6 +423,177 @@ def test_help_is_made_from_the_keys_of_the_screen(tmp_path: Path) -> None:
         assert isinstance(app.screen, RunScreen)
 
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 200])
+def test_no_key_is_cut_off_and_help_and_quit_are_always_there(tmp_path: Path, width: int) -> None:
+    run = a_run(tmp_path, "one")
+    run.checkpoints.mkdir()
+    a_run(tmp_path, "two")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
+        for keys in (["enter"], ["escape", "k"], ["escape", "space", "space", "c"], ["escape", "n"], ["enter"]):
+            before = app.screen
+            if width == 200:  # there is room for all
+                await until(pilot, lambda: footer_keys(app) >= set(keys_of(app)))
+            assert (await whole_keys(app, pilot))[-2:] == ["Help", "Quit"], type(app.screen)
+            await pilot.press(*keys)
+            await until(pilot, lambda before=before: app.screen is not before)
+
+    drive(SimclrPlusApp(tmp_path), steps, (width, 24))
+
+
+def keys_of(app: Any) -> list[str]:
+    bindings = [active.binding for active in app.screen.active_bindings.values()]
+    return list(dict.fromkeys(b.description for b in bindings if b.show))
+
+
+async def whole_keys(app: Any, pilot: Pilot[None]) -> list[str]:
+    """The words of the last line, each of which must stand there whole and within the screen."""
+    bar = app.screen.query_one(KeyBar)
+    await until(pilot, lambda: any(key.description == "Quit" and key.region.width for key in bar.query("FooterKey")))
+    keys = list(bar.query("FooterKey"))
+    last_line = screen_text(app).splitlines()[-1]
+    assert all(f"{key.key_display} {key.description}" in last_line for key in keys), last_line
+    assert (
+        all(a.region.right <= b.region.x for a, b in itertools.pairwise(keys))
+        and keys[-1].region.right <= app.size.width
+    )
+    return [key.description for key in keys if not key.has_class("-command-palette")]
+
+
+def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> None:
+    run = create_run(load_recipe("demo"), tmp_path, "supervised")
+    run.log_event("start", steps=400, processes=1)
+    for i in range(1, 41):
+        run.log_metrics({k: v for k, v in line(i * 10).items() if not k.startswith("contrastive")})
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        chart = app.screen.query_one("#chart-loss", LineChart)
+        await until(pilot, lambda: len(chart.curves) == 2)
+        shown = [c.id for c in app.screen.query(LineChart) if c.display]
+        assert "chart-contrastive" not in shown and len(shown) == 6
+        assert not chart.levels and "chance" not in screen_text(app)
+        await pilot.press("2")  # asked for, it says why it is empty
+        await until(pilot, lambda: "writes no such figure" in screen_text(app))
+
+    drive(SimclrPlusApp(tmp_path), steps)
+
+
+def test_a_resumed_run_shows_where_and_what_it_went_through_again(tmp_path: Path) -> None:
+    run = a_run(tmp_path, "one", lines=40)
+    run.log_event("resume", from_step=300, steps=600)
+    for step in range(310, 610, 10):
+        run.log_metrics(line(step, loss=0.5))
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        chart = app.screen.query_one("#chart-loss", LineChart)
+        await until(pilot, lambda: len(chart.curves) == 3 and chart.drawings > 0)
+        again = chart.curves[0]
+        assert again.faint and again.x.tolist() == list(range(310, 410, 10)) and again.y.min() > 1
+        assert chart.marks_at == [310]
+        await until(pilot, lambda: "┊" in screen_text(app))
+        await pilot.press("question_mark")
+        await until(pilot, lambda: "gray" in screen_text(app))
+
+    drive(SimclrPlusApp(tmp_path), steps)
+
+
+def test_escape_leaves_the_search_in_the_log_before_the_run(tmp_path: Path) -> None:
+    run = a_run(tmp_path, "one")
+    run.logs.mkdir()
+    (run.logs / "rank_0.log").write_text("alpha\nbeta\n")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        await until(pilot, lambda: "beta" in screen_text(app))
+        await pilot.press("slash", *"alpha", "enter")
+        await until(pilot, lambda: "only: alpha" in screen_text(app) and "beta" not in screen_text(app))
+        await pilot.press("slash", "escape")
+        await until(pilot, lambda: "beta" in screen_text(app) and isinstance(app.screen, RunScreen))
+        await pilot.press("escape")
+        await until(pilot, lambda: not isinstance(app.screen, RunScreen))
+
+    drive(SimclrPlusApp(tmp_path), steps)
+
+
+def test_a_chart_has_the_background_of_its_theme(tmp_path: Path) -> None:
+    a_run(tmp_path, "one")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
+        await pilot.press("enter")
+        chart = app.screen.query_one("#chart-loss", LineChart)
+        await until(pilot, lambda: len(chart.curves) == 2 and chart.drawings > 0)
+        for _ in range(2):
+            expected = chart.rich_style.bgcolor
+            assert expected is not None
+            assert all(s.style and s.style.bgcolor == expected for y in range(8) for s in chart.render_line(y))
+            await pilot.press("t")
+
+    drive(SimclrPlusApp(tmp_path), steps)
+
+
+def test_without_colours_every_screen_is_drawn_in_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    a_run(tmp_path, "one")
+    create_run(load_recipe("demo"), tmp_path, "waiting")
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
+        for keys in (
+            ["enter"],
+            ["escape", "down", "enter"],
+            ["escape", "k"],
+            ["escape", "n"],
+            ["enter"],
+            ["question_mark"],
+        ):
+            before = app.screen
+            await pilot.press(*keys)
+            await until(pilot, lambda before=before: app.screen is not before)
+            await pilot.pause(0.1)
+            for strip in app.screen._compositor.render_strips():
+                for color in (c for _, style, _ in strip if style for c in (style.color, style.bgcolor) if c):
+                    assert color.triplet is None or len(set(color.triplet)) == 1
+
+    drive(SimclrPlusApp(tmp_path), steps, (80, 24))
+
+
+@pytest.mark.parametrize("size", [(80, 24), (40, 12)])
+def test_a_terminal_without_unicode_gets_ascii_alone(tmp_path: Path, size: tuple[int, int]) -> None:
+    a_run(tmp_path, "older")
+    run = a_run(tmp_path, "newer")
+    run.log_event("resume", from_step=200)
+    run.log_metrics(line(210, knn_accuracy=0.5))
+    run.log_system("here", {"time": time.time(), "cpu": 0.5, "memory_used": 2**30, "memory_total": 2**33})
+    run.logs.mkdir()
+    (run.logs / "rank_0.log").write_text("naïve 文 →\n", encoding="utf-8")
+    seen: list[str] = []
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
+        for keys in (
+            *(["e"], ["escape", "enter"], ["question_mark"], ["escape", "escape", "k"], ["escape"]),
+            *(["space", "space", "c"], ["escape", "n"], ["enter"], ["ctrl+p"]),
+        ):
+            before = app.screen
+            await pilot.press(*keys)
+            await until(pilot, lambda before=before: app.screen is not before)
+            await pilot.pause(0.3)
+            seen.append(screen_text(app))
+
+    drive(SimclrPlusApp(tmp_path, ascii_only=True), steps, size)
+    found = {character for text in seen for character in text if not character.isascii()}
+    assert found == set()
+    assert any("+--" in text for text in seen) and any("Change" in text for text in seen)
+    assert any("naive ?? ?" in text for text in seen) or size[1] < 24
 
 
 def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def test_a_new_user_starts_watches_loses_finds_stops_resumes_and_evaluates_a_run
         t.until(
             lambda c=change: re.search(f"{re.escape(c.partition('=')[0])} .*{re.escape(c.partition('=')[2])}", t.text())
         )
-        t.until(lambda: "⏎ Choose" in t.text())
+        t.until(lambda: "⏎ Change" in t.text())
     t.until(r"training\.epochs=60")
     t.press("C-l")
     t.until(lambda: run.recipe_file.exists(), 180)

@@ -18,12 +18,14 @@ from simclr_plus.tui.commands import override, shown
 from simclr_plus.tui.feed import Feed, expected_figures
 from simclr_plus.tui.file_header import read_file_header
 from simclr_plus.tui.logs import LogTail, log_files, plain
-from simclr_plus.tui.plots import PLOTS, curves_of, future_rate, levels_of
-from simclr_plus.tui.raster import Window, characters, level, raster, smooth, spans
+from simclr_plus.tui.machines import Machines
+from simclr_plus.tui.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of
+from simclr_plus.tui.raster import Window, characters, level, points, raster, smooth, spans
 from simclr_plus.tui.recipe_form import KEYS, Form, found_recipes, rows_of
 from simclr_plus.tui.run_list import RunList, samples
 from simclr_plus.tui.screens.compare import colors_of
-from simclr_plus.tui.ticks import decades, duration, short, spark, ticks
+from simclr_plus.tui.screens.key_bar import fitting
+from simclr_plus.tui.ticks import decades, duration, labels, percent, short, spark, ticks
 
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
@@ -138,13 +140,47 @@ def test_decades_are_powers_of_ten_where_there_are_two() -> None:
         (0, "0"),
         (12500, "12.5k"),
         (1_300_000, "1.3M"),
-        (3e-5, "3.0e-05"),
+        (3e-5, "3e-05"),
+        (3.25e-5, "3.2e-05"),
         (100, "100"),
         (9999, "9999"),
     ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "texts"),
+    [
+        ([0, 0.5, 1, 1.5], short, ["0", "0.5", "1", "1.5"]),
+        ([2.412, 2.414], short, ["2.412", "2.414"]),
+        ([0.0005, 0.001], short, ["5e-04", "0.001"]),
+        ([12_340, 12_350], short, ["12.34k", "12.35k"]),
+        ([0.1 + 0.2, 0.4], percent, ["30%", "40%"]),
+        ([0.005, 0.01], percent, ["0.5%", "1.0%"]),
+        ([], short, []),
+    ],
+)
+def test_the_values_of_an_axis_are_told_apart_in_few_digits(values: list[float], form: Any, texts: list[str]) -> None:
+    assert labels(values, form) == texts
+
+
+def test_points_lie_on_the_line_that_joins_them() -> None:
+    x, y, window = np.array([0.0, 1, 2, 9]), np.array([0.0, 4, np.nan, 2]), Window(0, 4, 0, 4)
+    rows, columns = points(x, y, window, 40, 20)
+    assert rows.tolist() == [19, 0] and columns.tolist() == [0, 10]
+    assert raster(x, y, window, 40, 20)[rows, columns].all()
+
+
+@pytest.mark.parametrize("room", range(60))
+def test_of_the_keys_some_always_stay_and_the_others_from_the_left(room: int) -> None:
+    widths, always = [9, 3, 14, 5, 8, 7], [False, False, False, False, True, True]
+    fit = fitting(widths, always, room)
+    taken = sum(width for width, fits in zip(widths, fit, strict=True) if fits)
+    assert fit[4:] == [True, True] and fit[:4] == sorted(fit[:4], reverse=True) and taken <= max(room, 15)
+    first = fit.index(False) if False in fit else None
+    assert first is None or taken + widths[first] > room  # no key is left out that there was room for
 
 
 def test_what_is_not_there_is_a_dash() -> None:
@@ -248,6 +284,7 @@ def test_slurm_has_its_keys_and_no_detaching(tmp_path: Path) -> None:
     form.change("start.where", "SLURM")
     for key, value in (("start.nodes", "8"), ("start.gpus", "8"), ("start.time", "1-00:00:00")):
         form.change(key, value)
+    assert dict(form.comes_to())["global batch"] == "4,096, 64 a process"
     words = form.words()
     assert "--slurm" in words and "-d" not in words and words[words.index("--nodes") + 1] == "8"
     assert "start.time" in {key.name for key, _, _ in rows_of(form)}
@@ -427,6 +464,52 @@ def test_the_x_of_a_curve_is_what_was_asked_for(tmp_path: Path) -> None:
     assert np.array_equal(only.y, raw.y)
 
 
+def test_what_a_resumed_run_went_through_again_is_kept_apart(tmp_path: Path) -> None:
+    run = create_run(load_recipe("demo"), tmp_path, "r")
+    for begin, end, loss, start in ((1, 91, 1.0, 1e9), (81, 101, 2.0, 1e9 + 3600)):
+        for step in range(begin, end):
+            run.log_metrics({"step": step, "epoch": step / 10, "time": start + step, "loss": loss})
+        run.log_event("resume", from_step=80)
+    feed = Feed(run)
+    while feed.look():
+        pass
+    assert feed.columns("loss")["loss"].tolist() == [1.0] * 80 + [2.0] * 20
+    (curve,) = discarded_curves(PLOTS[0], feed, "step")
+    assert curve.faint and curve.x.tolist() == list(range(81, 91)) and (curve.y == 1.0).all()
+    assert feed.resumes("step") == [81] and feed.resumes("epoch") == [8.1]
+    (in_time,) = discarded_curves(PLOTS[0], feed, "time")  # each pass stands where it took place
+    assert in_time.x[0] == pytest.approx(80 / 3600) and feed.resumes("time") == [pytest.approx(1 + 80 / 3600)]
+    assert discarded_curves(PLOTS[1], feed, "step") == [] == discarded_curves(PLOTS[0], feed, "images")
+
+
+GIB = 2**30
+
+
+def test_a_machine_is_told_in_a_line() -> None:
+    machines = Machines()
+    line = {"time": 1, "cpu": 0.5, "memory_used": 3 * GIB, "memory_total": 8 * GIB}
+    assert machines.in_words({"a": line}, ascii_only=True) == ["CPU - 50%  3.0 of 8.0 GiB"]
+    assert machines.in_words({"a": line}, ascii_only=True) == ["CPU - 50%  3.0 of 8.0 GiB"]  # the same look
+    (said,) = machines.in_words({"a": line | {"time": 2, "cpu": 1.0}}, ascii_only=True)
+    assert said.startswith("CPU -# 100%")
+    assert machines.in_words({"a": {}}, ascii_only=True) == []
+    gpu = {
+        "index": 0,
+        "utilisation": 0.93,
+        "memory_used": GIB,
+        "memory_total": 80 * GIB,
+        "temperature": 61,
+        "power": 300.4,
+    }
+    assert machines.in_words({"a": {"gpus": [gpu]}}, ascii_only=True) == ["GPU0 93% 1.0 of 80.0 GiB 61 C 300 W"]
+    many = [
+        gpu | {"index": i, "utilisation": i / 7, "memory_used": (i + 1) * GIB, "temperature": 60 + i} for i in range(8)
+    ]
+    assert machines.in_words({"a": {"gpus": many}, "b": {"gpus": "?"}}, ascii_only=False) == [
+        "a  8 GPUs ▁▂▃▄▅▆▇█ 50% 8.0 of 80.0 GiB 67 C"
+    ]
+
+
 CHANCE = math.log(2 * 128 - 1)
 OTHERS = ("nt_logistic", "margin", "cross_entropy")
 
@@ -475,6 +558,7 @@ def columns(count: int = 100, **values: Any) -> dict[str, Any]:
         "epoch": np.arange(count) / 20,
         "time": np.arange(count) * 2.0,
         "loss": np.linspace(5, 2, count),
+        "contrastive_accuracy": np.linspace(0, 0.9, count),
         "feature_std": np.full(count, 0.6),
         "effective_rank": np.full(count, 60.0),
         "data_wait": np.zeros(count),
@@ -504,6 +588,10 @@ def test_a_healthy_run_has_no_alarm() -> None:
 def test_an_alarm_names_its_cause(changes: dict[str, Any], silent: float, said: str) -> None:
     (sentence,) = alarms(RUNNING, columns(**changes), CHANCE, silent)
     assert said in sentence
+
+
+def test_a_loss_without_a_chance_level_cannot_stay_at_it() -> None:
+    assert alarms(RUNNING, columns(loss=np.full(100, CHANCE)), None, 1.0) == []
 
 
 def test_a_failure_is_told_by_its_cause() -> None:

@@ -15,15 +15,17 @@ from typing import ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
+from textual.filter import LineFilter
 from textual.screen import Screen
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import stop
 from simclr_plus.runs import Run, list_runs
 
-from . import commands
+from . import commands, named_colors
+from .ascii_only import KEYS, AsciiOnly
 from .recipe_form import Form, found_recipes
-from .screens.checkpoints import CheckpointsScreen
+from .screens.checkpoints import CheckpointsScreen, result_rows
 from .screens.dialogs import Choose, Help, Tell
 from .screens.form import FormScreen
 from .screens.recipes import RecipesScreen
@@ -71,18 +73,30 @@ class SimclrPlusApp(App[None]):
         super().__init__()
         self.folder, self.readonly = folder, readonly
         self.marks = "ascii" if (not speaks_unicode() if ascii_only is None else ascii_only) else "braille"
+        self._ascii_only = AsciiOnly(enabled=self.marks == "ascii")
         self.jobs: list[Job] = []
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (150, "-widest")]
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-high")]
         self._wanted_theme = theme
 
     def on_mount(self) -> None:
         """Begin with the runs."""
-        if self._wanted_theme:
-            self._set_theme(self._wanted_theme)
+        self.ansi_theme_dark, self.ansi_theme_light = named_colors.DARK, named_colors.LIGHT
+        few_colors = self.console.color_system == "standard" and not self.is_headless
+        if self._wanted_theme or few_colors:
+            self._set_theme(self._wanted_theme or "16")
         self.sub_title = f"{self.folder}{' (read only)' if self.readonly else ''}"
         self.push_screen(RunsScreen(self.folder))
         self.set_interval(0.5, self._look_at_jobs)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What every line goes through before it is shown."""
+        return [*super().get_line_filters(), *([self._ascii_only] if self._ascii_only.enabled else [])]
+
+    def get_key_display(self, binding: Binding) -> str:
+        """The name of a key, in words where there are no signs for it."""
+        name = super().get_key_display(binding)
+        return KEYS.get(name, name) if self.marks == "ascii" else name
 
     def action_help(self) -> None:
         """What the screen is for, and its keys."""
@@ -160,7 +174,8 @@ class SimclrPlusApp(App[None]):
         def answered(evaluator: str | None) -> None:
             if evaluator is not None:
                 words = commands.evaluate_words(target, evaluator, self.folder)
-                self.start(f"evaluate {evaluator} of {target.stem}", words, run.logs)
+                title = f"evaluate {evaluator} of {target.stem}"
+                self.start(title, words, run.logs, lambda: self.notify(newest_result(run), title=title, timeout=15))
 
         self.push_screen(Choose(f"Evaluate {target.stem}", EVALUATIONS), answered)
 
@@ -182,9 +197,18 @@ class SimclrPlusApp(App[None]):
             if job.process.returncode:
                 self.push_screen(Tell(f"{job.title} failed", commands.last_words(job.log)))
                 continue
-            self.notify("done", title=job.title)
-            if job.then is not None:
+            if job.then is None:
+                self.notify("done", title=job.title)
+            else:
                 job.then()
+
+
+def newest_result(run: Run) -> str:
+    """What the evaluation that ended last found, in words."""
+    results = sorted(run.results.glob("*.json"), key=lambda path: path.stat().st_mtime)
+    rows = list(result_rows(results[-1])) if results else []
+    scores = [f"{who}: top-1 {top1}" for _, who, _, top1, *_ in rows if top1]
+    return "\n".join(scores) or "done: k shows the results"
 
 
 def _saved(answered: Callable[[str | None], None]) -> Callable[[str | None], None]:

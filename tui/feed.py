@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from simclr_plus.metrics_table import MetricsTable
 from simclr_plus.overview import glance
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run
-from simclr_plus.tail import last_objects
+from simclr_plus.tail import Tail, last_objects
 
 from .raster import Floats
 
@@ -47,7 +47,10 @@ class Feed:
         self.run = run
         self.facts = Facts()
         self.version = 0  # grows when the metrics did
+        self.is_behind = False  # there are lines that were not read yet
         self._table = MetricsTable(run.metrics_file)
+        self._events = Tail(run.events_file)
+        self._resumes: list[int] = []
         self._lock = threading.Lock()
         self._axis_of, self._axis = ("", -1), np.empty(0)
 
@@ -61,10 +64,12 @@ class Feed:
                 more = self._table.look(SECONDS_AT_ONCE)
             except OSError as error:
                 facts.trouble = facts.trouble or f"{self.run.metrics_file} cannot be read: {error}"
+            self._resumes += _resumes(self._events)
             if self._table.bad_lines and not facts.trouble:
                 facts.trouble = f"{self._table.bad_lines} lines of metrics.jsonl are no JSON and were left out"
             if self._mark() != before:
                 self.version += 1
+            self.is_behind = more
         self.facts = facts
         return more
 
@@ -78,12 +83,30 @@ class Feed:
                     found[name] = np.array(self._table.steps[begin:], dtype=np.float64)
                 elif name in self._table.columns:
                     found[name] = np.array(self._table.columns[name][begin:], dtype=np.float64)
-        return {name: np.where(np.abs(column) < TOO_LARGE, column, np.nan) for name, column in found.items()}
+        return {name: _reckonable(column) for name, column in found.items()}
+
+    def discarded(self, *names: str) -> list[dict[str, Floats]]:
+        """Stretches that a resumed run went through again, as far as they have such columns."""
+        with self._lock:
+            return [
+                {name: _reckonable(np.array(stretch[name])) for name in names if name in stretch}
+                for stretch in self._table.discarded
+            ]
+
+    def resumes(self, axis: str) -> list[float]:
+        """Where on an axis the run was resumed and went on."""
+        x, steps = self.axis(axis), self.columns("step")["step"]
+        places = np.unique(np.searchsorted(steps, self._resumes, "right"))
+        return [float(x[place]) for place in places if place < len(x)]
 
     @property
     def lines(self) -> int:
         """Logged steps that were read."""
         return len(self._table.steps)
+
+    def has(self, *names: str) -> bool:
+        """Whether a line had one of these numbers."""
+        return any(name in self._table.columns for name in names)
 
     def axis(self, name: str) -> Floats:
         """The x of every line: step, epoch, images, or hours since the first line; never falling."""
@@ -99,12 +122,32 @@ class Feed:
             finite = np.isfinite(values)
             values = np.interp(steps, steps[finite], values[finite]) if finite.any() else steps
         if name == "time" and name in found and len(values):
-            values = (values - values[0]) / 3600
+            values = self.hours(values)
         return np.maximum.accumulate(values) if len(values) else values
+
+    def hours(self, times: Floats) -> Floats:
+        """Seconds since 1970 as hours since the first line."""
+        first = self.columns("time").get("time", times)[:1]
+        hours: Floats = (times - first) / 3600
+        return hours
 
     def _mark(self) -> tuple[int, int]:
         steps = self._table.steps
         return len(steps), steps[-1] if steps else 0
+
+
+def _reckonable(column: Floats) -> Floats:
+    """NaN where a number is too large to be reckoned with."""
+    return np.where(np.abs(column) < TOO_LARGE, column, np.nan)
+
+
+def _resumes(events: Tail) -> list[int]:
+    """The steps that new resume events went on from."""
+    try:
+        steps = [event.get("from_step") for event in events.read() if event.get("event") == "resume"]
+    except OSError:
+        return []
+    return [step for step in steps if isinstance(step, int) and 0 <= step < 2**53]
 
 
 def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:
@@ -137,7 +180,7 @@ def _checked(view: dict[str, Any]) -> dict[str, Any]:
     return {key: value if key not in NUMBERS or is_number(value) else None for key, value in view.items()}
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value from a file is a finite number."""
     return isinstance(value, int | float) and abs(value) < TOO_LARGE
 

@@ -20,10 +20,12 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from .raster import DOTS, Floats, Mask, Window, characters, level, raster
-from .ticks import decades, short, ticks
+from .raster import DOTS, Floats, Mask, Window, characters, level, points, raster
+from .ticks import decades, labels, short, ticks
 
-GUTTER = 7
+GUTTER = 8
+ROWS_A_TICK, COLUMNS_A_TICK = 2, 6
+COLUMNS_A_MARK = 8  # where marks stand closer, they are drawn on the axis alone
 PALETTE = ("#4c9be8", "#e8843c", "#3fb27f", "#d65db1", "#c9a227", "#8d7bea", "#d9534f", "#3bb5c4")
 ANSI_PALETTE = tuple(
     f"ansi_{name}"
@@ -34,13 +36,17 @@ ENOUGH = 20_000  # points that are looked at to choose the range of y
 
 @dataclass(frozen=True)
 class Curve:
-    """A line: x rises; NaN in y is a gap. `faint` ones are drawn dim and behind, and do not name their value."""
+    """A line: x rises; NaN in y is a gap. `faint` ones are drawn dim and behind, and do not name their value.
+
+    Each value of a `dotted` one has a dot of its own.
+    """
 
     label: str
     x: Floats
     y: Floats
     color: int | str = 0  # place in the palette, or a colour of the theme
     faint: bool = False
+    dotted: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,8 @@ class LineChart(Widget):
         self.title = title
         self.curves: Sequence[Curve] = ()
         self.levels: Sequence[Level] = ()
-        self.form: Callable[[float | None], str] = short
+        self.marks_at: Sequence[float] = ()  # x of dotted vertical lines
+        self.form: Callable[..., str] = short  # of a value, and how many digits if need be
         self.note = "no data yet"
         self.x_name = ""
         self.span: tuple[float, float] | None = None  # of x; None: all
@@ -94,9 +101,10 @@ class LineChart(Widget):
         span: tuple[float, float] | None = None,
         crosshair: float | None = None,
         log_y: bool = False,
+        marks_at: Sequence[float] = (),
     ) -> None:
         """Draw these from now on."""
-        self.curves, self.levels = curves, levels
+        self.curves, self.levels, self.marks_at = curves, levels, marks_at
         self.span, self.crosshair, self.log_y = span, crosshair, log_y
         self.redraw()
 
@@ -114,7 +122,7 @@ class LineChart(Widget):
         if not self._strips:
             self._strips = self._draw(self.size.width, self.size.height)
             self.drawings += 1
-        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width)
+        return self._strips[y] if y < len(self._strips) else Strip.blank(self.size.width, self.rich_style)
 
     def x_at(self, column: int) -> float:
         """The x shown in a column of the widget."""
@@ -149,12 +157,12 @@ class LineChart(Widget):
             return Style()
 
     def _draw(self, width: int, height: int) -> list[Strip]:
-        muted = Style(dim=True)
+        muted, base = Style(dim=True), self.rich_style
         plot_wide, plot_high = width - GUTTER, height - 2
         window = self._window()
         if plot_wide < 4 or plot_high < 2 or window is None:
             lines = [self._title(width, None), Strip([Segment(f"  {self.note}"[:width], muted)], None)]
-            return [line.adjust_cell_length(width) for line in lines[:height]]
+            return [line.adjust_cell_length(width).apply_style(base) for line in lines[:height]]
         self._plot = (window.x0, window.x1)
         text, styles = self._cells(window, plot_wide, plot_high)
         gutter = self._gutter(window, plot_high)
@@ -162,7 +170,7 @@ class LineChart(Widget):
         for row in range(plot_high):
             rows.append(Strip([Segment(gutter[row], muted), *runs_of(text[row], styles[row], self._styles)]))
         rows.append(Strip([Segment(self._foot(window, width), muted)]))
-        return [row.adjust_cell_length(width) for row in rows]
+        return [row.adjust_cell_length(width).apply_style(base) for row in rows]
 
     def _scaled(self, y: Floats) -> Floats:
         if not self.log_y:
@@ -199,7 +207,9 @@ class LineChart(Widget):
         low, high = min(lows), max(highs)
         if high - low <= 1e-9 * max(abs(low), abs(high)):  # constant, but for rounding
             low = high = (low + high) / 2
-        room = 0.04 * (high - low) or abs(high) * 0.1 or 0.5
+        if low == high == 0:
+            high = 1.0
+        room = 0.04 * (high - low) or abs(high) * 0.1
         return Window(x0, x1, low - room, high + room)
 
     def _cells(self, window: Window, wide: int, high: int) -> tuple[list[list[str]], list[list[int]]]:
@@ -217,20 +227,35 @@ class LineChart(Widget):
             style[found != " "] = len(self._styles) - 1
 
         dim = Style(dim=True)
+        self._styles.append(dim)
+        columns = [self._column(x, window, wide) for x in self.marks_at if window.x0 < x < window.x1]
+        for column in columns:
+            first = 0 if len(columns) <= wide // COLUMNS_A_MARK else high - 1
+            text[first:, column] = "┊" if self.marks == "braille" else ":"
+            style[first:, column] = 1
         for mark in self.levels:
             y = float(self._scaled(np.array([mark.y]))[0])
             paint(level(y, window, W, H), self.color("foreground") + dim)
         for curve in sorted(self.curves, key=lambda curve: not curve.faint):
             how = self.color(curve.color) + (dim if curve.faint else Style(bold=False))
-            paint(raster(curve.x, self._scaled(curve.y), window, W, H), how)
+            y_of = self._scaled(curve.y)
+            paint(raster(curve.x, y_of, window, W, H), how)
+            if curve.dotted:
+                rows, cells = points(curve.x, y_of, window, W, H)
+                text[rows // dots_high, cells // dots_wide] = "•" if self.marks == "braille" else "o"
+                style[rows // dots_high, cells // dots_wide] = len(self._styles) - 1
         if self.crosshair is not None and window.x0 <= self.crosshair <= window.x1:
-            column = min(wide - 1, int((self.crosshair - window.x0) / (window.x1 - window.x0) * wide))
+            column = self._column(self.crosshair, window, wide)
             self._styles.append(self.color("foreground"))
             free = text[:, column] == " "
             text[free, column] = "│" if self.marks == "braille" else "|"
             style[free, column] = len(self._styles) - 1
         self._name_levels(window, text, style)
         return text.tolist(), style.tolist()
+
+    @staticmethod
+    def _column(x: float, window: Window, wide: int) -> int:
+        return min(wide - 1, int((x - window.x0) / (window.x1 - window.x0) * wide))
 
     def _name_levels(self, window: Window, text: NDArray[np.str_], style: NDArray[np.int64]) -> None:
         """Write what a dashed line is on the line itself, at its right or left end, where no curve is in the way."""
@@ -240,11 +265,12 @@ class LineChart(Widget):
             y = float(self._scaled(np.array([mark.y]))[0])
             if not window.y0 <= y <= window.y1:
                 continue
-            row = min(high - 1, int((window.y1 - y) / (window.y1 - window.y0) * high))
+            dots = DOTS[self.marks][0]
+            row = round((window.y1 - y) / (window.y1 - window.y0) * (high * dots - 1)) // dots
             words = f" {mark.label} {self.form(mark.y)} "
             for begin in (wide - len(words), 0):
                 place = slice(begin, begin + len(words))
-                if begin >= 0 and (style[row, place] <= len(self.levels)).all():  # blanks and dashes only
+                if begin >= 0 and (style[row, place] <= 1 + len(self.levels)).all():  # blanks, marks and dashes only
                     text[row, place] = list(words)
                     style[row, place] = len(self._styles) - 1
                     break
@@ -253,19 +279,20 @@ class LineChart(Widget):
         """Values at the left, each in the row where it stands."""
         bar = "│" if self.marks == "braille" else "|"
         rows = [" " * (GUTTER - 1) + bar] * high
-        find = decades if self.log_y else ticks
-        for value in find(window.y0, window.y1, max(2, high // 2)):
-            row = round((window.y1 - value) / (window.y1 - window.y0) * (high - 1))
-            label = self.form(10**value if self.log_y else value)
+        dots = DOTS[self.marks][0]
+        values = (decades if self.log_y else ticks)(window.y0, window.y1, max(2, round(high / ROWS_A_TICK)))
+        written = labels([10**value for value in values] if self.log_y else values, self.form)
+        for value, label in zip(values, written, strict=True):
+            row = round((window.y1 - value) / (window.y1 - window.y0) * (high * dots - 1)) // dots
             rows[row] = f"{label[: GUTTER - 1]:>{GUTTER - 1}}{'┤' if self.marks == 'braille' else '+'}"
         return rows
 
     def _foot(self, window: Window, width: int) -> str:
         """Values of x below."""
         line = list(f"{self.x_name[: GUTTER - 1]:<{width}}")
-        for value in ticks(window.x0, window.x1, max(2, (width - GUTTER) // 6)):
+        values = ticks(window.x0, window.x1, max(2, (width - GUTTER) // COLUMNS_A_TICK))
+        for value, label in zip(values, labels(values, short), strict=True):
             at = GUTTER + int((value - window.x0) / (window.x1 - window.x0) * (width - GUTTER))
-            label = short(value)
             begin = min(max(at - len(label) // 2, GUTTER), width - len(label))
             if begin >= 0 and all(c == " " for c in line[max(0, begin - 1) : begin + len(label)]):
                 line[begin : begin + len(label)] = label

@@ -17,6 +17,7 @@ from .ticks import percent, short
 
 SMOOTHINGS = (20, 100, 1, 5)  # lines; 1: none
 FUTURE_POINTS = 200
+FEW = 4  # points, hardly seen as a line
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Plot:
     key: str
     title: str
     columns: dict[str, str]
-    form: Callable[[float | None], str] = short
+    form: Callable[..., str] = short
     smoothed: bool = True
 
 
@@ -58,12 +59,29 @@ def curves_of(
         if plot.smoothed and not sparse and lines > 1 and len(ys) > 3:
             found.append(Curve("", xs, ys, hue, faint=True))
             ys = smooth(ys, min(lines, max(2.0, len(ys) / 8)))
-        found.append(Curve(label, xs, ys, hue))
+        found.append(Curve(label, xs, ys, hue, dotted=sparse or len(ys) < FEW))
+    return found
+
+
+def discarded_curves(plot: Plot, feed: Feed, axis: str) -> list[Curve]:
+    """What a run logged before it was resumed from an earlier step and went through the same steps again: faint."""
+    found = []
+    for stretch in feed.discarded(axis, *plot.columns):
+        x = stretch.get(axis)
+        if x is None or not np.isfinite(x).all():
+            continue
+        x = np.maximum.accumulate(feed.hours(x) if axis == "time" else x)
+        for name in plot.columns:
+            y = stretch.get(name)
+            known = np.isfinite(y) if y is not None else np.empty(0, dtype=bool)
+            if y is not None and known.any():
+                sparse = known.sum() < len(y) / 4
+                found.append(Curve("", *((x[known], y[known]) if sparse else (x, y)), "foreground", faint=True))
     return found
 
 
 def levels_of(plot: Plot, recipe: Recipe | None) -> list[Level]:
-    """The dashed lines of a chart: chance, and the scores that the recipe states."""
+    """The dashed lines of a chart: the chance level of a loss that has one, and the scores that the recipe states."""
     if recipe is None:
         return []
     if plot.key == "loss":

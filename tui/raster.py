@@ -94,6 +94,14 @@ def level(y: float, window: Window, W: int, H: int) -> Mask:
     return dots
 
 
+def points(x: Floats, y: Floats, window: Window, W: int, H: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns, of H and W, of the points in a window."""
+    shown = (x >= window.x0) & (x <= window.x1) & (y >= window.y0) & (y <= window.y1)
+    part = (x[shown] - window.x0) / (window.x1 - window.x0)
+    rows = np.rint((window.y1 - y[shown]) / (window.y1 - window.y0) * (H - 1)).astype(np.int64)
+    return rows, np.minimum((part * W).astype(np.int64), W - 1)
+
+
 def characters(dots: Mask, marks: str = "braille") -> NDArray[np.str_]:
     """The characters [H / 4, W / 2] (braille) or [H / 2, W] (ascii) that show dots; a blank where there is none."""
     high, wide = DOTS[marks]

@@ -49,7 +49,7 @@ LAUNCH = {
         Key("start.processes", "int | gpu", "1", 'processes on each machine: a number, or "gpu" for one a GPU'),
         Key("start.restarts", "int", "0", "this machine: times to start again after a crash, from the last checkpoint"),
         Key("start.nodes", "int", "1", "SLURM: machines"),
-        Key("start.gpus", "int", "0", "SLURM: GPUs of each machine"),
+        Key("start.gpus", "int", "0", "SLURM: GPUs of each machine, a process for each unless start.processes is more"),
         Key("start.time", "str", "", "SLURM: time limit, e.g. 1-00:00:00"),
         Key("start.partition", "str", "", "SLURM: partition"),
         Key("start.account", "str", "", "SLURM: account"),
@@ -126,10 +126,15 @@ class Form:
         images = known_size(recipe)
         if not images:
             return None
+        return make_plan(recipe, min(images, recipe.data.limit or images), self._world())
+
+    def _world(self) -> int:
+        """Processes on all machines, as `run` counts them; "gpu" is 1 here, for who knows how many there will be."""
         processes = self.launch["start.processes"]
-        nodes = int(self.launch["start.nodes"]) if self.launch["start.where"] == "SLURM" else 1
-        world = (int(processes) if processes.isdigit() else 1) * nodes
-        return make_plan(recipe, images, world)
+        if self.launch["start.where"] != "SLURM":
+            return int(processes) if processes.isdigit() else 1
+        each = int(self.launch["start.gpus"]) or 1 if processes in ("1", "gpu") else int(processes)
+        return each * int(self.launch["start.nodes"])
 
     def comes_to(self) -> list[tuple[str, str]]:
         """The plan in words, with what is doubtful about it."""
@@ -244,6 +249,7 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
         if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
             continue
         text = f"{key.name} {key.help}".lower()
-        changed = key.name in recipe_keys or (key.name in LAUNCH and form.launch[key.name] != str(key.default))
+        given = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
+        changed = key.name in recipe_keys or given
         if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):
             yield key, form.value(key.name), changed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 
 
 def ticks(low: float, high: float, most: int) -> list[float]:
@@ -36,20 +37,38 @@ def short(value: float | None, digits: int = 3) -> str:
     if size == 0:
         return "0"
     if size < 1e-3:
-        return f"{value:.{max(0, digits - 2)}e}"
+        mantissa, _, exponent = f"{value:.{max(0, digits - 2)}e}".partition("e")
+        return f"{_bare(mantissa)}e{exponent}"
     if size < 9_999.5:
         decimals = max(0, digits - 1 - math.floor(math.log10(size)))
-        text = f"{value:.{decimals}f}"
-        return text.rstrip("0").rstrip(".") if "." in text else text
+        return _bare(f"{value:.{decimals}f}")
     for limit, unit in ((1e6, "k"), (1e9, "M"), (1e12, "G")):
         if size < limit * 0.99995:
             return f"{short(value / limit * 1e3, digits)}{unit}"
     return f"{value:.1e}"
 
 
-def percent(value: float | None) -> str:
-    """A share as per cent."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.1%}"
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share as per cent, with so many decimals."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.{digits}%}"
+
+
+def labels(values: Sequence[float], form: Callable[[float, int], str]) -> list[str]:
+    """The values of an axis, all with the fewest digits that tell them exactly; `form` takes a value and digits."""
+    for digits in range(8):
+        found = [form(value, digits) for value in values]
+        if all(_plain(text) == _plain(form(value, digits + 3)) for text, value in zip(found, values, strict=True)):
+            break
+    return found if values else []
+
+
+def _plain(label: str) -> str:
+    return f"{_bare(label[:-1])}%" if label.endswith("%") else label
+
+
+def _bare(number: str) -> str:
+    """Without zeros at the end of its decimals."""
+    return number.rstrip("0").rstrip(".") if "." in number else number
 
 
 def duration(seconds: float | None) -> str:

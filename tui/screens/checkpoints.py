@@ -11,7 +11,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import DataTable, Footer, Static
+from textual.widgets import DataTable, Static
 
 from simclr_plus.errors import CheckpointError
 from simclr_plus.runs import Run
@@ -20,6 +20,7 @@ from ..commands import export_words
 from ..file_header import read_file_header
 from ..ticks import ago, percent, short, size
 from .dialogs import Ask
+from .key_bar import KeyBar
 from .live import AppScreen
 from .rows import Rows
 
@@ -47,13 +48,14 @@ class CheckpointsScreen(AppScreen):
     def compose(self) -> ComposeResult:
         """Files, the header of the chosen one, results."""
         yield Static(Text(f"{self.run_folder.name}: checkpoints and results", style="bold"), id="head")
-        with Horizontal():
+        with Horizontal(id="files-and-tensors"):
             yield Rows(id="files")
             with Vertical(id="file-side"):
                 yield Static(id="metadata")
                 yield Rows(id="tensors")
         yield Rows(id="results")
-        yield Footer()
+        yield Static("no results yet: e evaluates the chosen file", id="no-results")
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Look, again and again."""
@@ -79,13 +81,15 @@ class CheckpointsScreen(AppScreen):
             table.move_cursor(row=row, animate=False)
         paths = sorted(self.run_folder.results.glob("*.json"))
         found = [(path.name, int(status[1])) for path in paths if (status := _status(path))]
+        table = self.query_one("#results", Rows)
         if found != self._results:
             self._results = found
-            table = self.query_one("#results", Rows)
             table.clear()
             for path in paths:
                 for row_cells in result_rows(path):
                     table.add_row(*row_cells)
+        table.set_class(not found, "empty")
+        self.query_one("#no-results").set_class(bool(found), "full")
         self._show_chosen()
 
     def _paths(self) -> list[Path]:
@@ -105,21 +109,24 @@ class CheckpointsScreen(AppScreen):
         if path == self._shown:
             return
         self._shown = path
-        table = self.query_one("#tensors", Rows)
+        table, box = self.query_one("#tensors", Rows), self.query_one("#metadata", Static)
         table.clear()
         try:
             header = read_file_header(path)
         except CheckpointError as error:
-            self.query_one("#metadata", Static).update(Text(str(error), style="red"))
+            box.add_class("problem")
+            box.update(str(error))
             return
+        box.remove_class("problem")
         total = sum(tensor.count for tensor in header.tensors)
-        text = Text(f"{path.name}  ", style="bold")
+        text = Text().append(f"{path.name}  ", style="bold")
         text.append(f"{len(header.tensors)} tensors, {short(total)} numbers\n")
-        for key, value in header.metadata.items():
+        for key, value in sorted(header.metadata.items(), key=lambda pair: pair[0] == "classes"):  # long, so last
             line = value if "\n" not in value else f"{len(value.splitlines())} lines of TOML"
             text.append(f"{key} ", style="dim")
-            text.append(f"{line[:100]}\n")
-        self.query_one("#metadata", Static).update(text)
+            text.append(f"{line}\n")
+        text.rstrip()
+        box.update(text)
         for tensor in sorted(header.tensors, key=lambda tensor: tensor.name):
             shape = " x ".join(map(str, tensor.shape)) or "scalar"
             table.add_row(tensor.name, tensor.dtype, shape, f"{tensor.count:,}")
@@ -168,7 +175,7 @@ def result_rows(path: Path) -> Iterator[list[str]]:
             figures = [percent(found.get(key)) if key in found else "" for key in ("top1", "top5", "mean_per_class")]
             yield [path.stem, str(who), _text(result.get("step")), *figures, _text(result.get("data"))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield [path.stem, f"unreadable: {error}", "", "", "", "", ""]
+        yield [path.stem, "unreadable", "", "", "", "", str(error)]
 
 
 def _text(value: Any) -> str:

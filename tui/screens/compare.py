@@ -9,7 +9,7 @@ from zlib import crc32
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.overview import differences
@@ -19,6 +19,7 @@ from ..feed import AXES, AXIS_NAMES, Feed
 from ..line_chart import PALETTE, Curve, Level, LineChart
 from ..plots import PLOTS, SMOOTHINGS, curves_of, levels_of
 from ..ticks import short
+from .key_bar import KeyBar
 from .live import LiveScreen
 from .rows import Rows
 
@@ -36,7 +37,14 @@ class CompareScreen(LiveScreen):
         Binding("m", "smooth", "Smooth", id="compare.smooth", tooltip="moving average over 20, 100, 1 or 5 lines"),
         Binding("z", "whole", "Whole", show=False, id="compare.whole", tooltip="no zoom, no crosshair"),
         *(
-            Binding(str(i + 1), f"choose({i})", plot.title.capitalize(), show=False, id=f"compare.plot{i + 1}")
+            Binding(
+                str(i + 1),
+                f"choose({i})",
+                plot.title.capitalize(),
+                show=False,
+                id=f"compare.plot{i + 1}",
+                tooltip=", ".join(plot.title for plot in PLOTS),
+            )
             for i, plot in enumerate(PLOTS)
         ),
     ]
@@ -58,7 +66,7 @@ class CompareScreen(LiveScreen):
         yield Static(id="head")
         yield LineChart(id="compare-chart")
         yield Rows(id="compare-table")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Read the runs, again and again."""
@@ -101,7 +109,7 @@ class CompareScreen(LiveScreen):
         chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
         log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
         chart.show(curves, list(levels.values()), span=self.span, crosshair=self.crosshair, log_y=log)
-        names = Text(f"{len(self.feeds)} runs  ", style="bold")
+        names = Text().append(f"{len(self.feeds)} runs  ", style="bold")
         for feed in self.feeds:
             state = feed.facts.glance.get("state", "")
             names.append(f"{'##' if self.app.marks == 'ascii' else '━━'} ", style=chart.color(self.hues[feed.run.name]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -90,22 +91,24 @@ class Help(Dialog):
 
     def __init__(self, screen: Screen[object]) -> None:
         super().__init__()
-        self.about = (screen.__doc__ or "").strip()
+        self.about, _, self.more = inspect.cleandoc(screen.__doc__ or "").partition("\n\n")
         active = sorted(screen.active_bindings.values(), key=lambda active: _distance(screen, active))
-        self.keys = [
-            (screen.app.get_key_display(a.binding), a.tooltip or a.binding.description)
-            for a in active
-            if a.binding.description and not a.binding.system
-        ]
+        keys: dict[str, list[str]] = {}
+        for a in active:
+            if a.binding.description and (not a.binding.system or a.binding.action == "command_palette"):
+                keys.setdefault(a.tooltip or a.binding.description, []).append(screen.app.get_key_display(a.binding))
+        self.keys = [(" ".join(dict.fromkeys(names)), text) for text, names in keys.items()]
 
     def compose(self) -> ComposeResult:
         """The screen's sentence, then a line a key."""
         table = Table.grid(padding=(0, 2))
-        for key, text in dict.fromkeys(self.keys):
+        for key, text in self.keys:
             table.add_row(Text(key, style="bold"), Text(text))
         with Vertical(classes="dialog wide"):
             yield Static(Text(self.about), classes="dialog-title")
             with VerticalScroll():
+                if self.more:
+                    yield Static(Text(f"{' '.join(self.more.split())}\n"))
                 yield Static(table)
             yield Static("escape: back", classes="hint")
 

@@ -9,18 +9,29 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.runs import Run
 
-from ..commands import shown
+from ..commands import shown, toml_value
 from ..recipe_form import KEYS, LAUNCH, Form, Key, rows_of
 from .dialogs import Ask, Tell
+from .key_bar import KeyBar
 from .live import AppScreen
 from .rows import Rows
 
 WIDE = 150  # columns of the terminal
+LONGEST_KEY = 34
+GAP = 3  # columns between what it comes to
+
+
+class KeyRows(Rows):
+    """The keys."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Change", id="form.edit", tooltip="another value for the chosen key")
+    ]
 
 
 class FormScreen(AppScreen):
@@ -28,12 +39,12 @@ class FormScreen(AppScreen):
 
     AUTO_FOCUS = "#keys"
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", "Back", id="form.back"),
-        Binding("space", "next", "Next value", id="form.next", tooltip="the next of the values to choose from"),
-        Binding("backspace,delete", "forget", "Recipe's", id="form.forget", tooltip="back to the recipe's value"),
-        Binding("slash", "filter", "Search", id="form.search", tooltip="words in a key or its help; or key=value"),
-        Binding("c", "changed", "Changed", id="form.changed", tooltip="only keys that were changed, or all"),
+        Binding("escape", "back", "Back", id="form.back", tooltip="all keys again; back to the recipes"),
         Binding("ctrl+l", "launch", "Start", id="form.launch", tooltip="start the run"),
+        Binding("slash", "filter", "Search", id="form.search", tooltip="words in a key or its help; or key=value"),
+        Binding("space", "next", "Next value", id="form.next", tooltip="the next of the values to choose from"),
+        Binding("backspace,delete", "forget", "Reset", id="form.forget", tooltip="back to the recipe's value"),
+        Binding("c", "changed", "Changed", id="form.changed", tooltip="only keys that were changed, or all"),
         Binding("w", "save", "Save as", id="form.save", tooltip="save as a recipe of your own, in this folder"),
         Binding("y", "copy", "Copy", id="form.copy", tooltip="copy the command line"),
     ]
@@ -49,7 +60,7 @@ class FormScreen(AppScreen):
         """Keys, what they come to beside or below, the line to write in."""
         yield Static(id="head")
         with Horizontal():
-            yield Rows(id="keys")
+            yield KeyRows(id="keys")
             with VerticalScroll(id="form-side", can_focus=False):
                 yield Static(id="side")
         with Vertical(id="form-below"):
@@ -57,7 +68,7 @@ class FormScreen(AppScreen):
         yield Static(id="key-help")
         yield Static(id="editor-problem", classes="problem")
         yield Input(id="editor")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Show everything."""
@@ -72,9 +83,12 @@ class FormScreen(AppScreen):
         table = self.query_one(Rows)
         chosen = self.chosen()
         table.clear(columns=True)
-        table.add_column("key", width=34)
-        table.add_columns("value", *(["what it is"] if self.size.width >= WIDE else []))
-        for i, (key, value, changed) in enumerate(rows_of(self.form, self.wanted, changed_only=self.changed_only)):
+        table.add_column("key", width=min(LONGEST_KEY, self.size.width - 16))
+        rows = list(rows_of(self.form, self.wanted, changed_only=self.changed_only))
+        table.add_column("value", width=max([len("value"), *(len(value) for _, value, _ in rows)]))
+        if self.size.width >= WIDE:
+            table.add_column("what it is")
+        for i, (key, value, changed) in enumerate(rows):
             style = "bold yellow" if changed else ""
             cells = [Text(key.name, style=style), Text(value, style=style), Text(key.help, style="dim")]
             table.add_row(*cells[: len(table.columns)], key=key.name)
@@ -90,7 +104,9 @@ class FormScreen(AppScreen):
 
     def _show_summary(self) -> None:
         about = self.form.base.about
-        head = Text(self.form.name, style="bold")
+        head = Text().append(self.form.name, style="bold")
+        only = " ".join([*(["changed"] if self.changed_only else []), self.wanted]).strip()
+        head.append(f"   only: {only} (escape: all keys)" if only else "", style="yellow")
         head.append(f"  {about.summary}", style="dim")
         self.query_one("#head", Static).update(head)
         side, below = Text(), Text()
@@ -100,11 +116,17 @@ class FormScreen(AppScreen):
         except SimclrPlusError as error:
             rows = [("error", str(error))]
         for label, value in rows:
-            how = "red" if label == "error" else "yellow" if label == "note" else ""
             side.append(f"{label:<13}", style="dim")
-            side.append(f"{value}\n", style=how)
-        brief = [f"{value} {label}" if label in ("steps",) else value for label, value in rows if label != "note"]
-        below.append("  ".join(brief[:7]), style="red" if rows[0][0] == "error" else "")
+            side.append(f"{value}\n", style=_style_of(label))
+        used = 0
+        for label, value in rows:
+            name = "" if label in ("note", "error") else f"{label} "
+            used += len(name + value) + GAP
+            if below and used > self.size.width:  # a label and its value stay together
+                below.append("\n")
+                used = len(name + value) + GAP
+            below.append(name, style="dim")
+            below.append(f"{value}{' ' * GAP}", style=_style_of(label))
         changes = self.form.changes()
         if changes:
             side.append("\nchanged\n", style="bold")
@@ -127,7 +149,8 @@ class FormScreen(AppScreen):
         if key is not None:
             text.append(f"{key.name}  ", style="bold")
             text.append(key.help)
-            text.append(f"  ({key.type}; default {key.default!r})", style="dim")
+            default = f"; default {toml_value(key.default)}" if key.default != "" else ""
+            text.append(f"  ({key.type}{default})", style="dim")
         self.query_one("#key-help", Static).update(text)
 
     def on_data_table_row_highlighted(self) -> None:
@@ -140,7 +163,9 @@ class FormScreen(AppScreen):
         self.action_edit()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Nothing is started or saved when only reading."""
+        """Nothing is started or saved when only reading; keys that are written mean nothing else."""
+        if self.editing is not None and action in ("filter", "next", "forget", "changed", "save", "copy"):
+            return False
         return not (self.app.readonly and action in ("launch", "save"))
 
     def action_edit(self) -> None:
@@ -288,6 +313,10 @@ class FormScreen(AppScreen):
         if self.is_current:
             self.app.pop_screen()
             self.app.open_run(run)
+
+
+def _style_of(label: str) -> str:
+    return {"error": "red", "note": "yellow"}.get(label, "")
 
 
 def _file_problem(name: str) -> str:

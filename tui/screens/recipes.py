@@ -9,13 +9,28 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from simclr_plus.errors import SimclrPlusError
 
 from ..recipe_form import Form, found_recipes
+from .key_bar import KeyBar
 from .live import AppScreen
 from .rows import Rows
+
+
+class RecipeRows(Rows):
+    """The recipes."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding(
+            "enter",
+            "select_cursor",
+            "Open",
+            id="recipes.open",
+            tooltip="the keys of the chosen recipe, to change and to start",
+        )
+    ]
 
 
 class RecipesScreen(AppScreen):
@@ -36,11 +51,11 @@ class RecipesScreen(AppScreen):
         """A list at the left, the chosen one at the right."""
         yield Static("Choose a recipe", id="head")
         with Horizontal():
-            yield Rows(id="recipes", show_header=False)
+            yield RecipeRows(id="recipes", show_header=False)
             with VerticalScroll(id="recipe-text"):
                 yield Static(id="text")
         yield Input(placeholder="words that a recipe holds", id="filter")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Read them."""

@@ -1,17 +1,14 @@
-"""A table of rows to choose from, which tells in the footer that enter chooses."""
+"""A table of rows to choose from; whoever does something with enter says so in a binding of its own."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
-from textual.binding import Binding, BindingType
 from textual.widgets import DataTable
 
 
 class Rows(DataTable[Any]):
     """A DataTable with a row cursor."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select_cursor", "Choose", tooltip="the chosen row")]
 
     def __init__(self, *, id: str, show_header: bool = True) -> None:
         super().__init__(id=id, cursor_type="row", show_header=show_header)

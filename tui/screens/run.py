@@ -11,16 +11,18 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container
-from textual.widgets import Footer, Input, RichLog, Static
+from textual.widgets import Input, RichLog, Static
 
 from simclr_plus.runs import Run
 
 from ..alarms import alarms
-from ..feed import AXES, AXIS_NAMES, Feed, is_number, processes_on
+from ..feed import AXES, AXIS_NAMES, Feed, processes_on
 from ..line_chart import Curve, LineChart
 from ..logs import LogTail, log_files
-from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, future_rate, levels_of
-from ..ticks import duration, short, size, spark
+from ..machines import Machines
+from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, discarded_curves, future_rate, levels_of
+from ..ticks import duration, short
+from .key_bar import KeyBar
 from .live import LiveScreen
 from .states import COLORS
 
@@ -31,12 +33,16 @@ SECONDS_FOR_OTHERS = 0.02  # between two bits of a long file
 
 
 class RunScreen(LiveScreen):
-    """A run as it learns. The mouse or the arrows move the crosshair, the wheel or + and - zoom."""
+    """A run as it learns. The mouse or the arrows move the crosshair, the wheel or + and - zoom.
+
+    Faint are the values under their average, and the learning rate to come. Where a run was resumed stands a dotted
+    line; what it had logged of steps that it then went through again is gray.
+    """
 
     AUTO_FOCUS = ""
     SECONDS_BETWEEN_LOOKS = 1.0
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "app.pop_screen", "Back", id="run.back", tooltip="back to the runs"),
+        Binding("escape", "back", "Back", id="run.back", tooltip="back to the runs"),
         Binding("s", "stop", "Stop", id="run.stop", tooltip="ask the run to save and stop, or for more"),
         Binding("r", "resume", "Resume", id="run.resume", tooltip="go on from the newest checkpoint"),
         Binding("e", "evaluate", "Evaluate", id="run.evaluate", tooltip="kNN or linear, on the newest checkpoint"),
@@ -45,18 +51,27 @@ class RunScreen(LiveScreen):
         Binding("y", "log", "Log y", id="run.log", tooltip="logarithmic or linear y"),
         Binding("m", "smooth", "Smooth", id="run.smooth", tooltip="moving average over 20, 100, 1 or 5 lines"),
         Binding("right_square_bracket", "page(1)", "More", id="run.more", tooltip="the next charts"),
-        Binding("left_square_bracket", "page(-1)", "Charts before", show=False, id="run.before"),
+        Binding(
+            "left_square_bracket", "page(-1)", "Charts before", show=False, id="run.before", tooltip="the charts before"
+        ),
         Binding("space", "pause", "Pause", id="run.pause", tooltip="hold the display still; the run goes on"),
-        Binding("left", "point(-1)", "Crosshair left", show=False, id="run.left"),
-        Binding("right", "point(1)", "Crosshair right", show=False, id="run.right"),
-        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", show=False, id="run.in"),
-        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="run.out"),
+        Binding("left", "point(-1)", "Crosshair left", show=False, id="run.left", tooltip="move the crosshair"),
+        Binding("right", "point(1)", "Crosshair right", show=False, id="run.right", tooltip="move the crosshair"),
+        Binding("plus,equals_sign", "zoom(0.5)", "Zoom in", show=False, id="run.in", tooltip="look closer"),
+        Binding("minus", "zoom(2.0)", "Zoom out", show=False, id="run.out", tooltip="look from further away"),
         Binding("z", "whole", "Whole", show=False, id="run.whole", tooltip="no zoom, no crosshair"),
         Binding("l", "next_log", "Log", id="run.log_next", tooltip="the next log: ranks, launcher, evaluations"),
         Binding("slash", "filter", "Filter log", show=False, id="run.filter", tooltip="only lines with these words"),
         Binding("f", "folder", "Folder", show=False, id="run.folder", tooltip="copy the folder's path, and open it"),
         *(
-            Binding(str(i + 1), f"only({i})", f"Only {plot.title}", show=False, id=f"run.only{i + 1}")
+            Binding(
+                str(i + 1),
+                f"only({i})",
+                f"Only {plot.title}",
+                show=False,
+                id=f"run.only{i + 1}",
+                tooltip="one chart alone, or all again",
+            )
             for i, plot in enumerate(PLOTS)
         ),
     ]
@@ -72,10 +87,14 @@ class RunScreen(LiveScreen):
         self.first_chart, self.only = 0, -1
         self.log_tail: LogTail | None = None
         self.log_words = ""
+        self._log_was_chosen = False
+        self._shown_log: LogTail | None = None
         self._shown_version = -1
         self._next_drawing = 0.0
         self._curves: dict[str, tuple[tuple[object, ...], list[Curve]]] = {}
-        self._cpu: dict[str, list[float]] = {}
+        self._machines = Machines()
+        self._with_figures: list[int] = []  # places in PLOTS
+        self._logs = 0
 
     def compose(self) -> ComposeResult:
         """From above: who and how far, machines, alarms, charts, log."""
@@ -86,9 +105,9 @@ class RunScreen(LiveScreen):
             for plot in PLOTS:
                 yield LineChart(plot.title, id=f"chart-{plot.key}")
         yield Static(id="logtitle")
-        yield RichLog(id="log", max_lines=2000, markup=False, highlight=False, wrap=False)
+        yield RichLog(id="log", max_lines=2000, markup=False, highlight=False, wrap=True, min_width=0)
         yield Input(placeholder="words that a line of the log holds", id="filter")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Read the run, again and again."""
@@ -105,13 +124,15 @@ class RunScreen(LiveScreen):
                 shown = time.monotonic()
                 self.post_message(self.HasRead())
             time.sleep(SECONDS_FOR_OTHERS)
-        if self.log_tail is None:
-            found = log_files(self.run_folder.logs)
-            self.log_tail = LogTail(found[0]) if found else None
+        found = log_files(self.run_folder.logs)
+        self._logs = len(found)
+        if found and not self._log_was_chosen and (self.log_tail is None or self.log_tail.path != found[0]):
+            self.log_tail = LogTail(found[0])  # the launcher's is there before the ranks'
 
     def on_resize(self) -> None:
-        """As many charts as there is room for."""
+        """As many charts as there is room for, and as long lines of the log."""
         self._arrange()
+        self.call_after_refresh(lambda: self._show_log(anew=True))
 
     def show(self) -> None:
         """Write the header; draw the charts if there is something new; nothing while the display is held still."""
@@ -123,25 +144,31 @@ class RunScreen(LiveScreen):
         if self._shown_version != self.feed.version and time.monotonic() >= self._next_drawing:
             begin = time.monotonic()
             self._shown_version = self.feed.version
-            self.draw()
+            if self._plots_with_figures() != self._with_figures:
+                self._arrange()
+            else:
+                self.draw()
             self._next_drawing = time.monotonic() + REST * (time.monotonic() - begin)
 
     def draw(self) -> None:
         """Draw the charts that are on the screen."""
-        facts = self.feed.facts
+        recipe = self.feed.facts.recipe
+        resumes = self.feed.resumes(self.axis)
         for plot, chart in self._charts():
             if not chart.display:
                 continue
+            levels = levels_of(plot, recipe)
             curves = self._curves_of(plot)
             chart.note, chart.x_name = self._note(plot), AXIS_NAMES[self.axis]
             log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
-            chart.show(curves, levels_of(plot, facts.recipe), span=self.span, crosshair=self.crosshair, log_y=log)
+            chart.show(curves, levels, span=self.span, crosshair=self.crosshair, log_y=log, marks_at=resumes)
 
     def _curves_of(self, plot: Plot) -> list[Curve]:
         """The curves of a chart, made anew only when there are new values or other wishes."""
         mark = (self.feed.version, self.axis, self.lines, self.feed.facts.recipe is None)
         if plot.key not in self._curves or self._curves[plot.key][0] != mark:
-            curves = curves_of(plot, self.feed, self.axis, self.lines)
+            curves = discarded_curves(plot, self.feed, self.axis)
+            curves += curves_of(plot, self.feed, self.axis, self.lines)
             recipe, steps = self.feed.facts.recipe, self.feed.facts.glance.get("steps")
             if plot.key == "rate" and recipe is not None and isinstance(steps, int) and curves:
                 ahead = future_rate(recipe, steps, self.feed, self.axis)
@@ -151,7 +178,7 @@ class RunScreen(LiveScreen):
 
     def _note(self, plot: Plot) -> str:
         if not self.feed.lines:
-            return "waiting for the first line of metrics.jsonl"
+            return "waiting for the first figures"
         recipe = self.feed.facts.recipe
         if plot.key == "contrastive" and recipe is not None and recipe.supervised:
             return "none: the run learns labels"
@@ -172,20 +199,30 @@ class RunScreen(LiveScreen):
         wide, high = self.size.width, self.size.height
         columns = 1 if self.only >= 0 else 1 if wide < 60 else 2 if wide < 110 else 3 if wide < 180 else 4
         rows = 1 if self.only >= 0 else 1 if high < 16 else 2 if high < 70 else 3
+        self._with_figures = shown = self._plots_with_figures()
         room = columns * rows
-        self.room = min(room, len(PLOTS))
+        self.room = min(room, len(shown))
         grid = self.query_one("#charts")
         grid.styles.grid_size_columns, grid.styles.grid_size_rows = columns, rows
-        first = self.first_chart if room < len(PLOTS) else 0
+        first = self.first_chart if room < len(shown) else 0
+        places = {which: (i - first) % len(shown) for i, which in enumerate(shown)}
         for i, (_, chart) in enumerate(self._charts()):
-            chart.display = i == self.only if self.only >= 0 else (i - first) % len(PLOTS) < room
+            chart.display = i == self.only if self.only >= 0 else places.get(i, room) < room
         self.draw()
+
+    def _plots_with_figures(self) -> list[int]:
+        """The charts that there is something for; the accuracies' says what is missing."""
+        return [
+            i
+            for i, plot in enumerate(PLOTS)
+            if not self.feed.lines or plot.key == "accuracy" or self.feed.has(*plot.columns)
+        ]
 
     def _show_head(self) -> None:
         g = self.feed.facts.glance
         recipe = self.feed.facts.recipe
         state = str(g.get("state", ""))
-        text = Text(f"{self.run_folder.name} ", style="bold")
+        text = Text().append(f"{self.run_folder.name} ", style="bold")
         text.append(state, style=f"bold {COLORS.get(state, '')}")
         if recipe is not None and g.get("epoch") is not None:
             text.append(f"  epoch {g['epoch']:.1f}/{recipe.training.epochs:g}")
@@ -195,43 +232,27 @@ class RunScreen(LiveScreen):
             text.append(f"  {duration(g['seconds_left'])} left", style="bold")
         if g.get("images_per_second"):
             text.append(f"  {short(g['images_per_second'])} images/s", style="dim")
+        text.append(f"  reading: {short(self.feed.lines)} lines so far" if self.feed.is_behind else "", style="yellow")
         text.append("  display paused" if self.paused else "", style="bold yellow")
+        text.append(f"  {self._view_in_words()}", style="dim")
         self.query_one("#head", Static).update(text)
-        self.query_one("#where", Static).update(Text(self._where(), no_wrap=True, overflow="ellipsis"))
+        self.query_one("#where", Static).update(Text(self._where()))
+
+    def _view_in_words(self) -> str:
+        average = f"average over {self.lines} lines" if self.lines > 1 else "not averaged"
+        axis = f", x in {AXIS_NAMES[self.axis]}" if self.axis != "step" else ""
+        return f"{average}{axis}{', log y' if self.log_y else ''}"
 
     def _where(self) -> str:
-        g, parts = self.feed.facts.glance, []
+        """What changes first, for a narrow screen cuts off the end."""
+        g, is_ascii = self.feed.facts.glance, self.app.marks == "ascii"
         recipe = self.feed.facts.recipe
+        parts = self._machines.in_words(self.feed.facts.machines, ascii_only=is_ascii)
         if recipe is not None:
             parts.append(f"{recipe.architecture.title} on {recipe.data.name}")
         if g.get("host"):
             parts.append(processes_on(g))
-        parts += [self._machine(host, line) for host, line in self.feed.facts.machines.items()]
-        average = f"average over {self.lines} lines" if self.lines > 1 else "not averaged"
-        parts.append(f"{'log y, ' if self.log_y else ''}{average}")
-        return "  ·  ".join(parts) if self.app.marks == "braille" else "  -  ".join(parts)
-
-    def _machine(self, host: str, line: dict[str, object]) -> str:
-        """CPU, memory and GPUs of a node; the CPU with its last minute."""
-        words = []
-        cpu = line.get("cpu")
-        if isinstance(cpu, float):
-            history = self._cpu.setdefault(host, [])
-            if not history or history[-1] != cpu:
-                history.append(cpu)
-            words.append(
-                f"CPU {spark([0.0, *history[-10:], 1.0], 12, ascii_only=self.app.marks == 'ascii')[1:-1]} {cpu:.0%}"
-            )
-        used, total = line.get("memory_used"), line.get("memory_total")
-        if isinstance(used, int) and isinstance(total, int):
-            words.append(f"{size(used)} of {size(total)}")
-        gpus = line.get("gpus")
-        for gpu in gpus if isinstance(gpus, list) else []:
-            if isinstance(gpu, dict):
-                words.append(f"GPU{gpu.get('index')}")
-                words += [f"{gpu['utilisation']:.0%}"] if is_number(gpu.get("utilisation")) else []
-                words += [size(gpu["memory_used"])] if is_number(gpu.get("memory_used")) else []
-        return " ".join(words)
+        return ("  -  " if is_ascii else "  ·  ").join(parts)
 
     def _show_alarms(self) -> None:
         facts = self.feed.facts
@@ -254,6 +275,14 @@ class RunScreen(LiveScreen):
         if self.log_tail is None:
             return
         changed = self.log_tail.look()
+        anew = anew or self._shown_log is not self.log_tail
+        self._shown_log = self.log_tail
+        only = f"   only: {self.log_words}" if self.log_words else ""
+        others = f"   l: the next of {self._logs} logs" if self._logs > 1 else ""
+        nothing = "" if self.log_tail.lines else "   nothing yet"
+        self.query_one("#logtitle", Static).update(
+            Text(f"{self.log_tail.path.name}{nothing}{only}{others}   /: filter")
+        )
         if not changed and not anew:
             return
         if anew:
@@ -262,11 +291,7 @@ class RunScreen(LiveScreen):
         wanted = self.log_words.lower().split()
         for line in lines if anew or self.log_tail.added else []:
             if all(word in line.lower() for word in wanted):
-                view.write(Text(line))
-        title = (
-            f"{self.log_tail.path.name}{f'   only: {self.log_words}' if self.log_words else ''}   l: next   /: filter"
-        )
-        self.query_one("#logtitle", Static).update(Text(title))
+                view.write(Text(line), width=view.scrollable_content_region.width or None)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What changes something is not there when only reading."""
@@ -296,7 +321,6 @@ class RunScreen(LiveScreen):
         """The next kind of x; zoom and crosshair would mean something else there."""
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
         self.span = self.crosshair = None
-        self.notify(f"x: {AXIS_NAMES[self.axis]}", timeout=2)
         self._changed()
 
     def action_log(self) -> None:
@@ -311,7 +335,7 @@ class RunScreen(LiveScreen):
 
     def action_page(self, by: int) -> None:
         """Other charts."""
-        self.first_chart = (self.first_chart + by * self.room) % len(PLOTS)
+        self.first_chart = (self.first_chart + by * self.room) % len(self._with_figures)
         self.only = (self.only + by) % len(PLOTS) if self.only >= 0 else -1
         self._arrange()
 
@@ -351,6 +375,7 @@ class RunScreen(LiveScreen):
             self.notify("the run has no logs yet", severity="warning")
             return
         now = self.log_tail.path if self.log_tail is not None else None
+        self._log_was_chosen = True
         self.log_tail = LogTail(found[(found.index(now) + 1) % len(found) if now in found else 0])
         self._show_log(anew=True)
 
@@ -369,7 +394,18 @@ class RunScreen(LiveScreen):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Filter the log."""
-        self.log_words = event.value
+        self._close_filter(event.value)
+
+    def action_back(self) -> None:
+        """Leave the filter, or the run."""
+        if self.query_one("#filter").has_class("open"):
+            self._close_filter("")
+        else:
+            self.app.pop_screen()
+
+    def _close_filter(self, words: str) -> None:
+        self.log_words = words
+        self.query_one("#filter", Input).value = words
         self.query_one("#filter").remove_class("open")
         self.set_focus(None)
         self._show_log(anew=True)
@@ -394,8 +430,8 @@ class RunScreen(LiveScreen):
         return self.span or self._whole_range()
 
     def _whole_range(self) -> tuple[float, float]:
-        ends = [(c.x[0], c.x[-1]) for c in self._curves_of(PLOTS[0]) if len(c.x) > 1]
-        return (float(ends[0][0]), float(ends[0][1])) if ends else (0.0, 1.0)
+        x = self.feed.axis(self.axis)
+        return (float(x[0]), float(x[-1])) if len(x) > 1 else (0.0, 1.0)
 
     def _changed(self) -> None:
         self._show_head()

@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.widgets import Footer, Input, Static
+from textual.widgets import Input, Static
 
 from simclr_plus.overview import recipe_title
 from simclr_plus.recipe import find_recipe
@@ -20,20 +20,21 @@ from ..feed import processes_on
 from ..run_list import Line, RunList
 from ..ticks import duration, percent, short, spark
 from .compare import CompareScreen
+from .key_bar import KeyBar
 from .live import LiveScreen
 from .rows import Rows
 from .states import COLORS
 
 WELCOME = """[b]Welcome to SimCLR+[/b]
 
-There is no run in {folder} yet.
+There is no run in the folder {folder} yet.
 
-[b]d[/b]  start the demo: it learns from 10,000 small images that ship with
-   the package, in minutes on two CPU cores, while you watch
-[b]n[/b]  choose a recipe, change its keys, see what it comes to, start it
+[b]d[/b]  the demo: it learns from 10,000 small images that are part
+   of the package, in minutes on two CPU cores; you watch
+[b]n[/b]  a recipe: change its keys, see what it comes to, start it
 
-Runs train by themselves: leave with [b]q[/b] whenever you like, they go on.
-[b]?[/b] shows the keys of every screen."""
+Runs train by themselves: leave with [b]q[/b] whenever you like,
+they go on. [b]?[/b] explains each screen and its keys."""
 
 
 def _value(key: str) -> Callable[[Line], Any]:
@@ -48,6 +49,14 @@ SORTS: dict[str, Callable[[Line], Any]] = {
     "kNN": lambda line: _minus(line.last.get("knn_accuracy")),
     "probe": lambda line: _minus(line.last.get("probe_accuracy")),
 }
+
+
+class RunRows(Rows):
+    """The runs."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select_cursor", "Open", id="runs.open", tooltip="the charts of the chosen run")
+    ]
 
 
 class RunsScreen(LiveScreen):
@@ -83,12 +92,12 @@ class RunsScreen(LiveScreen):
     def compose(self) -> ComposeResult:
         """A table, the chosen run in words, or a welcome."""
         yield Static(id="head")
-        yield Rows(id="runs")
+        yield RunRows(id="runs")
         with Vertical(id="welcome"):
             yield Static(WELCOME.format(folder=self.list.folder))
         yield Input(placeholder="words that the name or the state holds", id="filter")
         yield Static(id="about")
-        yield Footer()
+        yield KeyBar()
 
     def on_mount(self) -> None:
         """Say that there is something to wait for."""
@@ -139,8 +148,9 @@ class RunsScreen(LiveScreen):
                         table.update_cell(name, column, cell, update_width=True)
         self._columns, self._drawn = columns, rows
         alive = sum(line.state in ("running", "starting", "stopping") for line in self.lines)
-        text = Text(f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work", style="bold")
-        text.append(f"   {self.list.folder}   by {self.sort}", style="dim")
+        count = f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work"
+        text = Text().append(count if self.lines else "no runs yet", style="bold")
+        text.append(f"   {self.list.folder}{f'   by {self.sort}' if self.lines else ''}", style="dim")
         text.append(f"   only: {self.wanted} ({len(shown)})" if self.wanted else "", style="yellow")
         text.append(f"   {self.list.trouble}", style="red")
         self.query_one("#head", Static).update(text)
@@ -154,6 +164,8 @@ class RunsScreen(LiveScreen):
     def _fitting(self) -> list[str]:
         """The columns for the width at hand."""
         columns = ["", "run", "state", "progress", "loss", "probe", "kNN", "loss so far"]
+        if self.size.width < 60:
+            columns = ["", "run", "state", "loss"]
         if self.size.width >= 110:
             columns = ["", "run", "state", "progress", "left", "loss", "contrastive", "probe", "kNN", "images/s"]
             columns.append("loss so far")
@@ -167,7 +179,7 @@ class RunsScreen(LiveScreen):
             mark = "*" if self.app.marks == "ascii" else "●"
             return Text(mark if line.run.name in self.marked else " ", style="bold yellow")
         if column == "run":
-            longest = 24 if self.size.width < 110 else 40
+            longest = 16 if self.size.width < 60 else 24 if self.size.width < 110 else 40
             return line.run.name if len(line.run.name) <= longest else f"{line.run.name[: longest - 2]}.."
         if column == "state":
             return Text(line.state, style=COLORS.get(line.state, ""))
@@ -210,8 +222,10 @@ class RunsScreen(LiveScreen):
     def _show_chosen(self) -> None:
         line = self.chosen()
         if line is None:
+            if self.wanted:
+                self.query_one("#about", Static).update("no run holds these words; escape shows all")
             return
-        text = Text(line.run.name, style="bold")
+        text = Text().append(line.run.name, style="bold")
         text.append(f"  {line.state}", style=COLORS.get(line.state, ""))
         why = str(line.glance.get("why") or line.trouble or "")
         if why:
