@@ -175,7 +175,7 @@ def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tu
     os.close(lock)
 
 
-def test_a_run_that_learns_labels_has_no_contrastive_chart_and_may_lower_its_rank(tmp_path: Path) -> None:
+def test_a_run_that_learns_labels_may_lower_its_rank(tmp_path: Path) -> None:
     for name, overrides in (("labels", ["loss.name=cross_entropy"]), ("views", [])):
         run = create_run(load_recipe("demo", overrides), tmp_path, name)
         run.log_event("start", steps=400, processes=1, host="here")
@@ -188,14 +188,13 @@ def test_a_run_that_learns_labels_has_no_contrastive_chart_and_may_lower_its_ran
         for name in ("labels", "views"):
             screen = RunScreen(Run(tmp_path / name))
             await app.push_screen(screen)
-            chart = screen.query_one("#chart-contrastive", LineChart)
-            await until(pilot, lambda chart=chart: chart.drawings > 0 and bool(chart.curves or chart.note))
+            chart = screen.query_one("#chart-loss", LineChart)
+            await until(pilot, lambda chart=chart: chart.drawings > 0 and bool(chart.curves))
             await until(pilot, lambda screen=screen: screen.feed.lines == 40 and screen.feed.facts.recipe is not None)
             screen.show()
             await pilot.pause(0.1)
-            seen[name] = (chart.note, "collapse" in screen_text(app), "chance" in screen_text(app))
-        assert seen["labels"] == ("none: the run learns labels", False, False)
-        assert seen["views"][1:] == (True, True)
+            seen[name] = ("collapse" in screen_text(app), "chance" in screen_text(app))
+        assert seen == {"labels": (False, False), "views": (True, True)}
 
     drive(SimclrPlusApp(tmp_path), steps, (200, 60))
 
@@ -464,7 +463,7 @@ async def whole_keys(app: Any, pilot: Pilot[None]) -> list[str]:
 
 
 def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> None:
-    run = create_run(load_recipe("demo"), tmp_path, "supervised")
+    run = create_run(load_recipe("demo", ["loss.name=cross_entropy"]), tmp_path, "supervised")
     run.log_event("start", steps=400, processes=1)
     for i in range(1, 41):
         run.log_metrics({k: v for k, v in line(i * 10).items() if not k.startswith("contrastive")})
@@ -478,7 +477,7 @@ def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> N
         assert "chart-contrastive" not in shown and len(shown) == 6
         assert not chart.levels and "chance" not in screen_text(app)
         await pilot.press("2")  # asked for, it says why it is empty
-        await until(pilot, lambda: "writes no such figure" in screen_text(app))
+        await until(pilot, lambda: "the run learns labels" in screen_text(app))
 
     drive(SimclrPlusApp(tmp_path), steps)
 
