@@ -134,7 +134,8 @@ def test_a_preview_shows_the_operations_of_a_study_on_the_views_that_have_them(
     first, solarized = a[4:228, 232:-4], b[4:228, 232:-4]
     view = np.arange(first.shape[1]) % 228 < 224  # not the gap
     expected = np.asarray(ImageOps.solarize(Image.fromarray(first), 128))
-    assert (solarized[:, view] == expected[:, view]).all() and (solarized != first).any()
+    off = np.abs(solarized[:, view].astype(int) - expected[:, view])  # 1 where halves are rounded
+    assert off.max() <= 1 and off.mean() < 0.01 and (solarized != first).any()
 
 
 def test_a_run_prints_plain_lines_where_there_is_no_terminal(
