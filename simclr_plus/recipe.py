@@ -132,6 +132,11 @@ class Augmentation(_Section):
         Field(description="operations change both views of a pair, or the first alone (Figure 5)"),
     ] = "both"
     operation_prob: Annotated[Share, Field(description="probability of each of the operations, for each view")] = 1.0
+    cutout_side: Annotated[Share, Field(description="cutout: side of the gray square as a share of the view's")] = 0.5
+    noise_deviation: Annotated[
+        float, Field(ge=0, description="noise: standard deviation, of values in [0, 1]; unpublished, as the next")
+    ] = 0.1
+    solarize_from: Annotated[Share, Field(description="solarize: values from here on are inverted")] = 0.5
     same_crop: Annotated[
         bool,
         Field(description="before the operations both views are the same: one draw of all of the above (Figure 5)"),
@@ -358,6 +363,9 @@ class Recipe(_Section):
             operations_on=a.operations_on,
             operation_prob=a.operation_prob,
             same_crop=a.same_crop,
+            cutout_side=a.cutout_side,
+            noise_deviation=a.noise_deviation,
+            solarize_from=a.solarize_from,
         )
 
     @property

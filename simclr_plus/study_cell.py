@@ -6,55 +6,117 @@ python -m simclr_plus.study_cell FOLDER CELL --processes N     CELL: its name, o
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import signal
 import socket
+import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.launch import launch
 from simclr_plus.processes import die_with_parent
 from simclr_plus.runs import Run, join_run
-from simclr_plus.states import state_of
+from simclr_plus.states import ALIVE, state_of
 from simclr_plus.studies.study import Cell
 from simclr_plus.study_runs import PlannedStudy, open_study
+from simclr_plus.supervisor import INTERRUPTED
+from simclr_plus.tail import Tail
 from simclr_plus.whole_files import write_text_whole
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_cell(planned: PlannedStudy, cell: Cell, processes: int) -> int:
-    """Train and measure; returns 0, or the code with which the training was stopped."""
+    """Train and measure; returns 0, or the code with which it was stopped. Another process on it is waited for."""
     folder = planned.runs / cell.name
     with suppress(OSError):
         folder.rmdir()  # killed before the recipe was in it
     run = join_run(cell.recipe, planned.runs, cell.name)
-    while state_of(run).is_alive:  # its study was killed, the run was not
-        time.sleep(SECONDS_BETWEEN_LOOKS)
-    if not _is_trained(run):
-        code = launch(run, processes, quiet=True)
-        if code:
-            return code
-    from simclr_plus.distributed import start
+    with _alone(run):
+        if planned.is_done(cell):
+            return 0
+        _wait_for_supervisor(run)
+        if not _is_trained(run):
+            code = launch(run, processes, quiet=True)
+            if code:
+                return code
+        if processes > 1:
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+            command += ["--nproc-per-node", str(processes)]
+            command += ["-m", "simclr_plus.study_cell", str(planned.path), cell.name, "--measure"]
+            code = subprocess.run(command, check=False).returncode
+            if code:
+                return code
+        else:
+            measure(planned, cell)
+        _write_result(planned, cell, run)
+    return 0
+
+
+def measure(planned: PlannedStudy, cell: Cell) -> None:
+    """Write results/measure_NAME.json for each measure that has none yet; several processes share the work."""
+    from simclr_plus.distributed import rank, start
     from simclr_plus.studies.measures import measured
 
-    started = time.monotonic()
-    numbers = measured(run, cell.measures, planned.scale, start(cell.recipe.training.device))
+    run, device = Run(planned.runs / cell.name), start(cell.recipe.training.device)
+    for name in cell.measures:
+        file = _measure_file(run, name)
+        if not file.is_file():
+            started = time.monotonic()
+            numbers = measured(run, name, planned.scale, device)
+            if rank() == 0:
+                text = json.dumps({"numbers": numbers, "seconds": time.monotonic() - started}, indent=2)
+                write_text_whole(file, text + "\n")
+
+
+def _measure_file(run: Run, name: str) -> Path:
+    return run.results / f"measure_{name}.json"
+
+
+def _write_result(planned: PlannedStudy, cell: Cell, run: Run) -> None:
+    """The file that says that the cell is done."""
+    from simclr_plus.datasets import TEST, TRAIN, open_images
+
+    measures = [json.loads(_measure_file(run, name).read_text(encoding="utf-8")) for name in cell.measures]
     lines = run.metrics()
+    train, test = open_images(cell.recipe.data, TRAIN), open_images(cell.recipe.data, TEST)
     result = {
         "schema": 1,
         "place": dict(cell.place),
         "seed": cell.seed,
-        "numbers": numbers,
+        "numbers": {key: value for found in measures for key, value in found["numbers"].items()},
         "images": lines[-1]["images"] if lines else 0,
+        "data": {"name": train.name, "train": len(train), "test": len(test), "classes": len(train.classes)},
         "seconds_training": _seconds_of_training(run),
-        "seconds_measuring": time.monotonic() - started,
+        "seconds_measuring": sum(found["seconds"] for found in measures),
         "host": socket.gethostname(),
     }
     write_text_whole(planned.result_file(cell), json.dumps(result, indent=2) + "\n")
-    return 0
+
+
+@contextmanager
+def _alone(run: Run) -> Iterator[None]:
+    """Hold the cell: a second study on the same folder, here or where the file system's locks reach, waits its turn."""
+    with (run.path / "cell.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _wait_for_supervisor(run: Run) -> None:
+    """Of a study that was killed: its run goes on alone. Interrupted while waiting, it is asked to save and stop."""
+    if state_of(run).name in ALIVE:
+        print(f"waiting for {run.path}, which is being trained", flush=True)
+    try:
+        while state_of(run).name in ALIVE:
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except KeyboardInterrupt:
+        run.ask_to_stop()
+        raise
 
 
 def find_cell(planned: PlannedStudy, which: str) -> Cell:
@@ -72,35 +134,43 @@ def _is_trained(run: Run) -> bool:
 
 
 def _seconds_of_training(run: Run) -> float:
-    """From each start to the end that followed it, waiting between them left out."""
-    seconds, began = 0.0, 0.0
-    for event in run.events():
-        if event.get("event") in ("start", "resume"):
-            began = event["time"]
-        elif event.get("event") == "exit" and began:
-            seconds, began = seconds + event["time"] - began, 0.0
+    """From each start to the end that followed it, or to the last logged step where it was killed."""
+    begins = [event["time"] for event in run.events() if event.get("event") in ("start", "resume")]
+    ends = [event["time"] for event in run.events() if event.get("event") == "exit"]
+    ends += [line["time"] for line in Tail(run.metrics_file).read()]
+    seconds = 0.0
+    for begin, following in zip(begins, [*begins[1:], float("inf")], strict=True):
+        seconds += max((end for end in ends if begin <= end < following), default=begin) - begin
     return seconds
 
 
 def main() -> None:
     """Entry of a cell's process."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's background has it ignored
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("cell")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--parent", type=int, default=0)
+    parser.add_argument("--measure", action="store_true", help="the measures alone, of a trained cell, under torchrun")
     given = parser.parse_args()
     if given.parent:
         die_with_parent(given.parent)
     try:
         planned = open_study(given.folder)
         cell = find_cell(planned, given.cell)
+        if given.measure:
+            measure(planned, cell)
+            from simclr_plus.distributed import stop
+
+            stop()
+            return
         sys.exit(0 if planned.is_done(cell) else run_cell(planned, cell, given.processes))
     except SimclrPlusError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from simclr_plus.states import state_of
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.study import Cell, Study
+from simclr_plus.supervisor import INTERRUPTED, PREEMPTED
 from simclr_plus.whole_files import write_text_whole
 
 SECONDS_BETWEEN_LOOKS = 0.2
@@ -101,13 +102,16 @@ def record(planned: PlannedStudy, seeds: int) -> None:
     file = planned.path / "study.json"
     said = {"schema": 1, "study": planned.study.name, "scale": planned.scale, "recipe": planned.recipe.to_toml()}
     if file.is_file():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        other = [key for key in said if before.get(key) != said[key]]
+        before = open_study(planned.path)
+        was, now = {"study": before.study.name, "scale": before.scale}, {k: said[k] for k in ("study", "scale")}
+        was |= _by_keys(before.recipe)  # read anew: a later version may have more keys
+        now |= _by_keys(planned.recipe)
+        other = [f"{key} = {was[key]} (now {now[key]})" for key in was if was[key] != now[key]]
         if other:
             raise RecipeError(
-                f"{planned.path} holds a study of another {' and '.join(other)}; give the same, or a new --name"
+                f"{planned.path} holds a study with {'; '.join(other)}; give the same again, or another --name"
             )
-        seeds = max(seeds, int(before["seeds"]))
+        seeds = max(seeds, *(cell.seed + 1 for cell in before.cells))
     planned.path.mkdir(parents=True, exist_ok=True)
     write_text_whole(file, json.dumps({**said, "seeds": seeds}, indent=2) + "\n")
 
@@ -122,6 +126,13 @@ def open_study(path: Path) -> PlannedStudy:
     recipe = parse_recipe(said["recipe"], origin=str(file))
     study = find_study(said["study"])
     return plan_study(path, study, said["scale"], said["seeds"], recipe)
+
+
+def _by_keys(recipe: Recipe) -> dict[str, Any]:
+    """Every value by its dotted key."""
+    dumped = recipe.model_dump(exclude={"about"})
+    sections = {k: v for k, v in dumped.items() if isinstance(v, dict)}
+    return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
 
 
 def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequence[str], say: Say) -> list[str]:
@@ -146,8 +157,8 @@ def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequ
                 if planned.is_done(cell):
                     left = (time.monotonic() - started) / done * (total - done)
                     say(f"{done}/{total} {cell.name}: {_told(planned, cell)}; about {left / 60:.0f} min left")
-                elif not asked:
-                    failures.append(f"{cell.name}: {_why(planned, cell)}")
+                elif not asked or process.returncode not in (PREEMPTED, INTERRUPTED, -signal.SIGKILL):
+                    failures.append(f"{cell.name}: {why_missing(planned, cell)}")
                     say(f"{done}/{total} {failures[-1]}")
             if asked and not working:
                 raise KeyboardInterrupt
@@ -162,12 +173,18 @@ def submit_cells(planned: PlannedStudy, allocation: slurm.Allocation, at_once: i
     numbers = [number for number, cell in enumerate(whole.cells) if cell.name in missing]
     if not numbers:
         raise RecipeError(f"every cell of {planned.path} is done; --report writes the report")
+    note = planned.path / "slurm_job"
+    before = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    if before and slurm.state_of_job(before) in (slurm.PENDING, slurm.ACTIVE):
+        raise RecipeError(f"job {before} works on {planned.path}; wait for it, or end it with scancel {before}")
     (planned.path / "logs").mkdir(exist_ok=True)
     script = planned.path / "slurm.sh"
     command = _command(planned.path.resolve(), allocation.processes)
     text = slurm.array_script(planned.path.name, planned.path, command, numbers, allocation, at_once=at_once)
     write_text_whole(script, text)
-    return slurm.submit(script)
+    job = slurm.submit(script)
+    write_text_whole(note, f"{job}\n")
+    return job
 
 
 def _command(path: Path, processes: int) -> list[str]:
@@ -182,7 +199,7 @@ def _start(
     logs = planned.path / "logs"
     logs.mkdir(exist_ok=True)
     environment = {"OMP_NUM_THREADS": str(max(1, cpu_count() // (at_once * processes))), **os.environ}
-    if gpus:
+    if gpus:  # at_once times processes of them, see study_verbs
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[slot * processes : (slot + 1) * processes])
     with (logs / f"{cell.name}.log").open("wb") as log:
         return subprocess.Popen(
@@ -218,15 +235,15 @@ def _told(planned: PlannedStudy, cell: Cell) -> str:
     return f"{', '.join(figures)} ({result['seconds_training'] + result['seconds_measuring']:.0f} s)"
 
 
-def _why(planned: PlannedStudy, cell: Cell) -> str:
-    """Why a cell failed: what its run says, else the last words of its log."""
+def why_missing(planned: PlannedStudy, cell: Cell) -> str:
+    """Why a cell is not done: what its run says, else the last words of its log; empty where it never began."""
     run = Run(planned.runs / cell.name)
-    state = state_of(run) if run.exists else None
-    if state is not None and state.name == "failed":
-        return f"failed: {state.why}"
     log = planned.path / "logs" / f"{cell.name}.log"
     words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    return f"failed: {words[-1] if words else 'it said nothing'} (see {log})"
+    if words:
+        return f"failed: {words[-1].removeprefix('error: ')} (see {log})"
+    state = state_of(run) if run.exists else None
+    return "" if state is None else f"{state.name}{f': {state.why}' if state.why else ''}"
 
 
 def require_all(failures: Sequence[str], planned: PlannedStudy) -> None:

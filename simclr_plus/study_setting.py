@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from statistics import median
 
-from simclr_plus.datasets import TEST, TRAIN, open_images
-from simclr_plus.runs import Run
-from simclr_plus.states import state_of
 from simclr_plus.studies.study_report import Setting
-from simclr_plus.study_runs import PlannedStudy
+from simclr_plus.study_runs import PlannedStudy, why_missing
 
 
 def setting_of(planned: PlannedStudy) -> Setting:
     """The facts of a study's folder."""
     recipe, results = planned.recipe, planned.results()
-    train, test = open_images(recipe.data, TRAIN), open_images(recipe.data, TEST)
+    sets = {json.dumps(result["data"]): result["data"] for _, result in results}
     images = sorted({int(result["images"]) for _, result in results})
     seeds = sorted({cell.seed for cell, _ in results})
     seconds = [result["seconds_training"] + result["seconds_measuring"] for _, result in results]
@@ -23,7 +21,10 @@ def setting_of(planned: PlannedStudy) -> Setting:
     facts = [
         ("scale", planned.scale),
         ("cells measured", f"{len(results)} of {len(planned.cells)}, seeds {', '.join(map(str, seeds)) or 'none'}"),
-        ("data", f"{train.name}: {len(train):,} training and {len(test):,} test images, {len(train.classes)} classes"),
+        *(
+            ("data", f"{d['name']}: {d['train']:,} training and {d['test']:,} test images, {d['classes']} classes")
+            for d in sets.values()
+        ),
         (
             "network",
             f"{recipe.architecture.title} at {recipe.augmentation.image_size} pixels, unless an axis says other",
@@ -40,9 +41,8 @@ def setting_of(planned: PlannedStudy) -> Setting:
             ("time", f"{median(seconds):.0f} s a cell (median), {sum(seconds) / 3600:.1f} h of all cells together")
         )
         facts.append(("machines", f"{len(hosts)}"))
-    missing = [
-        f"{cell.name}: {state.name}{f', {state.why}' if state.why else ''}"
-        for cell in planned.missing()
-        for state in [state_of(Run(planned.runs / cell.name))]
-    ]
+    reasons = {cell.name: why_missing(planned, cell) for cell in planned.missing()}
+    missing = [f"{name}: {why}" for name, why in reasons.items() if why]
+    if len(missing) < len(reasons):
+        missing.append(f"{len(reasons) - len(missing)} cells that have not been run")
     return Setting(tuple(facts), tuple(missing))

@@ -9,6 +9,7 @@ import typer
 
 from simclr_plus.errors import RecipeError
 from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.run_verbs import Account, Memory, Partition, Sbatch, TimeLimit
 from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ def study(
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit the missing cells to SLURM as an array.")] = False,
     gpus: Annotated[int, typer.Option(min=0, help="SLURM: GPUs of a cell.")] = 0,
     cpus: Annotated[int, typer.Option(min=0, help="SLURM: cores of a cell.")] = 0,
-    time_limit: Annotated[str, typer.Option("--time", help="SLURM: time limit of a cell, e.g. 1-00:00:00.")] = "",
-    partition: Annotated[str, typer.Option(help="SLURM: partition.")] = "",
-    sbatch: Annotated[list[str] | None, typer.Option(help="SLURM: a further option of sbatch.")] = None,
+    time_limit: TimeLimit = "",
+    partition: Partition = "",
+    account: Account = "",
+    memory: Memory = "",
+    sbatch: Sbatch = None,
     report_only: Annotated[bool, typer.Option("--report", help="Run nothing; report what is there.")] = False,
     runs: RunsFolder = RUNS,
     dry_run: DryRun = False,
@@ -45,8 +48,9 @@ def study(
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
     from simclr_plus.launch import process_count
+    from simclr_plus.slurm import Allocation
     from simclr_plus.studies.catalogue import find_study
-    from simclr_plus.study_runs import open_study, plan_study, record, require_all, run_cells
+    from simclr_plus.study_runs import open_study, plan_study, record, require_all, run_cells, submit_cells
 
     if not study_name:
         _list_studies(as_json)
@@ -54,36 +58,72 @@ def study(
     chosen = find_study(study_name)
     path = runs / (name or f"study-{chosen.name}")
     if report_only:
-        _report(open_study(path), as_json)
+        found = open_study(path)
+        if found.study is not chosen:
+            raise RecipeError(f"{path} holds the study {found.study.name}, not {chosen.name}")
+        _report(found, as_json)
         return
+    if not slurm and (gpus or cpus or time_limit or partition or account or memory or sbatch):
+        raise RecipeError("--gpus, --cpus, --time, --partition, --account, --memory and --sbatch go with --slurm")
     base, count = _base(chosen, scale, recipe, overrides or []), seeds or chosen.seeds[scale]
     planned = plan_study(path, chosen, scale, count, base, where or ())
-    processes = process_count(nproc)
-    ids = _gpu_ids()
-    at_once = at_once or _room(ids, processes)
+    processes = process_count(str(gpus or 1) if slurm and nproc == "gpu" else nproc)
+    ids = [] if slurm else _gpu_ids()
+    asked = max(1, at_once) * processes
+    if ids and asked > len(ids):
+        raise RecipeError(f"--at-once {max(1, at_once)} --nproc {processes} asks for {asked} GPUs; here are {len(ids)}")
     if dry_run:
-        _show_plan(planned, at_once, processes, as_json)
+        _show_plan(planned, at_once or _room(ids, processes), processes, as_json)
         return
+    _look_at_colors(planned)
     record(planned, count)
-    if slurm:
-        from simclr_plus.slurm import Allocation
-        from simclr_plus.study_runs import submit_cells
-
-        allocation = Allocation(
-            processes=processes, gpus=gpus, cpus=cpus, time=time_limit, partition=partition, extra=tuple(sbatch or ())
-        )
-        job = submit_cells(planned, allocation, at_once if at_once and not ids else 0)
-        say(f"{len(planned.missing())} cells are submitted as job {job}; when they are done, for the report: ")
-        say(f"  simclr-plus study {chosen.name} --name {path.name} --report --runs {runs}")
-        if as_json:
-            print_json({"schema": 1, "study": str(path), "job": job, "cells": len(planned.missing())})
-        return
     missing = planned.missing()
+    if slurm:
+        allocation = Allocation(
+            processes=processes,
+            gpus=gpus,
+            cpus=cpus,
+            time=time_limit,
+            partition=partition,
+            account=account,
+            memory=memory,
+            extra=tuple(sbatch or ()),
+        )
+        job = submit_cells(planned, allocation, at_once)
+        say(f"{len(missing)} cells are submitted as job {job}; when they are done, for the report:")
+        say(f"  simclr-plus study {chosen.name} --name {path.name} --runs {runs} --report")
+        if as_json:
+            print_json({"schema": 1, "study": str(path), "job": job, "cells": len(missing)})
+        return
+    at_once = at_once or _room(ids, processes)
     if missing:
         say(f"{path}: {len(missing)} of {len(planned.cells)} cells to run, {min(at_once, len(missing))} at a time")
     failures = run_cells(planned, at_once=at_once, processes=processes, gpus=ids, say=say)
     _report(open_study(path), as_json)
     require_all(failures, planned)
+
+
+def _look_at_colors(planned: PlannedStudy) -> None:
+    """Refuse cells that gray images cannot answer, before they are trained; say so where they answer little."""
+    from simclr_plus.datasets import TRAIN, open_images
+
+    images = open_images(planned.recipe.data, TRAIN)
+    spread = 0
+    for index in range(min(64, len(images))):
+        pixels = images.read(index)
+        spread = max(spread, int((pixels.max(axis=2) - pixels.min(axis=2)).max()))
+    if spread:
+        return
+    asking = [cell for cell in planned.cells if cell.needs_color]
+    if asking:
+        (axis,) = asking[0].place
+        others = dict.fromkeys(f"{cell.place[axis]}" for cell in planned.cells if not cell.needs_color)
+        raise RecipeError(
+            f"{images.name} holds gray images, which cannot teach {asking[0].place[axis]}: name a set in colour "
+            f"(data.name=folder data.root=FOLDER), or leave it out: --where {axis}={','.join(others)}"
+        )
+    if planned.study.asks_for_color:
+        say(f"note: {images.name} holds gray images; this study asks for colour, so that they answer little")
 
 
 def _base(chosen: Study, scale: str, recipe: str, overrides: list[str]) -> Recipe:
@@ -110,12 +150,10 @@ def _gpu_ids() -> list[str]:
 
 
 def _room(gpus: list[str], processes: int) -> int:
+    """Cells side by side: as many as GPUs, or cores, allow."""
     from simclr_plus.runs import cpu_count
 
-    room = (len(gpus) or cpu_count()) // processes
-    if gpus and not room:
-        raise RecipeError(f"--nproc {processes}: there are {len(gpus)} GPUs here; give {len(gpus)} or less")
-    return max(1, room)
+    return max(1, (len(gpus) or cpu_count()) // processes)
 
 
 def _list_studies(as_json: bool) -> None:

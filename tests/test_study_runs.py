@@ -14,7 +14,10 @@ import pytest
 import slurm_cluster
 from launching import CLI, environment, processes_naming, wait_for
 
-from simclr_plus.studies.catalogue import STUDIES
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import create_run
+from simclr_plus.studies.catalogue import STUDIES, find_study
+from simclr_plus.study_runs import plan_study, record
 
 # networks of 8 to 64 channels on 64 images for one or two steps
 SMOKE = [
@@ -86,13 +89,30 @@ def test_every_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:
-    """The embedded images are gray, so that no network can tell color from gray."""
-    done = study(tmp_path, "what-h-keeps", *SMOKE, "--seeds", "1", "--where", "task=color_or_gray,rotation")
+    """A run of another recipe lies in its place."""
+    folder = tmp_path / "runs" / "study-temperature"
+    create_run(load_recipe("demo"), folder / "cells", "yes_0.5_seed0")
+    done = study(tmp_path, "temperature", *SMOKE, "--seeds", "1", "--where", "temperature=0.1,0.5")
     assert done.returncode == 1
-    assert "1 of 2 cells failed" in done.stderr and "color_or_gray_seed0: failed: " in done.stderr
-    assert "holds gray images alone" in done.stderr
-    report = (tmp_path / "runs" / "study-what-h-keeps" / "report.md").read_text()
-    assert "cells measured: 1 of 4" in report and "color_or_gray_seed0" in report
+    assert "1 of 2 cells failed" in done.stderr and "yes_0.5_seed0: failed: " in done.stderr
+    assert "has another recipe" in done.stderr
+    report = (folder / "report.md").read_text()
+    assert "cells measured: 1 of 6" in report and "yes_0.5_seed0: failed: run" in report
+    assert "4 cells that have not been run" in report
+
+
+def test_gray_images_are_refused_where_colour_is_asked_for_before_anything_is_trained(tmp_path: Path) -> None:
+    done = study(tmp_path, "what-h-keeps", *SMOKE)
+    assert done.returncode == 2 and "--where task=rotation,corrupted,sobel" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_options_of_slurm_and_of_another_study_are_not_passed_over(tmp_path: Path) -> None:
+    assert "go with --slurm" in study(tmp_path, "temperature", *SMOKE, "--time", "60").stderr
+    planned = plan_study(tmp_path / "runs" / "x", find_study("losses"), "small", 1, load_recipe("study"))
+    record(planned, 1)
+    other = study(tmp_path, "temperature", "--name", "x", "--report")
+    assert other.returncode == 2 and "holds the study losses, not temperature" in other.stderr
 
 
 def results(folder: Path) -> dict[str, float]:
@@ -162,7 +182,7 @@ def test_slurm_runs_the_missing_cells_as_an_array(cluster: slurm_cluster.Cluster
     folder = tmp_path / "runs" / "study-temperature"
     done = ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.05", "--slurm")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["cells"] == 1 and "--array=0%" in (folder / "slurm.sh").read_text()
+    assert json.loads(done.stdout)["cells"] == 1 and "--array=0\n" in (folder / "slurm.sh").read_text()
     wait_for(lambda: len(results(folder)) == 1, "the first cell")
     rest = ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.05,0.1,10.0", "--slurm")
     assert json.loads(rest.stdout)["cells"] == 2 and "--array=1,4" in (folder / "slurm.sh").read_text()

@@ -27,7 +27,8 @@ class ViewLaw:
     paper's words), n > 0 for groups of n images of the global batch (the authors' code: the batch of one device).
     evaluation_crop: share of the shorter side that an evaluated encoder is shown (authors: 7/8 above 32 pixels).
     operations: names in study_operations.py, done to a finished view in this order, each with operation_prob; to the
-    views of "both" branches or of the "first" alone. same_crop: all views of an image begin from one draw.
+    views of "both" branches or of the "first" alone. same_crop: all views of an image begin from one draw. cutout_side:
+    of the square, as a share of the view's. noise_deviation, solarize_from: of values in [0, 1].
     """
 
     size: int = 224
@@ -50,6 +51,9 @@ class ViewLaw:
     operations_on: str = "both"
     operation_prob: float = 1.0
     same_crop: bool = False
+    cutout_side: float = 0.5
+    noise_deviation: float = 0.1
+    solarize_from: float = 0.5
 
     def __post_init__(self) -> None:
         if self.size < 8:
@@ -79,6 +83,11 @@ class ViewLaw:
                 raise ValueError(f"operations: {name!r} is unknown; use some of {OPERATIONS}")
         if self.operations_on not in BRANCHES:
             raise ValueError(f"operations_on = {self.operations_on!r} is unknown; use one of {BRANCHES}")
+        if not self.noise_deviation >= 0:
+            raise ValueError(f"noise_deviation = {self.noise_deviation} is no standard deviation; use 0 or more")
+        for name in ("cutout_side", "solarize_from"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} is no share; use a value from 0 to 1")
         for name in ("flip_prob", "jitter_prob", "gray_prob", "blur_prob", "operation_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} is no probability; use a value from 0 to 1")

@@ -22,10 +22,7 @@ from simclr_plus.augmentations.finishing import IMAGES_AT_ONCE, finish_views
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.operations import crop_and_resize, gaussian_blur
 
-CUTOUT_SIDE = 1 / 2  # of the view's: 16 of 32 pixels, as DeVries & Taylor (2017) cut CIFAR-10
 CUTOUT_FILL = 0.5
-NOISE_DEVIATION = 0.1
-SOLARIZE_FROM = 0.5
 SOBEL_LARGEST = 4.0  # of an upright edge from black to white
 
 _OWN = {"jitter_prob": 0.8, "gray_prob": 0.2, "blur_prob": 1.0, "blur_sigma_group": 0}  # whatever the ordinary law has
@@ -109,9 +106,12 @@ def blur(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:
 
 
 def cutout(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:
-    """A gray square of half the view's side; its centre is any pixel, so that a part of it may fall outside."""
+    """A gray square; its centre is any pixel, so that a part of it may fall outside.
+
+    By default half of the view's side: 16 of 32 pixels, as DeVries & Taylor (2017) cut CIFAR-10.
+    """
     size = images.shape[3]
-    side = int(size * CUTOUT_SIDE)
+    side = int(size * law.cutout_side)
     pixels = torch.arange(size, device=images.device)
 
     def within(word: int) -> Tensor:
@@ -144,14 +144,14 @@ def edges(images: Tensor) -> Tensor:
 
 
 def noise(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:
-    """Gaussian noise of deviation 0.1, each number of each image its own, cut to [0, 1]."""
+    """Gaussian noise, each number of each image its own, cut to [0, 1]."""
     keys = _beside(images, draws.words[:, 1:3].astype(np.int64))
-    return (images + NOISE_DEVIATION * standard_normal(keys, images[0].numel()).view_as(images)).clamp(0, 1)
+    return (images + law.noise_deviation * standard_normal(keys, images[0].numel()).view_as(images)).clamp(0, 1)
 
 
 def solarize(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:
-    """Values from 0.5 on are inverted."""
-    return torch.where(images < SOLARIZE_FROM, images, 1 - images)
+    """Values from the law's threshold on are inverted."""
+    return torch.where(images < law.solarize_from, images, 1 - images)
 
 
 def motion_blur(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:

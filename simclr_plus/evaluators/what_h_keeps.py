@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
+from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.operations import to_grayscale
-from simclr_plus.augmentations.study_operations import NOISE_DEVIATION, edges
+from simclr_plus.augmentations.study_operations import edges
 from simclr_plus.datasets import Images, held_out_indices
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject
@@ -36,11 +37,11 @@ COLOURLESS = 0.5 / 255  # no image shows more between its channels: there is not
 
 @dataclass(frozen=True)
 class Task:
-    """What an image may be, how likely each is, and (images [B, 3, S, S], classes [B], draws) -> images as shown."""
+    """What an image may be, how likely each is, and (images [B, 3, S, S], classes [B], draws, law) -> what is shown."""
 
     classes: tuple[str, ...]
     shares: tuple[float, ...]
-    shown: Callable[[Tensor, Tensor, Sequence[np.random.Generator]], Tensor]
+    shown: Callable[[Tensor, Tensor, Sequence[np.random.Generator], ViewLaw], Tensor]
 
 
 def predict_transformation(
@@ -106,7 +107,7 @@ def _of_transformed(
         most = max(most, float((crops.amax(dim=1) - crops.amin(dim=1)).max()))
         keys = ([seed, int(i)] for i in indices)
         draws = [np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, part])) for key in keys]
-        return task.shown(crops, torch.from_numpy(drawn[indices]), draws)
+        return task.shown(crops, torch.from_numpy(drawn[indices]), draws, subject.law)
 
     labelled = replace(images, labels=drawn, classes=task.classes)
     features, seen = features_of(subject.encoder, labelled, subject.law, device=device, change=change)
@@ -150,22 +151,22 @@ def _trained(
     return best, chosen
 
 
-def _color_or_gray(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator]) -> Tensor:
+def _color_or_gray(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator], _law: ViewLaw) -> Tensor:
     return torch.where(_is(1, classes), to_grayscale(images), images)
 
 
-def _rotated(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator]) -> Tensor:
+def _rotated(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator], _law: ViewLaw) -> Tensor:
     """By so many quarter turns, counter-clockwise."""
     turned = [images.rot90(turns, dims=(2, 3)) for turns in range(4)]
     return torch.stack(turned)[classes, torch.arange(len(images))]
 
 
-def _corrupted(images: Tensor, classes: Tensor, draws: Sequence[np.random.Generator]) -> Tensor:
+def _corrupted(images: Tensor, classes: Tensor, draws: Sequence[np.random.Generator], law: ViewLaw) -> Tensor:
     noise = np.stack([generator.standard_normal(images.shape[1:], dtype=np.float32) for generator in draws])
-    return torch.where(_is(1, classes), (images + NOISE_DEVIATION * torch.from_numpy(noise)).clamp(0, 1), images)
+    return torch.where(_is(1, classes), (images + law.noise_deviation * torch.from_numpy(noise)).clamp(0, 1), images)
 
 
-def _edges(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator]) -> Tensor:
+def _edges(images: Tensor, classes: Tensor, _: Sequence[np.random.Generator], _law: ViewLaw) -> Tensor:
     return torch.where(_is(1, classes), edges(images), images)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from simclr_plus.recipe import Recipe
 from simclr_plus.studies.findings import Findings
-from simclr_plus.studies.page import Claim, Page, Picture, Table, stated
+from simclr_plus.studies.page import NOT_SEEN, SEEN, UNDECIDED, Claim, Page, Picture, Table, group_ahead
 from simclr_plus.studies.study import Point, Study, linear
 
 OPERATIONS = ("crop", "cutout", "color", "sobel", "noise", "blur", "rotate")
@@ -27,7 +27,6 @@ PAPER = (
 def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
     """49 runs: a single operation on the diagonal, elsewhere the row's operation and then the column's."""
     plain = {
-        "augmentation.flip_prob": 0.0,
         "augmentation.jitter_prob": 0.0,
         "augmentation.gray_prob": 0.0,
         "augmentation.blur_prob": 0.0,
@@ -57,40 +56,31 @@ def page(f: Findings) -> Page:
             Picture("figure-5", "Linear accuracy (%) by augmentation of one branch", lambda g: _heat(g, ours), (8, 6)),
             Picture("figure-5-paper", "The paper's Figure 5, same colours", lambda g: _heat(g, PAPER), (8, 6)),
         ],
-        _claims(ours),
+        _claims(f, ours),
     )
 
 
-def _claims(ours: list[list[float]]) -> list[Claim]:
-    at = {(a, b): ours[i][j] for i, a in enumerate(OPERATIONS) for j, b in enumerate(OPERATIONS)}
-    known = {k: v for k, v in at.items() if math.isfinite(v)}
-    pairs = {k: v for k, v in known.items() if k[0] != k[1]}
-    singles = {k[0]: v for k, v in known.items() if k[0] == k[1]}
-    complete = len(known) == len(at)
-    best = max(pairs, key=lambda k: pairs[k]) if pairs else ("", "")
-    top = sorted(pairs, key=lambda k: -pairs[k])[:3]
-    no_single = max(pairs.values()) > max(singles.values()) if pairs and singles else None
-    ranks = _rank_correlation([v for row in PAPER for v in row], [v for row in ours for v in row]) if complete else None
+def _claims(f: Findings, ours: list[list[float]]) -> list[Claim]:
+    places = [{"first": a, "second": b} for a in OPERATIONS for b in OPERATIONS]
+    pairs = [p for p in places if p["first"] != p["second"]]
+    singles = [p for p in places if p["first"] == p["second"]]
+    crop_and_color = [p for p in pairs if set(p.values()) == {"crop", "color"}]
     found = [
-        stated(
+        group_ahead(
+            f,
             "random crop and random color distortion together are the best pair",
-            {*best} == {"crop", "color"} if complete else None,
-            "best: " + ", ".join(f"{a} then {b} {pairs[a, b]:.1f} %" for a, b in top),
+            crop_and_color,
+            [p for p in pairs if p not in crop_and_color],
         ),
-        stated(
-            "no single operation is as good as the best pair",
-            no_single,
-            f"best pair {max(pairs.values()):.1f} %, best alone {max(singles.values()):.1f} %"
-            if no_single is not None
-            else "",
-        ),
+        group_ahead(f, "the best pair is better than any single operation", pairs, singles),
     ]
-    if ranks is not None:
-        found.append(
-            stated(
-                "the 49 cells order as the paper's (rank correlation above 0.5)", ranks > 0.5, f"Spearman {ranks:.2f}"
-            )
-        )
+    flat = [value for row in ours for value in row]
+    if all(map(math.isfinite, flat)):
+        ranks = _rank_correlation([value for row in PAPER for value in row], flat)
+        limits = tuple(math.tanh(math.atanh(ranks) + side / math.sqrt(len(flat) - 3)) for side in (-1.96, 1.96))
+        verdict = SEEN if limits[0] > 0 else NOT_SEEN if limits[1] < 0 else UNDECIDED
+        text = f"rank correlation {ranks:.2f} (95 %: {limits[0]:.2f} to {limits[1]:.2f}, 49 cells)"
+        found.append(Claim("the cells order as the paper's do", verdict, text))
     return found
 
 
@@ -98,7 +88,7 @@ def _rank_correlation(a: list[float], b: list[float]) -> float:
     import numpy as np
 
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+    return min(0.9999, float(np.corrcoef(ranks[0], ranks[1])[0, 1]))  # of ties one comes first
 
 
 def _mean(row: Sequence[float]) -> float:
@@ -137,11 +127,13 @@ STUDY = Study(
     question="Which augmentations of one branch, alone and in ordered pairs, make good features?",
     points=points,
     page=page,
+    asks_for_color=True,
     seeds={"small": 1, "paper": 1},
     choices=(
         "both branches start from one random crop to the standard size; the other branch is that crop (paper, 3.1)",
-        "an operation is always applied; color keeps its own probabilities inside (0.8 jitter, 0.2 gray), crop is "
-        "followed by the flip",
-        "the sizes of cutout, noise, rotation and the form of Sobel are ours: see augmentation.operations",
+        "both branches share one flip; crop, when it is studied, is followed by a flip of its own",
+        "an operation is always applied; color keeps its own probabilities inside (0.8 jitter, 0.2 gray)",
+        "sizes are recipe keys: augmentation.cutout_side (a square of half the side), noise_deviation (0.1); rotation "
+        "by 0, 90, 180 or 270 degrees; Sobel: length of each channel's gradient",
     ),
 )

@@ -13,7 +13,7 @@ from simclr_plus.studies.study import BASES, PAPER, Point, Study, linear
 
 ADDED = ("sobel", "equalize", "solarize", "motion_blur")
 PROBABILITY = 0.1  # of each added operation; unpublished
-WIDTHS: dict[str, tuple[float, ...]] = {"small": (0.25,), PAPER: (1, 2, 4)}
+WIDTHS = (1.0, 2.0, 4.0)  # at the paper's scale; at small scale that of the recipe
 POLICIES = ("default", "broader")
 FIGURES = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %", "top1_100pct": "100 %", "top1": "linear"}
 # (policy, width): 1 %, 10 %, 100 % of labels, linear
@@ -27,9 +27,9 @@ TABLE: dict[tuple[str, float], tuple[str, ...]] = {
 }
 
 
-def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
+def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     """Both policies for every width, evaluated in four ways."""
-    for width in WIDTHS[scale]:
+    for width in WIDTHS if scale == PAPER else (recipe.encoder.width,):
         for policy in POLICIES:
             broader = {"augmentation.operations": list(ADDED), "augmentation.operation_prob": PROBABILITY}
             yield Point(

@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+# Student's t, 95 % two-sided, by degrees of freedom from 1 on
+T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+ON_TEST_IMAGES = ("top1", "from_")  # figures that are shares of the test images
+
 
 @dataclass(frozen=True)
 class Found:
@@ -37,26 +41,32 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """a - b of a figure, its standard error, and seeds; with one seed the error is that of the test images alone."""
+    """A difference of figures with half of its 95 % interval: over n seeds by Student's t, with one seed by the number
+    of test images (as if each place had its own; infinite for figures that are no share of them)."""
 
     value: float
-    error: float
+    half: float
     n: int
 
     @property
     def is_above(self) -> bool:
-        """By more than two standard errors."""
-        return self.value > 2 * self.error
+        """Whether the interval lies above 0."""
+        return self.value > self.half
 
     @property
     def is_below(self) -> bool:
-        """By more than two standard errors."""
-        return self.value < -2 * self.error
+        """Whether the interval lies below 0."""
+        return self.value < -self.half
 
     def text(self) -> str:
         """In percentage points."""
-        of = f"n = {self.n}" if self.n > 1 else "n = 1, error of the test images"
-        return f"{100 * self.value:+.1f} ± {100 * self.error:.1f} points ({of})"
+        if math.isinf(self.half):
+            return f"{100 * self.value:+.1f} points (n = 1: how sure that is cannot be told)"
+        how = f"n = {self.n}" if self.n > 1 else "n = 1, by the test images"
+        return f"{100 * self.value:+.1f} ± {100 * self.half:.1f} points (95 %, {how})"
+
+
+Term = tuple[int, Mapping[str, Any], str]  # a sign, a place, a figure
 
 
 @dataclass(frozen=True)
@@ -74,11 +84,8 @@ class Findings:
     def of_seeds(self, figure: str, **place: Any) -> dict[int, float]:
         """The figure at a place, by seed; a seed that several cells share (an axis left open) is their mean."""
         found: dict[int, list[float]] = {}
-        for row in self.rows:
-            here = all(row.place.get(axis) == value for axis, value in place.items())
-            value = row.numbers.get(figure)
-            if here and value is not None and math.isfinite(value):
-                found.setdefault(row.seed, []).append(value)
+        for row in self._at(place, figure):
+            found.setdefault(row.seed, []).append(row.numbers[figure])
         return {seed: mean(values) for seed, values in found.items()}
 
     def spread(self, figure: str, **place: Any) -> Spread | None:
@@ -101,13 +108,42 @@ class Findings:
     def difference(
         self, a: Mapping[str, Any], b: Mapping[str, Any], figure: str = "top1", other: str = ""
     ) -> Difference | None:
-        """The figure at a minus the figure (or another one) at b, paired by seed; None where either is missing."""
-        left, right = self.of_seeds(figure, **a), self.of_seeds(other or figure, **b)
-        pairs = [(left[seed], right[seed]) for seed in left if seed in right]
-        if not pairs:
+        """The figure at a minus the figure (or another one) at b; None where nothing can be paired."""
+        return self.sum_of([(1, a, figure), (-1, b, other or figure)])
+
+    def sum_of(self, terms: Sequence[Term]) -> Difference | None:
+        """A signed sum of figures, each axis that no term names matched cell by cell, then averaged within a seed."""
+        named = {axis for _, place, _ in terms for axis in place}
+        by_term: list[dict[tuple[Any, ...], float]] = []
+        for sign, place, figure in terms:
+            cells = self._at(place, figure)
+            by_term.append({self._key(row, named): sign * row.numbers[figure] for row in cells})
+        shared = set(by_term[0]).intersection(*by_term[1:])
+        if not shared:
             return None
-        differences = [x - y for x, y in pairs]
-        if len(pairs) > 1:
-            return Difference(mean(differences), stdev(differences) / math.sqrt(len(pairs)), len(pairs))
-        variance = sum(p * (1 - p) for p in pairs[0] if 0 <= p <= 1) / max(1, self.test_images)
-        return Difference(differences[0], math.sqrt(variance), 1)
+        of_seeds: dict[int, list[float]] = {}
+        for key in sorted(shared, key=str):
+            of_seeds.setdefault(key[0], []).append(sum(values[key] for values in by_term))
+        values, n = [mean(found) for found in of_seeds.values()], len(of_seeds)
+        if not all(figure.startswith(ON_TEST_IMAGES) for _, _, figure in terms):
+            of_images = math.inf if n == 1 else 0.0
+        else:
+            shares = [abs(values[key]) for values in by_term for key in shared]
+            variance = sum(p * (1 - p) for p in shares) / max(1, self.test_images) / (len(shared) / n) ** 2
+            of_images = math.sqrt(variance) / n
+        if n == 1:
+            return Difference(values[0], 2 * of_images, 1)
+        error = max(stdev(values) / math.sqrt(n), of_images)
+        return Difference(mean(values), T_95[min(n - 1, len(T_95)) - 1] * error, n)
+
+    def _at(self, place: Mapping[str, Any], figure: str) -> list[Found]:
+        return [
+            row
+            for row in self.rows
+            if all(row.place.get(axis) == value for axis, value in place.items())
+            and figure in row.numbers
+            and math.isfinite(row.numbers[figure])
+        ]
+
+    def _key(self, row: Found, named: set[str]) -> tuple[Any, ...]:
+        return row.seed, *((axis, value) for axis, value in row.place.items() if axis not in named)

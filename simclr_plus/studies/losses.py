@@ -115,6 +115,9 @@ STUDY = Study(
     choices=(
         "negatives come from the other view only, for every loss (as in the paper's Table 4)",
         "NT-Xent is searched over as many settings as the others: the paper does not say how it was set there",
+        "NT-Logistic and margin: mean over a row's negatives, then over the rows; semi-hard: the one negative of a row "
+        "that is closest and yet farther than the positive, the farthest where none is",
+        "the learning rate is scaled with the batch as in the rest of the paper",
         "a setting is chosen on a held-out tenth of the training images; small scale keeps the recipe's learning rate",
     ),
 )

@@ -15,7 +15,7 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected
-from simclr_plus.evaluators.supervised import Classifier
+from simclr_plus.evaluators.supervised import Classifier, State
 from simclr_plus.evaluators.what_h_keeps import predict_transformation
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.few_labels import share_indices
@@ -29,14 +29,9 @@ Measure = Callable[[Run, str, torch.device], Figures]
 VALIDATION = 0.1  # of each class of the training images, where something is chosen
 
 
-def measured(run: Run, measures: tuple[str, ...], scale: str, device: torch.device) -> Figures:
-    """All figures of a trained run; raises SimclrPlusError for a measure that there is not."""
-    figures: Figures = {}
-    for name in measures:
-        if name not in MEASURES:
-            raise SimclrPlusError(f"no measure {name!r}; there are {', '.join(MEASURES)}")
-        figures |= MEASURES[name](run, scale, device)
-    return figures
+def measured(run: Run, name: str, scale: str, device: torch.device) -> Figures:
+    """The figures of one measure of a trained run."""
+    return MEASURES[name](run, scale, device)
 
 
 def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosing: bool = False) -> Figures:
@@ -52,7 +47,8 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
     if of == "z":
         subject = projected(subject, _head(run, device))
     if scale == PAPER:
-        found = evaluate_linear(subject, train, test, device=device, batch_size=4096)
+        state = _state(run, f"linear_{of}{'_validation' if choosing else ''}")
+        found = evaluate_linear(subject, train, test, device=device, batch_size=4096, state=state)
     else:
         found = evaluate_linear_fast(subject, train, test, device=device)
     name = {("h", False): "top1", ("z", False): "top1_z", ("h", True): "validation_top1"}[of, choosing]
@@ -99,13 +95,19 @@ def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> 
     if scale != PAPER:
         epochs = {1: 60.0, 10: 30.0, 100: 5.0}[percent]
         protocol = replace(protocol, batch_size=128, epochs=epochs, seed=run.recipe().training.seed)
-    found = evaluate_few_labels(_subject(run, device), labelled, test, protocol, device=device)
+    state = _state(run, f"few_labels_{percent}pct")
+    found = evaluate_few_labels(_subject(run, device), labelled, test, protocol, device=device, state=state)
     return {f"top1_{percent}pct": float(found.numbers["top1"])}
 
 
 def _images(run: Run) -> tuple[Images, Images]:
     data = run.recipe().data
     return open_images(data, TRAIN), open_images(data, TEST)
+
+
+def _state(run: Run, name: str) -> State:
+    """Where a long measure is kept while it goes on."""
+    return State(run.results / f".{name}.safetensors", f"{name} of step {run.latest_checkpoint().stem}")
 
 
 def _head(run: Run, device: torch.device) -> SimCLRProjectionHead:

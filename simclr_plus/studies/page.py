@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from simclr_plus.studies.findings import Findings
+from simclr_plus.studies.findings import Difference, Findings
 
 SEEN, NOT_SEEN, UNDECIDED, MISSING = "seen", "not seen", "undecided", "not measured"
 
@@ -58,14 +59,35 @@ def higher(
     figure: str = "top1",
     other: str = "",
 ) -> Claim:
-    """The claim that the figure at place a is above the figure at place b: two standard errors decide."""
-    found = findings.difference(a, b, figure, other)
-    if found is None:
-        return Claim(sentence, MISSING, "no cell of both places has been measured with the same seed")
-    verdict = SEEN if found.is_above else NOT_SEEN if found.is_below else UNDECIDED
-    return Claim(sentence, verdict, found.text())
+    """The claim that the figure at place a is above the figure at place b."""
+    return decided(sentence, findings.difference(a, b, figure, other))
 
 
-def stated(sentence: str, verdict: bool | None, evidence: str) -> Claim:
-    """A claim about an order of several places: True, False, or None where too little was measured."""
-    return Claim(sentence, MISSING if verdict is None else SEEN if verdict else NOT_SEEN, evidence)
+def decided(sentence: str, difference: Difference | None, evidence: str = "") -> Claim:
+    """Seen where the whole 95 % interval lies above 0, not seen where it lies below, else undecided."""
+    if difference is None:
+        return Claim(sentence, MISSING, "no cells that could be compared have been measured")
+    verdict = SEEN if difference.is_above else NOT_SEEN if difference.is_below else UNDECIDED
+    return Claim(sentence, verdict, ": ".join(part for part in (evidence, difference.text()) if part))
+
+
+def best_of(findings: Findings, places: Sequence[Mapping[str, Any]], figure: str = "top1") -> Mapping[str, Any] | None:
+    """The place with the highest mean; None unless all of them were measured."""
+    values = [findings.value(figure, **place) for place in places]
+    if not places or any(math.isnan(value) for value in values):
+        return None
+    return places[max(range(len(places)), key=lambda i: values[i])]
+
+
+def group_ahead(
+    findings: Findings, sentence: str, group: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
+) -> Claim:
+    """The claim that the best place of a group is above the best of the others."""
+    a, b = best_of(findings, group), best_of(findings, others)
+    if a is None or b is None:
+        return Claim(sentence, MISSING, "not all of these places have been measured")
+    return decided(sentence, findings.difference(a, b), f"{_name(a)} against {_name(b)}")
+
+
+def _name(place: Mapping[str, Any]) -> str:
+    return ", ".join(str(value) for value in place.values())

@@ -36,10 +36,14 @@ def page(f: Findings) -> Page:
         for head in LAYERS
         for name, figure in on.items()
     ]
+    own = next(iter(r.place["dimension"] for r in f.rows if r.place["head"] == "none"), 0)
+    none, wide = {"head": "none", "dimension": own}, {"dimension": own}
     claims = [
         higher(f, "a nonlinear head is better than a linear one", {"head": "nonlinear"}, {"head": "linear"}),
-        higher(f, "a linear head is better than none", {"head": "linear"}, {"head": "none"}),
-        higher(f, "a nonlinear head is better than none", {"head": "nonlinear"}, {"head": "none"}),
+        *(
+            higher(f, f"a {head} head is better than none (both of {own} dimensions)", {"head": head, **wide}, none)
+            for head in ("linear", "nonlinear")
+        ),
         higher(
             f,
             "the layer before the head, h, is better than the layer after, z (nonlinear head)",

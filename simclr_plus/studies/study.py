@@ -28,11 +28,15 @@ Changes = Mapping[str, Any]  # recipe keys and their values
 
 @dataclass(frozen=True)
 class Point:
-    """A place of a study, the changes of the recipe that make it, and what is measured there."""
+    """A place of a study, the changes of the recipe that make it, and what is measured there.
+
+    needs_color: gray images cannot be measured.
+    """
 
     place: Place
     changes: Changes
     measures: tuple[str, ...]
+    needs_color: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,7 @@ class Cell:
     seed: int
     recipe: Recipe
     measures: tuple[str, ...]
+    needs_color: bool = False
 
     @property
     def name(self) -> str:
@@ -55,6 +60,7 @@ class Cell:
 class Study:
     """points(recipe, scale) are its places in order; page(findings) the report. seeds: of a point, by scale.
 
+    asks_for_color: its question is about colour, so that gray images answer little.
     bases: the shipped recipe it starts from and changes of it, by scale. choices: what no source fixes and we chose.
     """
 
@@ -66,13 +72,14 @@ class Study:
     page: Callable[[Findings], Page]
     seeds: Mapping[str, int]
     choices: tuple[str, ...] = ()
+    asks_for_color: bool = False
     bases: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=lambda: BASES)
 
     def cells(self, recipe: Recipe, scale: str, seeds: int) -> list[Cell]:
         """Every run, the first seed of all points first; raises RecipeError where a change does not fit the recipe."""
         points = list(self.points(recipe, scale))
         return [
-            Cell(p.place, seed, changed(recipe, {**p.changes, "training.seed": seed}), p.measures)
+            Cell(p.place, seed, changed(recipe, {**p.changes, "training.seed": seed}), p.measures, p.needs_color)
             for seed in range(seeds)
             for p in points
         ]

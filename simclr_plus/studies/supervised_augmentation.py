@@ -13,7 +13,7 @@ from simclr_plus.studies.study import PAPER, Point, Study, training_changes
 
 POLICIES = ("crop", "crop + color", "crop + color + blur")
 LENGTHS = {"small": (1, 3), PAPER: (90, 500, 1000)}  # small: multiples of the recipe's epochs
-WIDTHS: dict[str, tuple[float, ...]] = {"small": (0.25,), PAPER: (1, 4)}
+WIDTHS = (1.0, 4.0)  # at the paper's scale; at small scale that of the recipe
 # (width, epochs): crop, + color, + blur
 TABLE: dict[tuple[int, int], tuple[float, float, float]] = {
     (1, 90): (76.5, 75.6, 75.3),
@@ -27,7 +27,7 @@ TABLE: dict[tuple[int, int], tuple[float, float, float]] = {
 
 def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     """Every width, length and policy."""
-    for width in WIDTHS[scale]:
+    for width in WIDTHS if scale == PAPER else (recipe.encoder.width,):
         for length in LENGTHS[scale]:
             epochs = float(length) if scale == PAPER else length * recipe.training.epochs
             for policy in POLICIES:

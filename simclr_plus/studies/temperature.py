@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simclr_plus.recipe import Recipe
 from simclr_plus.studies.drawing import COLORS, MARKERS, legend
 from simclr_plus.studies.findings import Findings
-from simclr_plus.studies.page import Page, Picture, Table, higher, stated
+from simclr_plus.studies.page import (
+    MISSING,
+    NOT_SEEN,
+    Claim,
+    Page,
+    Picture,
+    Table,
+    best_of,
+    decided,
+    group_ahead,
+    higher,
+)
 from simclr_plus.studies.study import Point, Study, linear
 
 # (l2 normalised, temperature): the paper's entropy, contrastive accuracy and top-1
@@ -50,33 +61,18 @@ def page(f: Findings) -> Page:
             ]
         )
     known = [(place, c, t) for place, c, t in found if c == c and t == t]
-    complete = len(known) == len(PAPER)
-    by_contrast, by_top1 = sorted(known, key=lambda x: -x[1]), sorted(known, key=lambda x: -x[2])
-    best = by_top1[0] if known else None
-    normalised = [x for x in known if x[0]["l2"] == "yes"]
-    middle = max(normalised, key=lambda x: x[2])[0]["temperature"] if normalised else None
+    places = [place for place, _, _ in found]
+    inner, outer = ([{"l2": "yes", "temperature": t} for t in some] for some in ((0.1, 0.5), (0.05, 1.0)))
+    without = [{"l2": "no", "temperature": t} for t in (10.0, 100.0)]
     claims = [
-        stated(
-            "the setting with the best contrastive accuracy is not the one with the best linear accuracy",
-            by_contrast[0][0] != by_top1[0][0] if complete else None,
-            f"contrastive: {_name(by_contrast[0])}, linear: {_name(best)}" if complete else "",
-        ),
-        stated(
-            "with normalisation a temperature between the extremes is best",
-            middle not in (0.05, 1.0) if complete else None,
-            f"best temperature {middle}",
-        ),
+        _disagreement(f, places),
+        group_ahead(f, "with normalisation a temperature between the extremes is best", inner, outer),
+        group_ahead(f, "l2 normalisation with a good temperature is better than none", [*inner, *outer], without),
         higher(
             f,
-            "l2 normalisation with its best temperature is better than none (temperature 10)",
-            {"l2": "yes", "temperature": middle},
-            {"l2": "no", "temperature": 10.0},
-        ),
-        higher(
-            f,
-            "without normalisation contrastive accuracy is higher than with it at its best linear accuracy",
-            {"l2": "no", "temperature": 100.0},
-            {"l2": "yes", "temperature": middle},
+            "without normalisation contrastive accuracy is higher (τ = 100) than with it (τ = 0.1)",
+            without[1],
+            inner[0],
             figure="contrastive_accuracy",
         ),
     ]
@@ -109,8 +105,19 @@ def page(f: Findings) -> Page:
     )
 
 
-def _name(found: Any) -> str:
-    place = found[0]
+def _disagreement(f: Findings, places: list[dict[str, Any]]) -> Claim:
+    """The best setting by linear accuracy against the best by contrastive accuracy."""
+    sentence = "the setting with the best contrastive accuracy is not the one with the best linear accuracy"
+    linear, contrastive = best_of(f, places), best_of(f, places, "contrastive_accuracy")
+    if linear is None or contrastive is None:
+        return Claim(sentence, MISSING, "not all settings have been measured")
+    if linear == contrastive:
+        return Claim(sentence, NOT_SEEN, f"{_setting(linear)} is best by both")
+    evidence = f"linear accuracy of {_setting(linear)} against {_setting(contrastive)}"
+    return decided(sentence, f.difference(linear, contrastive), evidence)
+
+
+def _setting(place: Mapping[str, Any]) -> str:
     return f"τ = {place['temperature']:g} {'with' if place['l2'] == 'yes' else 'without'} l2"
 
 
