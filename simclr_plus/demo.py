@@ -19,7 +19,7 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
     """
     recipe = load_recipe("demo", [f"training.seed={seed}"])
     run = create_run(recipe, runs, f"{default_name('demo')}-seed{seed}")
-    say(f"pretraining on {recipe.data.name} images, no labels used: about three minutes on two cores ({run.path})")
+    say(f"pretraining on {recipe.data.name} images, no labels used: three to four minutes on two cores ({run.path})")
 
     from simclr_plus.evaluation import evaluate_target
     from simclr_plus.evaluators.knn import evaluate_knn
