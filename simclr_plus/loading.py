@@ -117,7 +117,8 @@ class ViewBatches:
             small = packed(views, self.crops)
             views = small.pin_memory() if self._side is not None else small
         crops = views.to(self.device, non_blocking=True)
-        return finish_in_parts(crops, draws.to(self.device), self.law, self.finish).view(out.shape)
+        finished = finish_in_parts(crops, draws.to(self.device), self.law, self.finish)
+        return torch.unflatten(finished, 0, out.shape[:2])
 
     def _ready(self, step: int) -> tuple[Tensor, Tensor]:
         """`batch`; with CUDA on a stream beside that of the training, and only when all of it is there."""

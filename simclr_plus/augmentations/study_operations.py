@@ -56,12 +56,12 @@ def apply_operations(
     branches = 1 if law.operations_on == "first" else len(views)
     who = {"seed": seed, "epochs": epochs, "indices": indices, "views": branches}
     drawn = [draws_of(place, law, **who) for place in range(len(law.operations))]  # type: ignore[arg-type]
-    images = views[:branches].flatten(0, 1)
+    images = views[:branches].flatten(0, 1).contiguous()  # a compiled finish may give channels_last
     done = [
         _operated(part, law, [draws.of(slice(i * IMAGES_AT_ONCE, i * IMAGES_AT_ONCE + len(part))) for draws in drawn])
         for i, part in enumerate(images.split(IMAGES_AT_ONCE))  # type: ignore[no-untyped-call]
     ]
-    return torch.cat([torch.cat(done).view_as(views[:branches]), views[branches:]])
+    return torch.cat([torch.unflatten(torch.cat(done), 0, (branches, -1)), views[branches:]])
 
 
 def draws_of(
@@ -169,7 +169,7 @@ def motion_blur(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:
     )  # [n, points, columns] and [n, points, rows]: how much of a point lies in them
     kernels = (y.transpose(1, 2) @ x / len(steps)).repeat_interleave(3, dim=0)[:, None]
     wide = F.pad(images, (radius,) * 4, mode="replicate").reshape(1, 3 * count, size + 2 * radius, -1)
-    return F.conv2d(wide, kernels, groups=3 * count).view_as(images).clamp(0, 1)
+    return F.conv2d(wide, kernels, groups=3 * count).reshape(images.shape).clamp(0, 1)
 
 
 def equalize(images: Tensor, draws: Draws, law: ViewLaw) -> Tensor:

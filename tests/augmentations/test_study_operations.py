@@ -235,7 +235,7 @@ def test_autoaugment_is_torchvisions_given_the_same_draws(images: Tensor, monkey
 
 
 def views_of(images: Tensor, law: ViewLaw, *, seed: int = 0, epoch: int = 0, indices: object = None) -> Tensor:
-    pair = torch.stack([images, images])
+    pair = torch.unflatten(torch.cat([images, images]), 0, (2, -1))  # keeps the layout
     numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
     return apply_operations(pair, law, seed=seed, epochs=np.full(len(images), epoch), indices=numbers)
 
@@ -246,6 +246,7 @@ def test_an_image_is_changed_by_its_own_draw_whoever_stands_beside_it(images: Te
     together = views_of(images, law)
     order = np.random.default_rng(0).permutation(len(images))
     assert torch.equal(views_of(images[order], law, indices=order), together[:, order])
+    assert torch.equal(views_of(images.to(memory_format=torch.channels_last), law), together)
     for some in (slice(0, 1), slice(20, 33)):
         alone = views_of(images[some], law, indices=np.arange(len(images))[some])
         assert (alone - together[:, some]).abs().max() < 1e-5
