@@ -90,4 +90,4 @@ def group_ahead(
 
 
 def _name(place: Mapping[str, Any]) -> str:
-    return ", ".join(str(value) for value in place.values())
+    return ", ".join(f"{axis} {value}" for axis, value in place.items())
