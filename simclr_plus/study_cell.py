@@ -20,7 +20,7 @@ from pathlib import Path
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.launch import launch
 from simclr_plus.processes import die_with_parent
-from simclr_plus.runs import Run, join_run
+from simclr_plus.runs import Run, cpu_count, join_run
 from simclr_plus.states import ALIVE, state_of
 from simclr_plus.studies.study import Cell
 from simclr_plus.study_runs import PlannedStudy, open_study
@@ -95,6 +95,7 @@ def _write_result(planned: PlannedStudy, cell: Cell, run: Run) -> None:
         "seconds_training": _seconds_of_training(run),
         "seconds_measuring": sum(found["seconds"] for found in measures),
         "host": socket.gethostname(),
+        "device": _device(),
     }
     write_text_whole(planned.result_file(cell), json.dumps(result, indent=2) + "\n")
 
@@ -131,6 +132,15 @@ def find_cell(planned: PlannedStudy, which: str) -> Cell:
 
 def _is_trained(run: Run) -> bool:
     return (run.path / "encoder.safetensors").is_file() and bool(run.checkpoint_files())
+
+
+def _device() -> str:
+    """What trained, for the report."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} of {torch.cuda.get_device_name()}"
+    return f"CPU, {cpu_count()} cores"
 
 
 def _seconds_of_training(run: Run) -> float:

@@ -8,6 +8,8 @@ from statistics import median
 from simclr_plus.studies.study_report import Setting
 from simclr_plus.study_runs import PlannedStudy, why_missing
 
+_SCALED = {"none": "whatever the batch", "linear": "times B/256", "sqrt": "times the root of B"}
+
 
 def setting_of(planned: PlannedStudy) -> Setting:
     """The facts of a study's folder."""
@@ -16,7 +18,8 @@ def setting_of(planned: PlannedStudy) -> Setting:
     images = sorted({int(result["images"]) for _, result in results})
     seeds = sorted({cell.seed for cell, _ in results})
     seconds = [result["seconds_training"] + result["seconds_measuring"] for _, result in results]
-    hosts = sorted({result["host"] for _, result in results})
+    devices = ", ".join(dict.fromkeys(result["device"] for _, result in results))
+    hosts = len({result["host"] for _, result in results})
     seen = f"{images[0]:,}" + (f" to {images[-1]:,}" if len(images) > 1 else "") if images else "none yet"
     facts = [
         ("scale", planned.scale),
@@ -33,14 +36,14 @@ def setting_of(planned: PlannedStudy) -> Setting:
         (
             "training",
             f"batch {recipe.training.batch_size}, {recipe.optimizer.name} at {recipe.optimizer.learning_rate:g} "
-            f"({recipe.optimizer.learning_rate_scaling} scaling), unless an axis says other",
+            f"{_SCALED[recipe.optimizer.learning_rate_scaling]}, unless an axis says other",
         ),
     ]
     if seconds:
         facts.append(
             ("time", f"{median(seconds):.0f} s a cell (median), {sum(seconds) / 3600:.1f} h of all cells together")
         )
-        facts.append(("machines", f"{len(hosts)}"))
+        facts.append(("hardware", f"{devices}{f', on {hosts} machines' if hosts > 1 else ''}"))
     reasons = {cell.name: why_missing(planned, cell) for cell in planned.missing()}
     missing = [f"{name}: {why}" for name, why in reasons.items() if why]
     if len(missing) < len(reasons):
