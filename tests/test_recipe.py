@@ -35,6 +35,7 @@ ASKED_FOR = {
     "v2_r50_1x",
     "v2_r50_1x_sk",
     "v2_r152_3x_sk",
+    "study",
 }
 
 

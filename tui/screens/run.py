@@ -111,6 +111,8 @@ class RunScreen(LiveScreen):
 
     def on_mount(self) -> None:
         """Read the run, again and again."""
+        if not self.query(KeyBar):  # the app was left while the screen was being made
+            return
         for plot, chart in self._charts():
             chart.form, chart.marks = plot.form, self.app.marks
         self.app.theme_changed_signal.subscribe(self, self._redraw)
