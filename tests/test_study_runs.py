@@ -15,7 +15,7 @@ import slurm_cluster
 from launching import CLI, environment, processes_naming, wait_for
 
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import create_run
+from simclr_plus.runs import Run, create_run
 from simclr_plus.studies.catalogue import STUDIES, find_study
 from simclr_plus.study_runs import plan_study, record
 
@@ -153,7 +153,7 @@ def test_a_study_killed_in_the_middle_repeats_no_cell_and_loses_none(kill: signa
         json.loads(line)["event"] for line in (second.parent / "events.jsonl").read_text().splitlines()
     ]  # it went on where it was, or, killed alone with its study, to its end without it
     assert events.count("start") == 1 and events.count("exit") == (1 if "resume" not in events else 2)
-    wait_for(lambda: not processes_naming(str(folder)), "the end of all processes")
+    wait_for(lambda: not processes_naming(Run(folder)), "the end of all processes")
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,13 @@ def test_slurm_runs_the_missing_cells_as_an_array(cluster: slurm_cluster.Cluster
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["cells"] == 1 and "--array=0\n" in (folder / "slurm.sh").read_text()
     wait_for(lambda: len(results(folder)) == 1, "the first cell")
-    rest = ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.05,0.1,10.0", "--slurm")
+
+    def rest_of_it() -> subprocess.CompletedProcess[str] | None:
+        asked = ask(*SMOKE, "--seeds", "1", "--where", "temperature=0.05,0.1,10.0", "--slurm")
+        assert asked.returncode == 0 or "works on" in asked.stderr  # refused while the first job is at work
+        return None if asked.returncode else asked
+
+    rest = wait_for(rest_of_it, "the end of the first job")
     assert json.loads(rest.stdout)["cells"] == 2 and "--array=1,4" in (folder / "slurm.sh").read_text()
     wait_for(lambda: len(results(folder)) == 3, "the other two")
     report = ask("--report")
