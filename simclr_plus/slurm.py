@@ -41,22 +41,7 @@ class Allocation:
 def batch_script(run: Run, a: Allocation, *, max_restarts: int = 0) -> str:
     """The script that sbatch takes."""
     folder = run.path.resolve()
-    options = {
-        "job-name": run.name,
-        "nodes": a.nodes,
-        "ntasks-per-node": 1,
-        "gpus-per-node": a.gpus,
-        "cpus-per-task": a.cpus,
-        "time": a.time,
-        "partition": a.partition,
-        "account": a.account,
-        "mem": a.memory,
-        "signal": f"B:USR2@{a.signal_seconds}",
-        "open-mode": "append",
-        "output": f"{folder}/logs/slurm-%j.log",
-    }
-    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value]
-    lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in a.extra)]
+    options = {"job-name": run.name, "nodes": a.nodes, "output": f"{folder}/logs/slurm-%j.log"}
     supervisor = [sys.executable, "-m", "simclr_plus.supervisor", str(folder), "--processes", str(a.processes)]
     supervisor += ["--max-restarts", str(max_restarts)] if max_restarts else []
     meeting = ""
@@ -65,7 +50,7 @@ def batch_script(run: Run, a: Allocation, *, max_restarts: int = 0) -> str:
         meeting = ' --rdzv "${MASTER_ADDR:-$(hostname)}:$((20000 + SLURM_JOB_ID % 20000))"'
     quoted = shlex.join(supervisor)
     return f"""#!/bin/bash
-{chr(10).join(lines)}
+{_directives(options, a)}
 
 # before the time limit or a preemption: save, stop, and back into the queue
 stop={shlex.quote(str(folder / "control" / "STOP"))}
@@ -97,23 +82,12 @@ def array_script(
     """
     options = {
         "job-name": name,
-        "array": ",".join(map(str, numbers)) + (f"%{at_once}" if at_once else ""),
         "nodes": 1,
-        "ntasks-per-node": 1,
-        "gpus-per-node": a.gpus,
-        "cpus-per-task": a.cpus,
-        "time": a.time,
-        "partition": a.partition,
-        "account": a.account,
-        "mem": a.memory,
-        "signal": f"B:USR2@{a.signal_seconds}",
-        "open-mode": "append",
         "output": f"{folder.resolve()}/logs/slurm-%A_%a.log",
+        "array": ",".join(map(str, numbers)) + (f"%{at_once}" if at_once else ""),
     }
-    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value]
-    lines += ["#SBATCH --requeue", *(f"#SBATCH {option}" for option in a.extra)]
     return f"""#!/bin/bash
-{chr(10).join(lines)}
+{_directives(options, a)}
 
 again=0
 trap 'again=1; kill -INT $child' USR2
@@ -132,6 +106,23 @@ if [ $code -ne 0 ] && [ $again -eq 1 ]; then
 fi
 exit $code
 """
+
+
+def _directives(options: dict[str, Any], a: Allocation) -> str:
+    """The script's lines for sbatch: these options and those that every script of an allocation has."""
+    options |= {
+        "ntasks-per-node": 1,
+        "gpus-per-node": a.gpus,
+        "cpus-per-task": a.cpus,
+        "time": a.time,
+        "partition": a.partition,
+        "account": a.account,
+        "mem": a.memory,
+        "signal": f"B:USR2@{a.signal_seconds}",
+        "open-mode": "append",
+    }
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value]
+    return "\n".join([*lines, "#SBATCH --requeue", *(f"#SBATCH {option}" for option in a.extra)])
 
 
 def submit(script: Path) -> str:

@@ -72,6 +72,8 @@ def measure(planned: PlannedStudy, cell: Cell) -> None:
             if rank() == 0:
                 text = json.dumps({"numbers": numbers, "seconds": time.monotonic() - started}, indent=2)
                 write_text_whole(file, text + "\n")
+                for state in run.results.glob(".*.safetensors"):  # of long measures, while they went on
+                    state.unlink()
 
 
 def _measure_file(run: Run, name: str) -> Path:

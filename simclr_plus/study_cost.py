@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from simclr_plus.bench.rounds import torch_threads
-from simclr_plus.datasets import PRETRAIN, open_images
+from simclr_plus.datasets import open_training_images
 from simclr_plus.errors import NotFoundError
 from simclr_plus.losses import nt_xent
 from simclr_plus.model import build_model
-from simclr_plus.plan import KNOWN_SIZES, Plan, make_plan
+from simclr_plus.plan import Plan, known_size, make_plan
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import cpu_count
 from simclr_plus.study_runs import PlannedStudy
@@ -32,20 +32,20 @@ class Cost:
 
 
 def plans_of(planned: PlannedStudy, processes: int) -> list[Plan]:
-    """What each cell comes to."""
-    images = image_count(planned.recipe)
-    return [make_plan(cell.recipe, images, processes) for cell in planned.cells]
+    """What each cell comes to; of a known data set that is not on this machine too, raises NotFoundError for others."""
+    images = {cell.recipe.supervised: 0 for cell in planned.cells}
+    for cell in planned.cells:
+        images[cell.recipe.supervised] = images[cell.recipe.supervised] or _image_count(cell.recipe)
+    return [make_plan(cell.recipe, images[cell.recipe.supervised], processes) for cell in planned.cells]
 
 
-def image_count(recipe: Recipe) -> int:
-    """Training images, also of a known data set that is not on this machine; raises NotFoundError for others."""
+def _image_count(recipe: Recipe) -> int:
     try:
-        return len(open_images(recipe.data, PRETRAIN))
+        return len(open_training_images(recipe))
     except NotFoundError:
-        known = recipe.data.expected_images or KNOWN_SIZES.get(recipe.data.name, 0)
-        if not known:
+        if not known_size(recipe):
             raise
-        return min(known, recipe.data.limit or known)
+        return known_size(recipe)
 
 
 def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callable[[str], None]) -> Cost:
@@ -58,7 +58,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
         images += seen
         if planned.is_done(cell):
             continue
-        key = f"{cell.recipe.architecture} {cell.recipe.augmentation.image_size} {_views(cell.recipe)}"
+        key = f"{cell.recipe.architecture} {cell.recipe.augmentation.image_size} {cell.recipe.views}"
         if key not in seconds:
             say(f"timing {cell.recipe.architecture.title} on {cell.recipe.augmentation.image_size} pixels")
             threads = max(1, cpu_count() // (at_once * processes))
@@ -75,19 +75,15 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
     model = build_model(recipe, 2).to(device)
     model.to(memory_format=torch.channels_last)
     size = recipe.augmentation.image_size
-    images = torch.rand(_views(recipe) * count, 3, size, size, device=device)
+    images = torch.rand(recipe.views * count, 3, size, size, device=device)
     best = float("inf")
     with torch_threads(threads):
         for _ in range(3):
             started = time.perf_counter()
             h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
-            loss = h.square().mean() if _views(recipe) == 1 else nt_xent(*z.chunk(2))
+            loss = h.square().mean() if recipe.views == 1 else nt_xent(*z.chunk(2))
             loss.backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, (time.perf_counter() - started) / count)
     return best
-
-
-def _views(recipe: Recipe) -> int:
-    return 1 if recipe.loss.name == "cross_entropy" else 2
