@@ -156,6 +156,10 @@ class Architecture:
             c.width_out * (c.kernel**2 * c.width_in + 2 * c.norm + c.bias) for c in self.convolutions(image_size=32)
         )
 
+    def multiply_add_count(self, image_size: int) -> int:
+        """Multiplications, each with its addition, of all convolutions for one image forward."""
+        return sum(c.kernel**2 * c.width_in * c.width_out * c.side_out**2 for c in self.convolutions(image_size))
+
     def activation_count(self, image_size: int, recompute_blocks: bool = False) -> int:
         """Numbers an image leaves for the backward pass: the output of each convolution and of its batch norm.
 

@@ -383,6 +383,10 @@ class Recipe(_Section):
         """Rows of a batch for each image."""
         return 1 if self.supervised else 2
 
+    def halves_on(self, device_type: str) -> bool:
+        """Whether the network computes in bfloat16 on a device of that type, "cpu" or "cuda"."""
+        return self.training.precision == "bfloat16" or (self.training.precision == "auto" and device_type == "cuda")
+
     @property
     def head_layers(self) -> int:
         """Layers of the projection head that is trained."""

@@ -19,6 +19,8 @@ from simclr_plus.runs import cpu_count
 from simclr_plus.study_runs import PlannedStudy
 
 TIMED_IMAGES = 32  # a step
+TIMED_WORK = {"cpu": 2e10, "cuda": 2e12}  # multiply-adds forward of a timed step: of more, a narrower one is timed
+SLOW_STEP = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -49,38 +51,59 @@ def _image_count(recipe: Recipe) -> int:
 
 
 def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callable[[str], None]) -> Cost:
-    """Times a few steps of each network of the plan; evaluation and start-up come on top."""
+    """Times a few steps of each network of the plan; evaluation and start-up come on top.
+
+    A network with too much to do for that is reckoned by its work from the same depth at width 1.
+    """
     plans = plans_of(planned, processes)
-    seconds: dict[str, float] = {}
+    threads = max(1, cpu_count() // (at_once * processes))
+    timed: dict[str, float] = {}
     total, images = 0.0, 0
     for cell, plan in zip(planned.cells, plans, strict=True):
         seen = plan.total_steps * plan.global_batch
         images += seen
         if planned.is_done(cell):
             continue
-        key = f"{cell.recipe.architecture} {cell.recipe.augmentation.image_size} {cell.recipe.views}"
-        if key not in seconds:
-            say(f"timing {cell.recipe.architecture.title} on {cell.recipe.augmentation.image_size} pixels")
-            threads = max(1, cpu_count() // (at_once * processes))
-            seconds[key] = seconds_per_image(cell.recipe, threads) / processes
-        total += seconds[key] * seen
+        asked, recipe = cell.recipe, _timed_in_place_of(cell.recipe)
+        size = asked.augmentation.image_size
+        key = f"{recipe.architecture} {size} {recipe.views}"
+        if key not in timed:
+            say(f"timing {recipe.architecture.title} on {size} pixels")
+            timed[key] = seconds_per_image(recipe, threads) / processes
+        work = asked.architecture.multiply_add_count(size) / recipe.architecture.multiply_add_count(size)
+        total += timed[key] * work * seen
     done = sum(planned.is_done(cell) for cell in planned.cells)
     return Cost(len(planned.cells), done, images, total / at_once)
 
 
+def _timed_in_place_of(recipe: Recipe) -> Recipe:
+    """The recipe itself, or with width 1 where two images are too much work for a timed step."""
+    work = 2 * recipe.views * recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
+    if work <= TIMED_WORK[_device().type] or recipe.encoder.width <= 1:
+        return recipe
+    return recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"width": 1.0})})
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def seconds_per_image(recipe: Recipe, threads: int) -> float:
-    """Of one training step without the making of views, the better of two after a first."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    count = min(TIMED_IMAGES, recipe.training.batch_size)
+    """Of one training step without the making of views: the better of two after a first, of slow ones the second."""
+    device, size = _device(), recipe.augmentation.image_size
+    work = recipe.views * recipe.architecture.multiply_add_count(size)
+    count = max(2, min(TIMED_IMAGES, recipe.training.batch_size, int(TIMED_WORK[device.type] / work)))
     model = build_model(recipe, 2).to(device)
     model.to(memory_format=torch.channels_last)
-    size = recipe.augmentation.image_size
     images = torch.rand(recipe.views * count, 3, size, size, device=device)
     best = float("inf")
     with torch_threads(threads):
-        for _ in range(3):
+        for turn in range(3):
+            if turn == 2 and best * count > SLOW_STEP:
+                break
             started = time.perf_counter()
-            h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
+            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.halves_on(device.type)):
+                h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
             loss = h.square().mean() if recipe.views == 1 else nt_xent(*z.chunk(2))
             loss.backward()
             if device.type == "cuda":

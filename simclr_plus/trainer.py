@@ -197,8 +197,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
     images = batch.views.to(t.device, dtype, non_blocking=True, memory_format=layout)
-    half = recipe.training.precision == "bfloat16" or (recipe.training.precision == "auto" and images.is_cuda)
-    with torch.autocast(t.device.type, torch.bfloat16, enabled=half):
+    with torch.autocast(t.device.type, torch.bfloat16, enabled=recipe.halves_on(t.device.type)):
         h, z, logits = model(images)
     accuracy, of_labels = None, None
     if logits is not None:

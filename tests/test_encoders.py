@@ -13,6 +13,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_plus.architecture import BLOCKS, SK_RATIO, Architecture
 from simclr_plus.encoders import ResNet
@@ -416,8 +417,11 @@ def test_the_closed_forms_follow_the_maps_of_a_forward_pass(
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | GlobalBatchNorm2d):
             module.register_forward_hook(note)
     images = torch.rand(1, 3, side, side)
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         encoder.eval()(images)
+    assert 2 * encoder.architecture.multiply_add_count(side) == sum(
+        flops for kind, flops in counter.get_flop_counts()["Global"].items() if "conv" in f"{kind}"
+    )
     assert [tuple(convolution) for convolution in encoder.architecture.convolutions(side)] == convolutions
     assert encoder.architecture.activation_count(side) == sum(made)
     left = images.numel() + made[0] + sum(x.numel() for x in block_inputs) + max(made[1:])

@@ -19,12 +19,12 @@ import pytest
 from scipy.stats import spearmanr
 from scipy.stats import t as scipy_t
 
-from simclr_plus import study_cell
+from simclr_plus import study_cell, study_cost
 from simclr_plus.augmentations.draws import FLIP, draw_views
 from simclr_plus.augmentations.study_operations import draws_of
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.plan import make_plan
-from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.slurm import Allocation, array_script
 from simclr_plus.studies import augmentations, losses, temperature
 from simclr_plus.studies.catalogue import STUDIES, find_study
@@ -440,3 +440,32 @@ def test_the_clip_art_set_is_the_same_for_everyone_and_holds_a_fifth_out(tmp_pat
     assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
     with Image.open(tmp_path / "a" / files[0]) as image:
         assert image.size == (48, 48) and image.mode == "RGB" and image.getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_the_cost_of_a_network_too_wide_to_time_is_reckoned_by_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[tuple[int, float]] = []
+
+    def a_second_an_image(recipe: Recipe, _threads: int) -> float:
+        timed.append((recipe.encoder.depth, recipe.encoder.width))
+        return 1.0
+
+    monkeypatch.setattr(study_cost, "seconds_per_image", a_second_an_image)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    chosen = find_study("supervised-augmentation")
+    recipe = load_recipe(chosen.bases["paper"][0], list(chosen.bases["paper"][1]))
+    parts = {
+        width: study_cost.cost_of(
+            plan_study(tmp_path, chosen, "paper", 1, recipe, [f"width={width}", "epochs=90.0", "policy=crop"]),
+            at_once=1,
+            processes=1,
+            say=lambda _line: None,
+        )
+        for width in ("1.0", "4.0")
+    }
+    assert timed == [(50, 1.0)] * 2  # never the wide one
+    assert parts["1.0"].images == parts["4.0"].images == pytest.approx(90 * IMAGENET, rel=1e-4)
+    assert parts["1.0"].seconds == parts["1.0"].images
+    # ResNet-50: 4.09 billion; 4x: but for the stem's and its neighbours' share, 16 times as many
+    assert 15 < parts["4.0"].seconds / parts["1.0"].seconds < 16
