@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import slurm_cluster
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
 
@@ -45,6 +48,21 @@ def simclr_plus() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[slurm_cluster.Cluster]:
+    """SLURM on this machine, started for a file of tests."""
+    absent = slurm_cluster.missing()
+    if absent:
+        pytest.skip(f"needs SLURM (Debian: slurm-wlm, munge); not found: {', '.join(absent)}")
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets want a short path
+    folder.chmod(0o755)
+    try:
+        with slurm_cluster.Cluster(folder) as found:
+            yield found
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,20 +42,6 @@ def test_a_dry_run_shows_the_script_and_starts_nothing(
     assert not (tmp_path / "runs").exists()
     lone = simclr_plus("run", "demo", *tiny, "--time", "60", cwd=tmp_path)
     assert lone.returncode == 2 and "go with --slurm" in lone.stderr
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[slurm_cluster.Cluster]:
-    absent = slurm_cluster.missing()
-    if absent:
-        pytest.skip(f"needs SLURM (Debian: slurm-wlm, munge); not found: {', '.join(absent)}")
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets want a short path
-    folder.chmod(0o755)
-    try:
-        with slurm_cluster.Cluster(folder) as found:
-            yield found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def command(

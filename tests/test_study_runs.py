@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -154,20 +152,6 @@ def test_a_study_killed_in_the_middle_repeats_no_cell_and_loses_none(kill: signa
     ]  # it went on where it was, or, killed alone with its study, to its end without it
     assert events.count("start") == 1 and events.count("exit") == (1 if "resume" not in events else 2)
     wait_for(lambda: not processes_naming(Run(folder)), "the end of all processes")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[slurm_cluster.Cluster]:
-    absent = slurm_cluster.missing()
-    if absent:
-        pytest.skip(f"needs SLURM (Debian: slurm-wlm, munge); not found: {', '.join(absent)}")
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets want a short path
-    folder.chmod(0o755)
-    try:
-        with slurm_cluster.Cluster(folder) as found:
-            yield found
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow
