@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
 from simclr_plus.file_list import SUFFIXES, FileList, list_images
-from simclr_plus.recipe import Data, Recipe
+from simclr_plus.recipe import Recipe
+from simclr_plus.recipe_keys import Data
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 HELD_OUT = 0.2  # of each class of a folder that has no test images of its own

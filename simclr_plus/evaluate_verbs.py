@@ -104,7 +104,7 @@ def few_labels(
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the labelled images; 0: the protocol's.")] = 0.0,
     batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: the protocol's.")] = 0,
     head: Annotated[str, typer.Option(help="File of the projection head, where the target holds none.")] = "",
-    data: Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")] = "",
+    data: EvaluationData = "",
     test: TestFolder = "",
     image_size: ImageSize = 0,
     seed: Seed = 0,

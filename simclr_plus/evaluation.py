@@ -22,7 +22,7 @@ from simclr_plus.export import recipe_of
 from simclr_plus.feature_cache import images_digest
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.imported import beside
-from simclr_plus.recipe import Data
+from simclr_plus.recipe_keys import Data
 from simclr_plus.result_names import changed_settings, result_name
 from simclr_plus.runs import Run, find_run
 

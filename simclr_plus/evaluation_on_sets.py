@@ -38,7 +38,7 @@ from simclr_plus.feature_cache import images_digest
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.predictions import write_predictions
-from simclr_plus.recipe import Data
+from simclr_plus.recipe_keys import Data
 from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_folder, open_images, require_labels
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.recipe import Data
+from simclr_plus.recipe_keys import Data
 
 TOP1, MEAN_PER_CLASS, MAP11 = "top1", "mean_per_class", "map11"
 CALTECH_TRAIN, CALTECH_VALIDATION = 30, 5  # a class; the validation images are among the 30

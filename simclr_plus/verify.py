@@ -21,7 +21,7 @@ from simclr_plus.importers.imported import beside
 from simclr_plus.importers.trainers import read_linear_head
 from simclr_plus.metrics import summary
 from simclr_plus.published import stated_top1
-from simclr_plus.recipe import Data
+from simclr_plus.recipe_keys import Data
 
 
 def verify(

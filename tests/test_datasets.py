@@ -20,7 +20,7 @@ from simclr_plus.datasets import (
     open_images,
 )
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
-from simclr_plus.recipe import Data
+from simclr_plus.recipe_keys import Data
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

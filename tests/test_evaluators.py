@@ -18,7 +18,8 @@ from simclr_plus.evaluators.linear import _fit, evaluate_linear, evaluate_linear
 from simclr_plus.evaluators.subjects import RawPixels, Subject, projected, subjects
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model
-from simclr_plus.recipe import Data, load_recipe
+from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe_keys import Data
 from simclr_plus.report import make_report
 from simclr_plus.runs import Run, create_run
 from simclr_plus.verify import verify

@@ -13,13 +13,13 @@ from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.plan import make_plan
 from simclr_plus.published import stated_top1
 from simclr_plus.recipe import (
-    StudyOperation,
     documented_keys,
     find_recipe,
     load_recipe,
     parse_recipe,
     shipped_recipes,
 )
+from simclr_plus.recipe_keys import StudyOperation
 
 ASKED_FOR = {
     "demo",

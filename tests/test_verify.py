@@ -22,7 +22,8 @@ from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, Simc
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model
 from simclr_plus.published import NAMES, V2, stated_top1
-from simclr_plus.recipe import Data, load_recipe
+from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe_keys import Data
 from simclr_plus.verify import images_to_verify, verify
 
 CPU = torch.device("cpu")

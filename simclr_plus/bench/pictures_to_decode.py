@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from simclr_plus.datasets import PRETRAIN, decode_image, open_folder, open_images
-from simclr_plus.recipe import Data
+from simclr_plus.recipe_keys import Data
 
 PHOTOGRAPHS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
 WIDTH, HEIGHT, QUALITY = 500, 375, 94  # ImageNet's commonest size

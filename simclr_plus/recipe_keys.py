@@ -1,0 +1,304 @@
+"""The keys of a recipe by section: type, default, range, and what each means. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from simclr_plus.augmentations.law import MAX_STRENGTH
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Three = Annotated[tuple[float, float, float], Field(strict=False)]  # TOML has lists
+StudyOperation = Literal[
+    "crop",
+    "cutout",
+    "color",
+    "sobel",
+    "noise",
+    "blur",
+    "rotate",
+    "equalize",
+    "solarize",
+    "motion_blur",
+    "autoaugment",
+]
+
+
+class Section(BaseModel):
+    """Keys that are checked once and never change; unknown ones are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class About(Section):
+    """What a reader wants to know before running a recipe."""
+
+    summary: Annotated[str, Field(description="what it trains, in one line")] = ""
+    source: Annotated[str, Field(description="where its numbers come from")] = ""
+    command: Annotated[str, Field(description="how to start it")] = ""
+    hardware: Annotated[str, Field(description="what it is meant to run on")] = ""
+    expected: Annotated[str, Field(description="the score to expect, marked as the paper's or as measured")] = ""
+
+
+class Data(Section):
+    """The images."""
+
+    name: Annotated[
+        Literal["embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"],
+        Field(description='"embedded" ships with the package, "folder" is any folder, torchvision reads the rest'),
+    ] = "embedded"
+    root: Annotated[
+        str, Field(description="folder of the images; for torchvision's data sets the folder that holds theirs")
+    ] = "data"
+    download: Annotated[bool, Field(description="let torchvision download a missing data set into root")] = False
+    limit: Annotated[int, Field(ge=0, description="train on the first n images only; 0: all")] = 0
+    expected_images: Annotated[
+        int, Field(ge=0, description="images the recipe is made for; another number found is pointed out; 0: any")
+    ] = 0
+    on_bad_image: Annotated[
+        Literal["error", "skip"],
+        Field(
+            description="an unreadable image stops the run, or the next readable one takes its place and it is counted"
+        ),
+    ] = "error"
+    threads: Annotated[
+        int, Field(ge=0, description="threads a process that make views; 0: one for each core it may use")
+    ] = 0
+
+
+class Augmentation(Section):
+    """The law of a view (paper, 3 and Appendix A)."""
+
+    image_size: Annotated[int, Field(ge=8, description="side of a view in pixels")] = 224
+    strength: Annotated[
+        float, Field(ge=0, le=MAX_STRENGTH, description="strength of the colour distortion: ImageNet 1.0, CIFAR 0.5")
+    ] = 1.0
+    min_scale: Annotated[float, Field(gt=0, le=1, description="smallest crop as a share of the image's area")] = 0.08
+    resize: Annotated[
+        Literal["bicubic", "bicubic_legacy"],
+        Field(description="the authors' TF2 kernel or their TF1 kernel (the paper's)"),
+    ] = "bicubic"
+    flip_prob: Annotated[Share, Field(description="probability of a left-right flip")] = 0.5
+    jitter_prob: Annotated[Share, Field(description="probability of the colour jitter")] = 0.8
+    gray_prob: Annotated[Share, Field(description="probability of the change to gray")] = 0.2
+    blur_prob: Annotated[Share, Field(description="probability of the blur; CIFAR: 0")] = 0.5
+    blur_sigma_group: Annotated[
+        int,
+        Field(ge=0, description="0: a sigma for each image; n: one for n images of the global batch (authors' code)"),
+    ] = 0
+    brightness_law: Annotated[
+        Literal["multiplicative", "additive"],
+        Field(description="x f (authors' code since June 2020) or x + d (the paper's experiments)"),
+    ] = "multiplicative"
+    random_order: Annotated[bool, Field(description="the four colour operations in random order")] = True
+    augment_on: Annotated[
+        Literal["auto", "cpu", "device"],
+        Field(
+            description="where colour and blur are done: by CPU threads, or on the device for a whole batch (equal to "
+            "1e-5); auto: the device with CUDA and images in files or operations"
+        ),
+    ] = "auto"
+    device_crops: Annotated[
+        Literal["float32", "float16", "uint8"],
+        Field(
+            description="crops on their way to the device: float32 is exact, float16 is off by up to 2.5e-4, uint8 by "
+            "up to 2e-3 and cuts the overshoot of the resize"
+        ),
+    ] = "float32"
+    evaluation_crop: Annotated[
+        float, Field(gt=0, le=1, description="share of the shorter side shown in evaluation, above 32 pixels")
+    ] = 0.875
+    operations: Annotated[
+        tuple[StudyOperation, ...],
+        Field(
+            strict=False,
+            description='of the paper\'s studies, done in this order to a view made as above, e.g. ["crop", "color"]',
+        ),
+    ] = ()
+    operations_on: Annotated[
+        Literal["both", "first"],
+        Field(description="operations change both views of a pair, or the first alone (Figure 5)"),
+    ] = "both"
+    operation_prob: Annotated[Share, Field(description="probability of each of the operations, for each view")] = 1.0
+    cutout_side: Annotated[Share, Field(description="cutout: side of the gray square as a share of the view's")] = 0.5
+    noise_deviation: Annotated[
+        float, Field(ge=0, description="noise: standard deviation, of values in [0, 1]; unpublished, as the next")
+    ] = 0.1
+    solarize_from: Annotated[Share, Field(description="solarize: values from here on are inverted")] = 0.5
+    same_crop: Annotated[
+        bool,
+        Field(description="before the operations both views are the same: one draw of all of the above (Figure 5)"),
+    ] = False
+
+
+class Encoder(Section):
+    """The network f."""
+
+    depth: Annotated[Literal[18, 34, 50, 101, 152, 200], Field(description="layers of the ResNet")] = 50
+    width: Annotated[
+        float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
+    ] = 1
+    stem: Annotated[
+        Literal["imagenet", "cifar", "cifar_pad2", "cifar_no_relu"],
+        Field(
+            description="7x7 convolution and max-pool, or 3x3 for images up to 32 pixels; the rest for files of others"
+        ),
+    ] = "imagenet"
+    flavor: Annotated[
+        Literal["torchvision", "reference"],
+        Field(description="features equal to torchvision's and timm's, or the authors' network to the last detail"),
+    ] = "torchvision"
+    selective_kernels: Annotated[
+        bool, Field(description="SimCLR v2's networks: SK units in bottlenecks, stem and shortcuts of ResNet-D")
+    ] = False
+    se_ratio: Annotated[
+        Share, Field(description="squeeze-excitation to that share of a block's width, e.g. 0.25; 0: none")
+    ] = 0.0
+    mean: Annotated[Three, Field(description="of the images an imported encoder was trained on; authors: 0")] = (
+        0,
+        0,
+        0,
+    )
+    std: Annotated[Three, Field(description="images are divided by it, after the mean; authors: 1")] = (1, 1, 1)
+
+
+class Head(Section):
+    """The projection head g."""
+
+    num_layers: Annotated[int, Field(ge=0, le=8, description="0: none, 1: linear, 2: the paper's, 3: SimCLR v2's")] = 2
+    hidden_dim: Annotated[
+        int, Field(ge=0, description="width of the hidden layers; 0: that of the encoder's features")
+    ] = 0
+    output_dim: Annotated[int, Field(ge=2, description="dimensions of z")] = 128
+
+
+class Loss(Section):
+    """What is made small: NT-Xent, a loss that the paper compares with it, or the cross entropy of the labels."""
+
+    name: Annotated[
+        Literal["nt_xent", "nt_logistic", "margin", "cross_entropy"],
+        Field(
+            description="NT-Xent; NT-Logistic, margin triplet (paper, Table 2); cross_entropy: of labels, one view, "
+            "no head"
+        ),
+    ] = "nt_xent"
+    temperature: Annotated[float, Field(gt=0, description="temperature: ImageNet 0.1, CIFAR 0.5")] = 0.1
+    normalize: Annotated[bool, Field(description="l2-normalise z (the paper's cosine similarity)")] = True
+    negatives: Annotated[
+        Literal["both_views", "other_view"],
+        Field(description="other images in both views, or in the view that a row is not of (the paper's Table 4)"),
+    ] = "both_views"
+    semi_hard: Annotated[
+        bool,
+        Field(description="nt_logistic, margin: only the most similar negative that is less similar than the positive"),
+    ] = False
+    margin: Annotated[float, Field(ge=0, description="margin: by how much a positive is to be more similar")] = 0.8
+    reduction: Annotated[
+        Literal["paper", "reference"],
+        Field(description="nt_xent: mean over 2N rows, or the authors' sum of both views' means, twice the gradient"),
+    ] = "reference"
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return {
+            "nt_xent": "NT-Xent",
+            "nt_logistic": "NT-Logistic",
+            "margin": "margin triplet",
+            "cross_entropy": "cross entropy",
+        }[self.name]
+
+
+class Optimizer(Section):
+    """The update rule."""
+
+    name: Annotated[Literal["lars", "sgd", "adam"], Field(description="LARS, SGD with Nesterov momentum, or Adam")] = (
+        "lars"
+    )
+    learning_rate: Annotated[float, Field(gt=0, description="base learning rate, before scaling with the batch")] = 0.3
+    learning_rate_scaling: Annotated[
+        Literal["linear", "sqrt", "none"], Field(description="peak = base B/256, base sqrt(B), or base")
+    ] = "linear"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of LARS and SGD")] = 0.9
+    weight_decay: Annotated[
+        float, Field(ge=0, description="weight decay; batch norms (and biases under LARS) are exempt")
+    ] = 1e-6
+    trust_coefficient: Annotated[float, Field(gt=0, description="LARS: scale of the trust ratio")] = 0.001
+    adapt_probe: Annotated[
+        bool,
+        Field(description="LARS adapts the probe's kernel too (authors' code of March 2020; later code leaves it out)"),
+    ] = False
+    sgd_momentum: Annotated[
+        Literal["rate_outside", "rate_inside"],
+        Field(description="SGD: the learning rate outside the velocity (PyTorch, TF1) or inside it (authors' TF2)"),
+    ] = "rate_outside"
+    gradient_clip: Annotated[float, Field(ge=0, description="largest norm of the whole gradient; 0: no clipping")] = 0.0
+
+
+class Training(Section):
+    """The loop."""
+
+    epochs: Annotated[float, Field(gt=0, description="passes over the images")] = 100
+    warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up")] = 10
+    batch_size: Annotated[int, Field(ge=2, description="images a step over all processes (the global batch N)")] = 4096
+    round_up_to_checkpoint: Annotated[
+        bool,
+        Field(description="go on at rate 0 until the next checkpoint is due, as the authors' TF2 loop does"),
+    ] = False
+    seed: Annotated[int, Field(ge=0, description="of the initial weights, the order and every augmentation")] = 0
+    global_batch_norm: Annotated[bool, Field(description="batch statistics over all processes")] = True
+    probe: Annotated[
+        bool,
+        Field(
+            description="train a linear classifier on the detached features alongside, where there are labels "
+            "(cross_entropy trains the encoder through it, whatever is said here)"
+        ),
+    ] = True
+    precision: Annotated[
+        Literal["float32", "bfloat16", "auto", "float64"],
+        Field(
+            description="of convolutions and matrices, the loss stays float32; auto: bfloat16 on CUDA, float32 on CPU; "
+            "float64: everything, for proofs"
+        ),
+    ] = "float32"
+    channels_last: Annotated[bool, Field(description="memory layout of the images; faster for most networks")] = True
+    compile: Annotated[bool, Field(description="torch.compile the encoder")] = False
+    activation_checkpointing: Annotated[
+        bool, Field(description="keep only each block's input and compute the rest again: less memory, a third slower")
+    ] = False
+    init_from: Annotated[str, Field(description="encoder or checkpoint file to start the encoder from")] = ""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: CUDA where there is one")] = "auto"
+
+
+class Checkpoints(Section):
+    """What is kept on disk."""
+
+    every_epochs: Annotated[float, Field(gt=0, description="save each n epochs, and at the end")] = 1
+    keep_last: Annotated[int, Field(ge=1, description="newest checkpoints kept")] = 3
+    keep_every_epochs: Annotated[int, Field(ge=0, description="also keep for good one each n epochs; 0: none")] = 0
+
+
+class Monitor(Section):
+    """What is written while training."""
+
+    log_every_steps: Annotated[int, Field(ge=1, description="steps between two lines of metrics.jsonl")] = 10
+    knn_every_epochs: Annotated[
+        float, Field(ge=0, description="epochs between two kNN evaluations on the test split (where labelled); 0: none")
+    ] = 0.0
+    tensorboard: Annotated[bool, Field(description="write TensorBoard files too, in the run's tensorboard folder")] = (
+        False
+    )
+    wandb: Annotated[
+        Literal["off", "online", "offline"],
+        Field(description="report to Weights & Biases too; offline: to files, sent later by `wandb sync`"),
+    ] = "off"
+    wandb_project: Annotated[str, Field(description="project of Weights & Biases")] = "simclr-plus"
+    hung_after_seconds: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="a process whose step takes longer is hung and the run is ended; preparing, evaluating and "
+            "saving may take four times as long; 0: never",
+        ),
+    ] = 1800.0
