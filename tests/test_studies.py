@@ -195,6 +195,9 @@ def test_means_and_deviations_are_over_seeds() -> None:
     found = f.spread("top1", a=1)
     assert found is not None and found.n == 3
     assert (found.mean, found.deviation) == (pytest.approx(0.6), pytest.approx(np.std([0.5, 0.6, 0.7], ddof=1)))
+    assert found.bar == pytest.approx(10) and math.isnan(
+        findings([({"a": 1}, 0, {"top1": 0.5})]).spread("top1", a=1).bar
+    )
     assert f.text("top1", a=1) == "60.0 ± 10.0" and f.text("top1", a=2) == "–" and math.isnan(f.value("top1", a=2))
 
 

@@ -28,7 +28,7 @@ def lines(
         axes.errorbar(
             [i for i, _ in there],
             [100 * value.mean for _, value in there],
-            yerr=[100 * value.deviation for _, value in there],
+            yerr=[value.bar for _, value in there],
             label=name,
             color=COLORS[number % len(COLORS)],
             marker=MARKERS[number % len(MARKERS)],
@@ -60,7 +60,7 @@ def bars(
             [100 * value.mean - lowest for _, value in there],
             width,
             bottom=lowest,
-            yerr=[100 * value.deviation for _, value in there],
+            yerr=[value.bar for _, value in there],
             label=name,
             color=COLORS[number % len(COLORS)],
             capsize=2,
@@ -70,7 +70,8 @@ def bars(
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3, axis="y")
     axes.set_axisbelow(True)
-    legend(axes)
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(5, len(series)))
 
 
 def legend(axes: Any) -> None:

@@ -30,6 +30,11 @@ class Spread:
     deviation: float
     n: int
 
+    @property
+    def bar(self) -> float:
+        """The deviation in percent for an error bar; with one seed none (not a number)."""
+        return 100 * self.deviation if self.n > 1 else math.nan
+
     def percent(self) -> str:
         """ "81.3 ± 0.4", or "81.3" of one seed."""
         return f"{100 * self.mean:.1f}" + (f" ± {100 * self.deviation:.1f}" if self.n > 1 else "")

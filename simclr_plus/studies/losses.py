@@ -80,7 +80,7 @@ def page(f: Findings) -> Page:
     ]
 
     def draw(figure: Any) -> None:
-        series: dict[str, list[Spread | None]] = {"chosen on validation": [f.spread("top1", **best[x]) for x in LOSSES]}
+        series: dict[str, list[Spread | None]] = {"top1": [f.spread("top1", **best[x]) for x in LOSSES]}
         bars(figure, list(LOSSES), series, xlabel="loss", ylabel="linear accuracy (%)", lowest=floor_of(series))
 
     return Page(

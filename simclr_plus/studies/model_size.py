@@ -71,7 +71,7 @@ def page(f: Findings) -> Page:
                     axes.errorbar(
                         list(known),
                         [100 * s.mean for s in known.values()],
-                        yerr=[100 * s.deviation for s in known.values()],
+                        yerr=[s.bar for s in known.values()],
                         color=COLORS[number],
                         marker=MARKERS[number],
                         linestyle="-" if depth == sizes[0][0] else "--",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def page(f: Findings) -> Page:
         axes = figure.subplots()
         for number, (place, contrastive, top1) in enumerate(known):
             spreads = [f.spread(key, **place) for key in ("contrastive_accuracy", "top1")]
-            dx, dy = (100 * spread.deviation if spread else 0.0 for spread in spreads)
+            dx, dy = (spread.bar if spread else math.nan for spread in spreads)
             axes.errorbar(
                 100 * contrastive,
                 100 * top1,
