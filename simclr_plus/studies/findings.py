@@ -10,7 +10,7 @@ from typing import Any
 
 # Student's t, 95 % two-sided, by degrees of freedom from 1 on
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
-ON_TEST_IMAGES = ("top1", "from_")  # figures that are shares of the test images
+ON_TEST_IMAGES = ("top1", "from_", "chance")  # figures that are shares of the test images
 
 
 @dataclass(frozen=True)

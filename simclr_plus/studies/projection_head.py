@@ -16,10 +16,11 @@ DIMENSIONS = {"small": (16, 32, 64, 128, 256), PAPER: (32, 64, 128, 256, 512, 10
 
 
 def points(recipe: Recipe, scale: str) -> Iterator[Point]:
-    """Each head with each output dimension; no head has that of h alone."""
+    """Each head with each output dimension, that of h among them; no head has that one alone."""
+    own = recipe.architecture.feature_dim
     measures = (linear(scale), f"{linear(scale)}_z")
     for head, layers in LAYERS.items():
-        for dimension in DIMENSIONS[scale] if layers else (recipe.architecture.feature_dim,):
+        for dimension in sorted({*DIMENSIONS[scale], own}) if layers else (own,):
             yield Point(
                 {"head": head, "dimension": dimension},
                 {"head.num_layers": layers, "head.output_dim": dimension},
@@ -36,12 +37,13 @@ def page(f: Findings) -> Page:
         for head in LAYERS
         for name, figure in on.items()
     ]
-    own = next(iter(r.place["dimension"] for r in f.rows if r.place["head"] == "none"), 0)
+    own = next(iter(r.place["dimension"] for r in f.rows if r.place["head"] == "none"), None)
+    of_both = f" (both of {own} dimensions)" if own else ""
     none, wide = {"head": "none", "dimension": own}, {"dimension": own}
     claims = [
         higher(f, "a nonlinear head is better than a linear one", {"head": "nonlinear"}, {"head": "linear"}),
         *(
-            higher(f, f"a {head} head is better than none (both of {own} dimensions)", {"head": head, **wide}, none)
+            higher(f, f"a {head} head is better than none{of_both}", {"head": head, **wide}, none)
             for head in ("linear", "nonlinear")
         ),
         higher(

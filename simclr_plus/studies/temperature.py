@@ -12,6 +12,7 @@ from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import (
     MISSING,
     NOT_SEEN,
+    UNDECIDED,
     Claim,
     Page,
     Picture,
@@ -113,7 +114,13 @@ def _disagreement(f: Findings, places: list[dict[str, Any]]) -> Claim:
     if linear is None or contrastive is None:
         return Claim(sentence, MISSING, "not all settings have been measured")
     if linear == contrastive:
-        return Claim(sentence, NOT_SEEN, f"{_setting(linear)} is best by both")
+        second = best_of(f, [place for place in places if place != linear])
+        lead = f.difference(linear, second) if second else None
+        if second is None or lead is None:
+            return Claim(sentence, MISSING, "one setting has been measured")
+        verdict = NOT_SEEN if lead.is_above else UNDECIDED
+        evidence = f"{_setting(linear)} is best by both, before {_setting(second)}: {lead.text()}"
+        return Claim(sentence, verdict, evidence)
     evidence = f"linear accuracy of {_setting(linear)} against {_setting(contrastive)}"
     return decided(sentence, f.difference(linear, contrastive), evidence)
 
