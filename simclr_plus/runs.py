@@ -227,7 +227,7 @@ def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
         end = time.monotonic() + SECONDS_TO_APPEAR
         while not run.recipe_file.exists() and time.monotonic() < end:
             time.sleep(0.1)
-        if run.path.is_dir() and run.recipe() != recipe:
+        if run.path.is_dir() and not run.recipe().trains_as(recipe):
             raise RecipeError(f"run {run.path} has another recipe; give the same keys on each machine") from None
         if not run.path.is_dir():
             raise

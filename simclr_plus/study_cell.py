@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -26,47 +27,59 @@ from simclr_plus.studies.study import Cell
 from simclr_plus.study_runs import PlannedStudy, open_study
 from simclr_plus.supervisor import INTERRUPTED
 from simclr_plus.tail import Tail
-from simclr_plus.whole_files import write_text_whole
+from simclr_plus.whole_files import remove_unfinished, write_text_whole
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_cell(planned: PlannedStudy, cell: Cell, processes: int) -> int:
     """Train and measure; returns 0, or the code with which it was stopped. Another process on it is waited for."""
-    folder = planned.runs / cell.name
-    with suppress(OSError):
-        folder.rmdir()  # killed before the recipe was in it
-    run = join_run(cell.recipe, planned.runs, cell.name)
-    with _alone(run):
+    with _alone(planned, cell):
         if planned.is_done(cell):
             return 0
+        planned.note_failure(cell, "")
+        folder = planned.runs / cell.name
+        if folder.is_dir() and not Run(folder).recipe_file.exists():  # killed before the recipe was in it
+            remove_unfinished(folder)
+            folder.rmdir()
+        run = join_run(cell.recipe, planned.runs, cell.name)
         _wait_for_supervisor(run)
         if not _is_trained(run):
             code = launch(run, processes, quiet=True)
             if code:
                 return code
+            if not _is_trained(run):
+                raise SimclrPlusError(f"{run.path} was stopped before its end; the same command goes on with it")
         if processes > 1:
-            command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-            command += ["--nproc-per-node", str(processes)]
-            command += ["-m", "simclr_plus.study_cell", str(planned.path), cell.name, "--measure"]
-            code = subprocess.run(command, check=False).returncode
+            code = _share_measures(planned, cell, processes)
             if code:
                 return code
-        else:
-            measure(planned, cell)
+        measure(planned, cell)
         _write_result(planned, cell, run)
     return 0
 
 
+def _share_measures(planned: PlannedStudy, cell: Cell, processes: int) -> int:
+    """Those measures that several processes can share, by so many; returns the code with which they ended."""
+    from simclr_plus.studies.measures import SHARED
+
+    run = Run(planned.runs / cell.name)
+    if all(_measure_file(run, name).is_file() for name in SHARED.intersection(cell.measures)):
+        return 0
+    command = [sys.executable, "-m", "simclr_plus.study_cell", str(planned.path), cell.name, "--measure"]
+    command += ["--processes", str(processes), "--parent", str(os.getpid())]
+    return subprocess.run(command, check=False).returncode
+
+
 def measure(planned: PlannedStudy, cell: Cell) -> None:
-    """Write results/measure_NAME.json for each measure that has none yet; several processes share the work."""
-    from simclr_plus.distributed import rank, start
-    from simclr_plus.studies.measures import measured
+    """Write results/measure_NAME.json for each measure that has none yet; among several, only what they share."""
+    from simclr_plus.distributed import rank, start, world_size
+    from simclr_plus.studies.measures import SHARED, measured
 
     run, device = Run(planned.runs / cell.name), start(cell.recipe.training.device)
     for name in cell.measures:
         file = _measure_file(run, name)
-        if not file.is_file():
+        if not file.is_file() and (world_size() == 1 or name in SHARED):
             started = time.monotonic()
             numbers = measured(run, name, planned.scale, device)
             if rank() == 0:
@@ -103,10 +116,13 @@ def _write_result(planned: PlannedStudy, cell: Cell, run: Run) -> None:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
+def _alone(planned: PlannedStudy, cell: Cell) -> Iterator[None]:
     """Hold the cell: a second study on the same folder, here or where the file system's locks reach, waits its turn."""
-    with (run.path / "cell.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    locks = planned.path / "locks"
+    locks.mkdir(exist_ok=True)
+    with (locks / cell.name).open("w") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
@@ -164,13 +180,16 @@ def main() -> None:
     parser.add_argument("cell")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--parent", type=int, default=0)
-    parser.add_argument("--measure", action="store_true", help="the measures alone, of a trained cell, under torchrun")
+    parser.add_argument("--measure", action="store_true", help="the shared measures alone, of a trained cell")
     given = parser.parse_args()
     if given.parent:
         die_with_parent(given.parent)
+    if given.measure and "WORLD_SIZE" not in os.environ:
+        _under_torchrun(given.folder, given.cell, given.processes)
+        return
+    planned = open_study(given.folder)
+    cell = find_cell(planned, given.cell)
     try:
-        planned = open_study(given.folder)
-        cell = find_cell(planned, given.cell)
         if given.measure:
             measure(planned, cell)
             from simclr_plus.distributed import stop
@@ -179,10 +198,22 @@ def main() -> None:
             return
         sys.exit(0 if planned.is_done(cell) else run_cell(planned, cell, given.processes))
     except SimclrPlusError as error:
+        planned.note_failure(cell, str(error))
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        planned.note_failure(cell, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _under_torchrun(folder: Path, cell: str, processes: int) -> None:
+    """This process becomes the torchrun of the measures; its processes end with it, as it ends with the cell."""
+    from torch.distributed.run import main as torchrun
+
+    options = ["--standalone", "--nproc-per-node", str(processes), "-m", "simclr_plus.study_cell"]
+    torchrun([*options, str(folder), cell, "--measure", "--parent", str(os.getpid())])
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
     runs/study-NAME/
       study.json               study, scale, seeds and the recipe it starts from
       cells/CELL/              an ordinary run folder; results/cell.json says that the cell is done
+      logs/CELL.log            what its process said; CELL.failed: why it failed, until it is tried again
+      locks/CELL               held by the process that works on it
       report.html report.md results.csv results.json plots/
 
 A cell is done when its result file is there, which appears whole: killed at any moment, the same command goes on.
@@ -27,7 +29,7 @@ from simclr_plus import slurm
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.runs import Run, cpu_count
-from simclr_plus.states import state_of
+from simclr_plus.states import FINISHED, state_of
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.study import Cell, Study
@@ -60,6 +62,19 @@ class PlannedStudy:
     def is_done(self, cell: Cell) -> bool:
         """Whether the cell needs no more work."""
         return self.result_file(cell).is_file()
+
+    def failure_file(self, cell: Cell) -> Path:
+        """Why the cell failed, while it has not been tried again."""
+        return self.path / "logs" / f"{cell.name}.failed"
+
+    def note_failure(self, cell: Cell, why: str) -> None:
+        """Keep why the cell failed; "" forgets it."""
+        file = self.failure_file(cell)
+        if why:
+            file.parent.mkdir(exist_ok=True)
+            write_text_whole(file, why + "\n")
+        else:
+            file.unlink(missing_ok=True)
 
     def missing(self) -> list[Cell]:
         """The cells still to do, in order."""
@@ -157,7 +172,7 @@ def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequ
                 if planned.is_done(cell):
                     left = (time.monotonic() - started) / done * (total - done)
                     say(f"{done}/{total} {cell.name}: {_told(planned, cell)}; about {left / 60:.0f} min left")
-                elif not asked or process.returncode not in (PREEMPTED, INTERRUPTED, -signal.SIGKILL):
+                elif not asked or process.returncode not in (PREEMPTED, INTERRUPTED, -signal.SIGKILL, -signal.SIGINT):
                     failures.append(f"{cell.name}: {why_missing(planned, cell)}")
                     say(f"{done}/{total} {failures[-1]}")
             if asked and not working:
@@ -236,14 +251,17 @@ def _told(planned: PlannedStudy, cell: Cell) -> str:
 
 
 def why_missing(planned: PlannedStudy, cell: Cell) -> str:
-    """Why a cell is not done: what its run says, else the last words of its log; empty where it never began."""
+    """Why a cell is not done: what it noted when it failed, else what its run says; empty where it never began."""
+    note, log = planned.failure_file(cell), planned.path / "logs" / f"{cell.name}.log"
+    if note.is_file():
+        return f"failed: {note.read_text(encoding='utf-8').strip()}{f' (see {log})' if log.is_file() else ''}"
     run = Run(planned.runs / cell.name)
-    log = planned.path / "logs" / f"{cell.name}.log"
-    words = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.is_file() else []
-    if words:
-        return f"failed: {words[-1].removeprefix('error: ')} (see {log})"
-    state = state_of(run) if run.exists else None
-    return "" if state is None else f"{state.name}{f': {state.why}' if state.why else ''}"
+    if not run.exists:
+        return ""
+    state = state_of(run)
+    if state.name == FINISHED:
+        return "trained, not measured"
+    return f"{state.name}{f': {state.why}' if state.why else ''}"
 
 
 def require_all(failures: Sequence[str], planned: PlannedStudy) -> None:

@@ -13,6 +13,7 @@ from simclr_plus.run_verbs import Account, Memory, Partition, Sbatch, TimeLimit
 from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 
 if TYPE_CHECKING:
+    from simclr_plus.datasets import Images
     from simclr_plus.recipe import Recipe
     from simclr_plus.studies.study import Study
     from simclr_plus.study_runs import PlannedStudy
@@ -31,7 +32,9 @@ def study(
         list[str] | None, typer.Option(metavar="AXIS=VALUE,VALUE", help="Run a part of the grid; may be given again.")
     ] = None,
     at_once: Annotated[int, typer.Option(min=0, help="Cells side by side; 0: as many as GPUs or cores allow.")] = 0,
-    nproc: Annotated[str, typer.Option("--nproc", help='Processes (GPUs) of each cell, a number or "gpu".')] = "1",
+    nproc: Annotated[
+        str, typer.Option("--nproc", help='Processes (GPUs) of each cell, a number or "gpu"; with --slurm --gpus N: N.')
+    ] = "",
     name: Annotated[str, typer.Option(help="Name of the study's folder; study-NAME if left out.")] = "",
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit the missing cells to SLURM as an array.")] = False,
     gpus: Annotated[int, typer.Option(min=0, help="SLURM: GPUs of a cell.")] = 0,
@@ -67,7 +70,9 @@ def study(
         raise RecipeError("--gpus, --cpus, --time, --partition, --account, --memory and --sbatch go with --slurm")
     base, count = _base(chosen, scale, recipe, overrides or []), seeds or chosen.seeds[scale]
     planned = plan_study(path, chosen, scale, count, base, where or ())
-    processes = process_count(str(gpus or 1) if slurm and nproc == "gpu" else nproc)
+    if slurm and nproc in ("", "gpu"):  # there may be no GPU on the machine that submits
+        nproc = str(gpus or 1)
+    processes = process_count(nproc or "1")
     ids = [] if slurm else _gpu_ids()
     asked = max(1, at_once) * processes
     if ids and asked > len(ids):
@@ -75,7 +80,7 @@ def study(
     if dry_run:
         _show_plan(planned, at_once or _room(ids, processes), processes, as_json)
         return
-    _look_at_colors(planned)
+    _look_at_data(planned)
     record(planned, count)
     missing = planned.missing()
     if slurm:
@@ -103,14 +108,40 @@ def study(
     require_all(failures, planned)
 
 
-def _look_at_colors(planned: PlannedStudy) -> None:
-    """Refuse cells that gray images cannot answer, before they are trained; say so where they answer little."""
-    from simclr_plus.datasets import TRAIN, open_images
+UNLABELLED = ("contrastive", "keeps_")  # measures that need no labels
 
-    images = open_images(planned.recipe.data, TRAIN)
-    spread = 0
-    for index in range(min(64, len(images))):
-        pixels = images.read(index)
+
+def _look_at_data(planned: PlannedStudy) -> None:
+    """Refuse, before anything is trained, cells that these images cannot answer; say so where they answer little."""
+    from simclr_plus.datasets import TEST, TRAIN, open_images, open_training_images, require_labels
+
+    images, test = open_images(planned.recipe.data, TRAIN), open_images(planned.recipe.data, TEST)
+    if any(not measure.startswith(UNLABELLED) for cell in planned.cells for measure in cell.measures):
+        require_labels(images), require_labels(test)
+        if images.classes != test.classes:
+            raise RecipeError(
+                f"{images.name} and {test.name} hold other classes ({len(images.classes)} and {len(test.classes)}); "
+                "give both the same folders"
+            )
+    for supervised in (False, True):
+        batches = [cell for cell in planned.cells if cell.recipe.supervised is supervised]
+        if batches:
+            open_training_images(max((cell.recipe for cell in batches), key=lambda recipe: recipe.training.batch_size))
+    _look_at_colors(planned, images)
+
+
+def _look_at_colors(planned: PlannedStudy, images: Images) -> None:
+    """Of 64 images from all over the set."""
+    from simclr_plus.errors import UnreadableImageError
+
+    spread, count = 0, min(64, len(images))
+    for number in range(count):
+        try:
+            pixels = images.read(number * len(images) // count)
+        except UnreadableImageError:
+            if not images.skip_bad:
+                raise
+            continue
         spread = max(spread, int((pixels.max(axis=2) - pixels.min(axis=2)).max()))
     if spread:
         return

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 from launching import CLI, environment, processes_naming, wait_for
+from PIL import Image
 
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
@@ -96,7 +97,7 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path: Path)
     assert "1 of 2 cells failed" in done.stderr and "yes_0.5_seed0: failed: " in done.stderr
     assert "has another recipe" in done.stderr
     report = (folder / "report.md").read_text()
-    assert "cells measured: 1 of 6" in report and "yes_0.5_seed0: failed: run" in report
+    assert "cells measured: 1 of 6" in report and "yes_0.5_seed0: failed: run" in report and "(see " in report
     assert "4 cells that have not been run" in report
 
 
@@ -104,6 +105,50 @@ def test_gray_images_are_refused_where_colour_is_asked_for_before_anything_is_tr
     done = study(tmp_path, "what-h-keeps", *SMOKE)
     assert done.returncode == 2 and "--where task=rotation,corrupted,sobel" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_missing_labels_test_images_and_great_batches_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+    for name in ("train/a.png", "train/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (32, 32), "teal").save(tmp_path / name)
+    asked = ["temperature", *SMOKE, "data.name=folder", f"data.root={tmp_path}", "data.limit=0"]
+    assert "has train but neither val nor test" in study(tmp_path, *asked).stderr
+    (tmp_path / "val").mkdir()
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "val" / "c.png")
+    assert "has no labels" in study(tmp_path, *asked).stderr
+    large = study(tmp_path, "batch-and-epochs", *SMOKE, "--where", "batch=512")
+    assert large.returncode == 2 and "training.batch_size = 512 exceeds the 64 images" in large.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_measures_of_a_cell_whose_folder_a_kill_left_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "study-broader-augmentation" / "cells" / "0.125_default_seed0"
+    folder.mkdir(parents=True)
+    (folder / ".recipe.toml.17.part").write_text("[tra")
+    asked = ["broader-augmentation", *SMOKE, "--seeds", "1", "--nproc", "2", "--at-once", "1"]
+    done = study(tmp_path, *asked, "--where", "policy=default", "--json")
+    assert done.returncode == 0, done.stderr
+    (cell,) = json.loads(done.stdout)["cells"]
+    assert {"top1", "top1_1pct", "top1_10pct", "top1_100pct"} < set(cell["numbers"])
+
+
+@pytest.mark.slow
+def test_a_cell_that_someone_stops_is_not_measured_and_goes_on_later(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "study-temperature"
+    longer = [word if word != "training.epochs=1" else "training.epochs=60" for word in SMOKE]
+    asked = ["temperature", *longer, "checkpoints.every_epochs=2", "--seeds", "1", "--where", "temperature=0.1"]
+    command = [*CLI, "study", *asked, "--runs", str(tmp_path / "runs")]
+    running = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True)
+    cell = Run(folder / "cells" / "yes_0.1_seed0")
+    wait_for(lambda: cell.checkpoint_files(), "a checkpoint")
+    cell.ask_to_stop()
+    _, talk = running.communicate(timeout=120)
+    assert running.returncode == 1 and "was stopped before its end" in talk
+    assert not results(folder) and "stopped before its end" in (folder / "report.md").read_text()
+    done = study(tmp_path, *asked)
+    assert done.returncode == 0 and len(results(folder)) == 1, done.stderr
+    assert "Not measured\n\n- 5 cells that have not been run" in (folder / "report.md").read_text()
 
 
 def test_options_of_slurm_and_of_another_study_are_not_passed_over(tmp_path: Path) -> None:

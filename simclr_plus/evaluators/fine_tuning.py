@@ -28,6 +28,7 @@ from simclr_plus.evaluators.supervised import (
     DivergedError,
     State,
     Steps,
+    batch_within,
     build_optimizer,
     train_classifier,
 )
@@ -105,7 +106,7 @@ def fine_tuned(
             f"this protocol starts from layer {protocol.from_layer} of the projection head, which {subject.name} does "
             "not have: evaluate a run or a checkpoint, or give its head with --head FILE"
         )
-    size = min(protocol.batch_size, len(images))
+    size = batch_within(protocol.batch_size, len(images))
     count = protocol.steps or step_count(protocol.epochs, len(images), size)
     model = Classifier(
         copy.deepcopy(subject.encoder),

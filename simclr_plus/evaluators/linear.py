@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.datasets import Images, held_out_indices, require_labels
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
+from simclr_plus.evaluators.supervised import Classifier, State, Steps, batch_within, build_optimizer, train_classifier
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.metrics import summary
@@ -49,7 +49,7 @@ def evaluate_linear(
     takes the trained classifier.
     """
     require_labels(train), require_labels(test)
-    batch_size = min(batch_size, len(train))
+    batch_size = batch_within(batch_size, len(train))
     model = Classifier(subject.encoder, len(train.classes), size=subject.law.size, frozen=True).to(device)
     steps = Steps(
         batch_size,

@@ -91,6 +91,11 @@ class Steps:
     seed: int = 0
 
 
+def batch_within(batch_size: int, images: int) -> int:
+    """The batch, or of too few images all of them, but for a rest that the processes cannot share."""
+    return batch_size if batch_size <= images else max(images - images % world_size(), 1)
+
+
 @dataclass(frozen=True)
 class State:
     """Where a training is kept while it goes on; `key` says all that it depends on."""

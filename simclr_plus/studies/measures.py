@@ -137,3 +137,5 @@ MEASURES: dict[str, Measure] = {
     "few_labels_10pct": partial(_few_labels, percent=10),
     "few_labels_100pct": partial(_few_labels, percent=100),
 }
+# several processes share each batch; the others read all images, so that one process does them
+SHARED = frozenset(name for name in MEASURES if name.startswith(("linear", "few_labels")) and "fast" not in name)
