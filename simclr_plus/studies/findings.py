@@ -46,8 +46,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of figures with half of its 95 % interval: over n seeds by Student's t, with one seed by the number
-    of test images (as if each place had its own; infinite for figures that are no share of them)."""
+    """A difference of figures with half of its 95 % interval: over n seeds by Student's t, with one seed, and at the
+    least, by the number of test images (as if each place had its own; infinite for figures that are no share of them).
+    """
 
     value: float
     half: float
@@ -138,8 +139,8 @@ class Findings:
             of_images = math.sqrt(variance) / n
         if n == 1:
             return Difference(values[0], 2 * of_images, 1)
-        error = max(stdev(values) / math.sqrt(n), of_images)
-        return Difference(mean(values), T_95[min(n - 1, len(T_95)) - 1] * error, n)
+        by_seeds = T_95[min(n - 1, len(T_95)) - 1] * stdev(values) / math.sqrt(n)
+        return Difference(mean(values), max(by_seeds, 2 * of_images), n)
 
     def _at(self, place: Mapping[str, Any], figure: str) -> list[Found]:
         return [
