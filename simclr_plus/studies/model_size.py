@@ -66,6 +66,8 @@ def page(f: Findings) -> Page:
         rows.append([name, size, *texts, f"{paper}" if paper else ""])
 
     def draw(figure: Any) -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes = figure.subplots()
         for number, (method, epochs) in enumerate(kinds):
             for depth in dict.fromkeys(d for d, _ in sizes):
@@ -83,6 +85,9 @@ def page(f: Findings) -> Page:
                         label=f"{method}, {epochs:g} epochs, ResNet-{depth}",
                     )
         axes.set(xscale="log", xlabel="parameters of the encoder (millions)", ylabel="top-1 (%)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         legend(axes)
 
