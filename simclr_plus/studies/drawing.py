@@ -81,6 +81,6 @@ def legend(axes: Any) -> None:
 
 
 def floor_of(series: Mapping[str, Sequence[Spread | None]]) -> float:
-    """A round percentage a little under all values, for the axis of `bars`."""
-    values = [100 * value.mean for row in series.values() for value in row if value is not None]
+    """A round percentage a little under all values and their spreads, for the axis of `bars`."""
+    values = [100 * (value.mean - value.deviation) for row in series.values() for value in row if value is not None]
     return max(0.0, (min(values, default=0.0) - 5) // 10 * 10)
