@@ -96,6 +96,7 @@ STUDY = Study(
     choices=(
         "supervised training: cross entropy, one view an image; at small scale else the same recipe (learning rate and "
         "epochs too), at the paper's its 90 epochs, with SGD at 0.1 B/256 and weight decay 1e-4",
+        "of a folder without train and val SimCLR sees all images, supervised training the four fifths not held out",
         "AutoAugment: torchvision's ImageNet policy in place of color distortion and blur",
     ),
 )

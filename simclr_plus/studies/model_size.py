@@ -147,5 +147,6 @@ STUDY = Study(
         "the list of networks of the full-scale plan is read off the figure's labels by memory",
         "supervised training: at small scale on the same views; at the paper's on crops and flips alone, 90 epochs, "
         "with SGD at 0.1 B/256 and weight decay 1e-4",
+        "of a folder without train and val SimCLR sees all images, supervised training the four fifths not held out",
     ),
 )
