@@ -187,22 +187,32 @@ def main() -> None:
     if given.measure and "WORLD_SIZE" not in os.environ:
         _under_torchrun(given.folder, given.cell, given.processes)
         return
-    planned = open_study(given.folder)
-    cell = find_cell(planned, given.cell)
     try:
-        if given.measure:
-            measure(planned, cell)
-            from simclr_plus.distributed import stop
+        planned = open_study(given.folder)
+        cell = find_cell(planned, given.cell)
+        with _noting_failure(planned, cell):
+            if given.measure:
+                measure(planned, cell)
+                from simclr_plus.distributed import stop
 
-            stop()
-            return
-        sys.exit(0 if planned.is_done(cell) else run_cell(planned, cell, given.processes))
+                stop()
+                return
+            sys.exit(0 if planned.is_done(cell) else run_cell(planned, cell, given.processes))
     except SimclrPlusError as error:
-        planned.note_failure(cell, str(error))
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def _noting_failure(planned: PlannedStudy, cell: Cell) -> Iterator[None]:
+    """Keep for the report why the cell failed."""
+    try:
+        yield
+    except SimclrPlusError as error:
+        planned.note_failure(cell, str(error))
+        raise
     except Exception as error:
         planned.note_failure(cell, f"{type(error).__name__}: {error}")
         raise
