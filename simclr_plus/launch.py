@@ -27,8 +27,14 @@ SECONDS_TO_LEAVE = 15.0  # what the supervisor may take once everything was kill
 WORDS = ("", "now", "kill")  # what the first, the second and the third Ctrl-C ask for
 
 
-def process_count(nproc: str) -> int:
-    """A number of processes: "gpu" is one for each GPU."""
+def process_count(nproc: str, job_gpus: int | None = None) -> int:
+    """A number of processes; "gpu": one for each GPU; "": one.
+
+    job_gpus: of a SLURM job, what both words stand for: the machine that submits it may have no GPU.
+    """
+    if nproc in ("", "gpu") and job_gpus is not None:
+        return job_gpus or 1
+    nproc = nproc or "1"
     if nproc == "gpu":
         import torch
 

@@ -186,9 +186,7 @@ def _order(nproc: str, nodes: str, rdzv: str, max_restarts: int, *, slurm: bool 
         raise RecipeError(f"--nodes {nodes} needs --rdzv HOST:PORT, a free port of one of the machines")
     if rdzv and not rdzv.rpartition(":")[2].isdigit():
         raise RecipeError(f"--rdzv {rdzv}: write it as HOST:PORT, e.g. node1:29500")
-    if slurm and nproc in ("", "gpu"):  # there may be no GPU on the machine that submits
-        nproc = str(gpus or 1)
-    return Order(process_count(nproc or "1"), nodes, rdzv, max_restarts)
+    return Order(process_count(nproc, gpus if slurm else None), nodes, rdzv, max_restarts)
 
 
 def _world(order: Order) -> int:

@@ -15,9 +15,11 @@ from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 if TYPE_CHECKING:
     from simclr_plus.datasets import Images
     from simclr_plus.recipe import Recipe
+    from simclr_plus.slurm import Allocation
     from simclr_plus.studies.study import Study
     from simclr_plus.study_runs import PlannedStudy
 
+UNLABELLED = ("contrastive", "keeps_")  # measures that need no labels
 app = typer.Typer()
 
 
@@ -53,7 +55,7 @@ def study(
     from simclr_plus.launch import process_count
     from simclr_plus.slurm import Allocation
     from simclr_plus.studies.catalogue import find_study
-    from simclr_plus.study_runs import open_study, plan_study, record, require_all, run_cells, submit_cells
+    from simclr_plus.study_runs import open_study, plan_study, record
 
     if not study_name:
         _list_studies(as_json)
@@ -70,9 +72,7 @@ def study(
         raise RecipeError("--gpus, --cpus, --time, --partition, --account, --memory and --sbatch go with --slurm")
     base, count = _base(chosen, scale, recipe, overrides or []), seeds or chosen.seeds[scale]
     planned = plan_study(path, chosen, scale, count, base, where or ())
-    if slurm and nproc in ("", "gpu"):  # there may be no GPU on the machine that submits
-        nproc = str(gpus or 1)
-    processes = process_count(nproc or "1")
+    processes = process_count(nproc, gpus if slurm else None)
     ids = [] if slurm else _gpu_ids()
     asked = max(1, at_once) * processes
     if ids and asked > len(ids):
@@ -82,7 +82,6 @@ def study(
         return
     _look_at_data(planned)
     record(planned, count)
-    missing = planned.missing()
     if slurm:
         allocation = Allocation(
             processes=processes,
@@ -94,21 +93,31 @@ def study(
             memory=memory,
             extra=tuple(sbatch or ()),
         )
-        job = submit_cells(planned, allocation, at_once)
-        say(f"{len(missing)} cells are submitted as job {job}; when they are done, for the report:")
-        say(f"  simclr-plus study {chosen.name} --name {path.name} --runs {runs} --report")
-        if as_json:
-            print_json({"schema": 1, "study": str(path), "job": job, "cells": len(missing)})
-        return
-    at_once = at_once or _room(ids, processes)
-    if missing:
-        say(f"{path}: {len(missing)} of {len(planned.cells)} cells to run, {min(at_once, len(missing))} at a time")
-    failures = run_cells(planned, at_once=at_once, processes=processes, gpus=ids, say=say)
-    _report(open_study(path), as_json)
+        _submit(planned, allocation, at_once, as_json)
+    else:
+        _run(planned, at_once or _room(ids, processes), processes, ids, as_json)
+
+
+def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json: bool) -> None:
+    from simclr_plus.study_runs import submit_cells
+
+    count, path = len(planned.missing()), planned.path
+    job = submit_cells(planned, allocation, at_once)
+    say(f"{count} cells are submitted as job {job}; when they are done, for the report:")
+    say(f"  simclr-plus study {planned.study.name} --name {path.name} --runs {path.parent} --report")
+    if as_json:
+        print_json({"schema": 1, "study": str(path), "job": job, "cells": count})
+
+
+def _run(planned: PlannedStudy, at_once: int, processes: int, gpus: list[str], as_json: bool) -> None:
+    from simclr_plus.study_runs import open_study, require_all, run_cells
+
+    count = len(planned.missing())
+    if count:
+        say(f"{planned.path}: {count} of {len(planned.cells)} cells to run, {min(at_once, count)} at a time")
+    failures = run_cells(planned, at_once=at_once, processes=processes, gpus=gpus, say=say)
+    _report(open_study(planned.path), as_json)
     require_all(failures, planned)
-
-
-UNLABELLED = ("contrastive", "keeps_")  # measures that need no labels
 
 
 def _look_at_data(planned: PlannedStudy) -> None:

@@ -88,8 +88,7 @@ def page(f: Findings) -> Page:
             for sign, batch, epochs in ((1, high, short), (-1, low, short), (-1, high, long), (1, low, long))
         ]
         sentence = f"the lead of large batches ({high} against {low}) shrinks with longer training"
-        several = len(batches) > 1 and len(lengths) > 1
-        claims.append(decided(sentence, f.sum_of(lead) if several else None))
+        claims.append(decided(sentence, f.sum_of(lead)))
     return Page(
         [
             Table(

@@ -10,7 +10,7 @@ from simclr_plus.studies.drawing import lines
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import Page, Picture, Table, higher
 from simclr_plus.studies.study import PAPER as PAPER_SCALE
-from simclr_plus.studies.study import Point, Study, linear, training_changes
+from simclr_plus.studies.study import SUPERVISED_EPOCHS, Point, Study, linear, training_changes
 
 STRENGTHS = {"1/8": 0.125, "1/4": 0.25, "1/2": 0.5, "1": 1.0}
 BLUR, AUTO = "1 (+blur)", "AutoAug"
@@ -29,7 +29,7 @@ def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
                 **training_changes(method, scale),
             }
             if method == "supervised" and scale == PAPER_SCALE:
-                changes["training.epochs"] = 90.0  # a note of section 3.2
+                changes["training.epochs"] = SUPERVISED_EPOCHS
             if policy == AUTO:
                 changes |= {
                     "augmentation.jitter_prob": 0.0,

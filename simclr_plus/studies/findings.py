@@ -118,7 +118,12 @@ class Findings:
         return self.sum_of([(1, a, figure), (-1, b, other or figure)])
 
     def sum_of(self, terms: Sequence[Term]) -> Difference | None:
-        """A signed sum of figures, each axis that no term names matched cell by cell, then averaged within a seed."""
+        """A signed sum of figures, each axis that no term names matched cell by cell, then averaged within a seed.
+
+        None where nothing can be matched, or where the terms cancel: a place compared with itself tells nothing.
+        """
+        if all(terms.count(term) == terms.count((-term[0], *term[1:])) for term in terms):
+            return None
         named = {axis for _, place, _ in terms for axis in place}
         by_term: list[dict[tuple[Any, ...], float]] = []
         for sign, place, figure in terms:

@@ -11,7 +11,7 @@ from simclr_plus.recipe import Recipe
 from simclr_plus.studies.drawing import COLORS, MARKERS, legend
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import MISSING, Claim, Page, Picture, Table, decided, higher
-from simclr_plus.studies.study import PAPER, Point, Study, linear, training_changes
+from simclr_plus.studies.study import PAPER, SUPERVISED_EPOCHS, Point, Study, linear, training_changes
 
 METHODS = ("SimCLR", "supervised")
 # (depth, width): of the paper's figure those with 100 epochs; small: fractions of the width
@@ -37,7 +37,7 @@ def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     if scale == PAPER:
         for size in RELEASED:
             lengths[size] = [*lengths[size], LONG]
-        supervised = {size: [90.0] for size in RELEASED}
+        supervised = {size: [SUPERVISED_EPOCHS] for size in RELEASED}
     for method, sizes in zip(METHODS, (lengths, supervised), strict=True):
         for (depth, width), all_epochs in sizes.items():
             for epochs in all_epochs:

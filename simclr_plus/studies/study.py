@@ -16,6 +16,7 @@ from simclr_plus.studies.page import Page
 
 SMALL, PAPER = "small", "paper"
 SCALES = (SMALL, PAPER)
+SUPERVISED_EPOCHS = 90.0  # of the paper's supervised networks (a note of section 3.2, Figure 7)
 # where a study starts by scale: a shipped recipe and changes; the paper's studies train for 100 epochs unless they say
 BASES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     SMALL: ("study", ()),
