@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -11,6 +13,8 @@ from torch import Tensor
 
 from simclr_plus import lightly_parts
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -86,6 +90,44 @@ def any_process(flag: bool, device: torch.device) -> bool:
     if world_size() == 1:
         return flag
     return bool(sum_over_processes(torch.tensor([float(flag)], device=device)).item())
+
+
+def from_main(value: T) -> T:
+    """What process 0 holds, on all processes; whoever asks a file system asks it there, so that all go the same way."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def require_agreement(facts: Mapping[str, object], remedy: str) -> None:
+    """Raises SimclrPlusError on all processes when one of them holds another value of a fact: name, values, remedy.
+
+    One collective. The values are compared as they print, so they are numbers and strings, long ones as digests.
+    """
+    if world_size() == 1:
+        return
+    told: list[dict[str, str]] = [{}] * world_size()
+    dist.all_gather_object(told, {name: str(value) for name, value in facts.items()})
+    differing = [name for name in told[0] if len({process.get(name) for process in told}) > 1]
+    if not differing:
+        return
+    lines = []
+    for name in differing:
+        holders: dict[str | None, list[int]] = {}
+        for number, process in enumerate(told):
+            holders.setdefault(process.get(name), []).append(number)
+        each = "; ".join(f"{value} on {_numbered(numbers)}" for value, numbers in holders.items())
+        lines.append(f"{name}: {each}")
+    raise SimclrPlusError(f"the processes do not agree, so nothing was started. {'. '.join(lines)}. {remedy}")
+
+
+def _numbered(numbers: list[int]) -> str:
+    """ "process 3", "processes 1, 2, 5 and 12 more"."""
+    word = "process" if len(numbers) == 1 else "processes"
+    more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+    return f"{word} {', '.join(map(str, numbers[:8]))}{more}"
 
 
 def barrier() -> None:

@@ -19,8 +19,8 @@ from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
-from simclr_plus.feature_cache import images_digest
 from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.image_identity import images_digest
 from simclr_plus.importers.imported import beside
 from simclr_plus.recipe_keys import Data
 from simclr_plus.result_names import changed_settings, result_name

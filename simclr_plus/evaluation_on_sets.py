@@ -34,9 +34,9 @@ from simclr_plus.evaluators.subjects import Subject, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.export import recipe_of
-from simclr_plus.feature_cache import images_digest
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.image_identity import images_digest
 from simclr_plus.predictions import write_predictions
 from simclr_plus.recipe_keys import Data
 from simclr_plus.result_names import plain, result_name

@@ -20,6 +20,7 @@ from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import all_gather, barrier, rank, sum_over_processes, world_size
 from simclr_plus.features import features_of
+from simclr_plus.image_identity import images_digest
 
 
 def cached_features(
@@ -38,33 +39,13 @@ def cached_features(
     return features, images if len(kept) == len(images) else images.subset(kept.numpy())
 
 
-def images_digest(images: Images) -> str:
-    """Changes with the images, their order and their labels."""
-    digest = hashlib.sha256(_of_images(images))
-    if images.labels is not None:
-        digest.update(np.ascontiguousarray(images.labels).data)
-    return digest.hexdigest()[:32]
-
-
 def _digest(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
     digest = hashlib.sha256(f"{encoder}{law.size}{law.resize}{law.evaluation_crop}".encode())
     for name, tensor in sorted(encoder.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    digest.update(_of_images(images))
+    digest.update(images_digest(images, times=True).encode())
     return digest.hexdigest()[:32]
-
-
-def _of_images(images: Images) -> bytes:
-    if images.pixels is not None:
-        digest = hashlib.sha256(str(images.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(images.pixels).data)
-        return digest.digest()
-    digest = hashlib.sha256(str(images.skip_bad).encode())
-    for path in images.paths:
-        known = path.stat() if path.is_file() else None
-        digest.update(f"{path}\0{known and (known.st_size, known.st_mtime_ns)}\n".encode())
-    return digest.digest()
 
 
 def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.feature_cache import images_digest
+from simclr_plus.image_identity import images_digest
 from simclr_plus.significance import Comparison, compare, right_answers, weights_of
 
 
