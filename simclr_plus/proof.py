@@ -20,7 +20,7 @@ from simclr_plus.launch import launch
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 
-IMAGES, BATCH, MOMENTUM = 256, 32, 0.9
+IMAGES, MOMENTUM = 256, 0.9
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Case:
     learning_rate: float = 0.1
     tolerance: float = 1e-9
     scale: float = 0.0
+    batch: int = 32
     overrides: tuple[str, ...] = ()
 
 
@@ -59,12 +60,14 @@ def prove(case: Case, processes: int, folder: Path) -> tuple[list[Finding], str]
 
     Raises SimclrPlusError where a run fails.
     """
-    one, many = (trained(case, n, folder / f"of{n}") for n in (1, processes))
+    one, many = (untrained(case, folder / f"of{n}") for n in (1, processes))
+    launch(one, 1, quiet=True)
+    launch(many, processes, quiet=True)
     return compare(one, many, case), str(many.events()[0]["device"])
 
 
-def trained(case: Case, processes: int, path: Path) -> Run:
-    """The run of a case with a number of processes, a checkpoint after each step, in a new folder."""
+def untrained(case: Case, path: Path) -> Run:
+    """The run of a case in a new folder: it will keep a checkpoint of each step."""
     overrides = [
         f"data.limit={IMAGES}",
         "augmentation.image_size=16",
@@ -77,19 +80,17 @@ def trained(case: Case, processes: int, path: Path) -> Run:
         f"optimizer.learning_rate={case.learning_rate}",
         f"optimizer.momentum={MOMENTUM}",
         "optimizer.weight_decay=0",
-        f"training.batch_size={BATCH}",
+        f"training.batch_size={case.batch}",
         f"training.precision={case.precision}",
-        f"training.epochs={(case.steps - 0.5) * BATCH / IMAGES}",
+        f"training.epochs={(case.steps - 0.5) * case.batch / IMAGES}",
         "training.warmup_epochs=0",
-        f"checkpoints.every_epochs={BATCH / IMAGES}",
+        f"checkpoints.every_epochs={case.batch / IMAGES}",
         f"checkpoints.keep_last={case.steps}",
         "monitor.log_every_steps=1",
         "monitor.knn_every_epochs=0",
         *case.overrides,
     ]
-    run = create_run(load_recipe("demo", overrides), path.parent, path.name)
-    launch(run, processes, quiet=True)
-    return run
+    return create_run(load_recipe("demo", overrides), path.parent, path.name)
 
 
 def compare(one: Run, many: Run, case: Case) -> list[Finding]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import slurm_cluster
+from warm_commands import Warm
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
 
@@ -39,13 +39,19 @@ def tiny() -> list[str]:
     return list(TINY)
 
 
-@pytest.fixture
-def simclr_plus() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line as a user does; `cwd` is where."""
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm]:
+    """Where commands are forked from."""
+    with Warm() as server:
+        yield server
 
-    def run(*arguments: str | Path, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "simclr_plus.cli", *map(str, arguments)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False)
+
+@pytest.fixture
+def simclr_plus(warm: Warm) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a user does, in a process of its own; `cwd` is where."""
+
+    def run(*arguments: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return warm.run(list(map(str, arguments)), cwd=cwd, timeout=timeout)
 
     return run
 

@@ -27,6 +27,7 @@ def looks(runs: Path) -> dict[str, Look]:
     return {look.name: look for look in look_around(runs)}
 
 
+@pytest.mark.slow
 def test_two_processes_are_proved_to_equal_one_on_this_machine(simclr_plus: Command, tmp_path: Path) -> None:
     done = simclr_plus("doctor", "--nproc", "2", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from launching import environment
 from safetensors.torch import save_file
 
 from simclr_plus.checkpoints import load_checkpoint, read_header
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import launch
-from simclr_plus.proof import CASES, Case, compare, prove, trained
+from simclr_plus.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
+from simclr_plus.trainer import train
 from simclr_plus.whole_files import write_whole
 
 # sums in another order show in float32; entries below 1 are compared absolutely
@@ -26,9 +31,42 @@ OTHER_LOSSES = {
 }
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("case", [*CASES.values(), FLOAT32], ids=[*CASES, "LARS in float32"])
-def test_processes_train_what_one_does(tmp_path: Path, case: Case, processes: int) -> None:
+QUICK = {
+    **CASES,
+    "LARS in float32": FLOAT32,
+    **{name: Case("sgd", steps=3, overrides=tuple(keys)) for name, keys in OTHER_LOSSES.items()},
+}
+
+
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """The run of each case, trained by the same two processes one after the other."""
+    folder = tmp_path_factory.mktemp("of2")
+    runs = {name: untrained(case, folder / name.replace(" ", "-")) for name, case in QUICK.items()}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, str(Path(__file__).parent / "train_in_turn.py"), *(str(run.path) for run in runs.values())]
+    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return runs
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_two_processes_train_what_one_does_whatever_the_optimizer_and_the_loss(
+    tmp_path: Path, of_two: dict[str, Run], name: str
+) -> None:
+    one = untrained(QUICK[name], tmp_path / "of1")
+    assert train(one, quiet=True) == "finished"
+    assert of_two[name].events()[0]["processes"] == 2
+    findings = compare(one, of_two[name], QUICK[name])
+    assert {f.kind for f in findings} == {"loss", "gradients", "weights", "statistics"}
+    assert [f for f in findings if not f.equal] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [3, 4])
+@pytest.mark.parametrize("name", [*CASES, "LARS in float32"])
+def test_many_processes_train_what_one_does(tmp_path: Path, name: str, processes: int) -> None:
+    case = replace(QUICK[name], batch=24 if processes == 3 else 32)
     findings, device = prove(case, processes, tmp_path)
     assert device == ("cuda:0" if torch.cuda.is_available() else "cpu")
     assert Run(tmp_path / f"of{processes}").events()[0]["processes"] == processes
@@ -36,17 +74,12 @@ def test_processes_train_what_one_does(tmp_path: Path, case: Case, processes: in
     assert [f for f in findings if not f.equal] == []
 
 
-@pytest.mark.parametrize("name", OTHER_LOSSES)
-def test_processes_train_what_one_does_whatever_the_loss(tmp_path: Path, name: str) -> None:
-    findings, _ = prove(Case("sgd", steps=3, overrides=tuple(OTHER_LOSSES[name])), 2, tmp_path)
-    assert {f.kind for f in findings} == {"loss", "gradients", "weights", "statistics"}
-    assert [f for f in findings if not f.equal] == []
-
-
 @pytest.fixture(scope="module")
 def two_equal_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
     folder = tmp_path_factory.mktemp("proof")
-    one, other = (trained(CASES["SGD"], 1, folder / name) for name in ("one", "other"))
+    one, other = (untrained(CASES["SGD"], folder / name) for name in ("one", "other"))
+    for run in (one, other):
+        train(run, quiet=True)
     return one, other
 
 

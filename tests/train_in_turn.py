@@ -1,0 +1,12 @@
+"""torchrun ... train_in_turn.py RUN [RUN ...]: the same processes train one run after the other, for tests."""
+
+import sys
+from pathlib import Path
+
+from simclr_plus import distributed
+from simclr_plus.runs import Run
+from simclr_plus.trainer import train
+
+for folder in sys.argv[1:]:
+    assert train(Run(Path(folder)), quiet=True) == "finished"
+distributed.stop()
