@@ -65,7 +65,7 @@ class FileList(Sequence[Path]):
 
     def __getitem__(self, index: int | slice) -> Path | FileList:
         if isinstance(index, slice):
-            return self.subset(np.arange(len(self))[index])
+            return self.subset(np.arange(*index.indices(len(self))))
         return self.root / os.fsdecode(self.name(range(len(self))[index]))
 
     def name(self, index: int) -> bytes:
