@@ -162,7 +162,8 @@ def open_folder(root: Path, data: Data | None = None) -> Images:
     data: how the files are read, as in the recipe's [data].
     """
     if not root.is_dir():
-        raise NotFoundError(f"data folder {shown_name(root.absolute())} does not exist; name a folder of images")
+        what = "is a file" if root.exists() else "does not exist"
+        raise NotFoundError(f"data folder {shown_name(root.absolute())} {what}; name a folder of images")
     paths = list_images(root)
     if not paths:
         raise NotFoundError(

@@ -145,7 +145,7 @@ def holds_image(folder: Path) -> bool:
 def folders_in(folder: Path) -> list[str]:
     """Names of the folders right below a folder, sorted; hidden ones are left out."""
     with os.scandir(os.fsencode(folder)) as entries:
-        names = [entry.name for entry in entries if not _is_hidden(entry.name) and Path(os.fsdecode(entry)).is_dir()]
+        names = [entry.name for entry in entries if not _is_hidden(entry.name) and _leads_to_folder(entry)]
     return [os.fsdecode(name) for name in sorted(names)]
 
 
@@ -159,6 +159,13 @@ def listed_names(names: Sequence[str | bytes | Path], most: int = 3) -> str:
     """ "a, b, c and 12 more"."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(map(shown_name, names[:most])) + more
+
+
+def _leads_to_folder(entry: os.DirEntry[bytes]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_image(name: bytes) -> bool:

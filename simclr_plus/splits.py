@@ -65,6 +65,12 @@ def parts_of(root: Path) -> Parts | None:
             "on; put the training images in a folder called train beside it, or rename it if it is a class"
         )
     _refuse_look_alikes(root, names)
+    deeper = {name.casefold() for name in folders_in(root / names[0])} if len(names) == 1 else set()
+    if deeper & TRAIN_NAMES and deeper & (VALIDATION_NAMES | TEST_NAMES):  # an archive in a folder of its own name
+        raise RecipeError(
+            f"{shown_name(root)} holds the folder {shown_name(names[0])} alone, whose folders are parts of a data set; "
+            f"set data.root to {shown_name(root / names[0])}"
+        )
     return None
 
 

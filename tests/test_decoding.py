@@ -89,6 +89,8 @@ def test_a_colour_that_a_png_calls_transparent_is_found_at_every_depth() -> None
 
 
 def test_sixteen_bits_a_channel_are_cut_to_eight_with_their_alpha() -> None:
+    rows = b"\0" + struct.pack(">2H", 65535, 65535) + struct.pack(">2H", 0, 0) + struct.pack(">2H", 256, 65535)
+    assert decode_image(png(3, 1, 16, 4, rows))[0, :, 0].tolist() == [255, 255, 1]
     rows = b"\0" + struct.pack(">4H", 65535, 0, 0, 65535) + struct.pack(">4H", 0, 0, 0, 0)
     assert decode_image(png(2, 1, 16, 6, rows))[0].tolist() == [[255, 0, 0], [255, 255, 255]]
 

@@ -48,6 +48,7 @@ def test_validation_images_come_before_test_images(tmp_path: Path) -> None:
         (("train2017/1.png", "val2017/1.png"), ("train2017", "val2017")),
         (("training_set/a/1.png", "test_set/a/1.png"), ("training_set", "test_set")),
         (("trainA/1.png", "trainB/1.png", "testA/1.png", "testB/1.png"), ("trainA", "testB")),
+        (("set/train/a/1.png", "set/test/a/1.png"), ("set",)),  # a folder too high
         (("seg_train/a/1.png", "seg_test/a/1.png"), ("seg_train", "seg_test")),
     ],
 )
