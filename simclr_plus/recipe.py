@@ -110,6 +110,12 @@ class Recipe(Section):
         """Whether both make the same run: the same but for what they say about themselves."""
         return self.model_copy(update={"about": other.about}) == other
 
+    def differences(self, other: Recipe) -> list[str]:
+        """Keys of which the other has another value, with both values."""
+        keys = [key for key, *_ in documented_keys() if not key.startswith("about.")]
+        pairs = [(key, _value_of(self, key), _value_of(other, key)) for key in keys]
+        return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
+
     def halves_on(self, device_type: str) -> bool:
         """Whether the network computes in bfloat16 on a device of that type, "cpu" or "cuda"."""
         return self.training.precision == "bfloat16" or (self.training.precision == "auto" and device_type == "cuda")
@@ -180,6 +186,11 @@ class Recipe(Section):
                 if (given := getattr(self.augmentation, key)) != plain:
                     found.append(f"augmentation.{key} = {given!r} does nothing without augmentation.operations")
         return found
+
+
+def _value_of(recipe: Recipe, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(recipe, section), name) if name else getattr(recipe, section)
 
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:

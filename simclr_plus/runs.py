@@ -226,8 +226,11 @@ def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
         end = time.monotonic() + SECONDS_TO_APPEAR
         while not run.recipe_file.exists() and time.monotonic() < end:
             time.sleep(0.1)
-        if run.path.is_dir() and not run.recipe().with_whole_paths().trains_as(recipe.with_whole_paths()):
-            raise RecipeError(f"run {run.path} has another recipe; give the same keys on each machine") from None
+        other = run.recipe().with_whole_paths().differences(recipe.with_whole_paths()) if run.path.is_dir() else []
+        if other:
+            raise RecipeError(
+                f"run {run.path} has another recipe ({'; '.join(other[:3])}); give the same keys on each machine"
+            ) from None
         if not run.path.is_dir():
             raise
         return run

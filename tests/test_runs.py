@@ -115,5 +115,7 @@ def test_machines_join_a_run_of_the_same_images_alone(tmp_path: Path, monkeypatc
     assert join_run(recipe, tmp_path / "runs", "mine") == run
     monkeypatch.chdir(tmp_path / "other")
     run.recipe_file.write_text(recipe.to_toml().replace('"photos"', f'"{tmp_path}/photos"'))
-    with pytest.raises(RecipeError, match="has another recipe"):
+    with pytest.raises(
+        RecipeError, match=rf"has another recipe .*data\.root = '{tmp_path}/photos'.*{tmp_path}/other/photos"
+    ):
         join_run(recipe, tmp_path / "runs", "mine")

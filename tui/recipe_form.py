@@ -100,7 +100,9 @@ class Form:
         if key in LAUNCH:
             return self._launch_problem(key, text.strip())
         try:
-            self._parsed(self.overrides | {key: text.strip()})
+            recipe = self._parsed(self.overrides | {key: text.strip()})
+            if key in ("data.root", "training.init_from"):
+                recipe.with_whole_paths()
         except RecipeError as error:
             return f"{_without_origin(str(error), self.name)}{_did_you_mean(key, text.strip())}"
         return ""
