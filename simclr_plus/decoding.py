@@ -58,10 +58,10 @@ def decode_image(data: bytes, reading: Reading = Reading()) -> NDArray[np.uint8]
 
 def is_transparent(path: Path) -> bool:
     """Whether a file is an image with a pixel that is not opaque."""
-    data = path.read_bytes()
-    if data[:2] == JPEG:
-        return False
     try:
+        data = path.read_bytes()
+        if data[:2] == JPEG:
+            return False
         with _opened(data, Reading()) as image:
             key = _transparent_value(image, data)
             if image.mode.startswith("I;16"):

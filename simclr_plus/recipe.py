@@ -269,7 +269,7 @@ def whole_path(text: str, key: str) -> str:
         raise RecipeError(f"{key} is empty; give the path of a folder or file, or . for the working directory")
     path = Path(text)
     if not (path.is_absolute() and path.exists()):  # whatever is in its name then
-        path = Path(re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda name: _variable(name, key), text))
+        path = Path(re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", lambda name: _variable(name, key), text))
         try:
             path = path.expanduser()
         except RuntimeError:

@@ -200,8 +200,10 @@ def test_how_many_images_are_transparent_is_told_before_training(tmp_path: Path)
         photograph().convert("RGBA").save(tmp_path / f"{i}.png")  # opaque all over
     assert not [note for note in notes_of(open_folder(tmp_path)) if "transparent" in note]
     drawing().save(tmp_path / "drawing.png")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "broken.png").write_bytes(encoded(drawing(), "PNG")[:60])
     (note,) = (note for note in notes_of(open_folder(tmp_path)) if "transparent" in note)
-    assert note.startswith("1 of 9 ")
+    assert note.startswith("1 of 11 ")
 
 
 def test_an_image_of_one_pixel_and_a_long_one_make_views() -> None:
