@@ -313,6 +313,7 @@ TEXT = '[data]\nname = "folder"\nroot = "été"\n'
         codecs.BOM_UTF8 + TEXT.replace("\n", "\r\n").encode(),
         TEXT.encode("utf-16"),
         codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+        TEXT.replace("\n", "\r").encode(),
     ],
 )
 def test_what_windows_editors_write_is_read(tmp_path: Path, data: bytes) -> None:
@@ -331,6 +332,13 @@ def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, data: bytes
     (tmp_path / "mine.toml").write_bytes(data)
     with pytest.raises(RecipeError, match=r"mine\.toml"):
         load_recipe(tmp_path / "mine.toml")
+
+
+def test_another_encoding_is_called_so(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32", "latin-1"):
+        (tmp_path / "mine.toml").write_bytes(TEXT.encode(encoding))
+        with pytest.raises(RecipeError, match=r"mine\.toml.*save it as UTF-8"):
+            load_recipe(tmp_path / "mine.toml")
 
 
 def test_a_folder_and_a_file_that_may_not_be_read_are_no_recipes(
