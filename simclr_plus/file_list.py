@@ -286,8 +286,9 @@ def _walk(root: Path) -> _Walk:
     """All below the root; what lies there itself comes before what links lead to."""
     walk = _Walk(os.fsencode(root))
     for folder in root.resolve().parents:  # a link to one of them leads back here
-        above = folder.stat()
-        walk.seen.add((above.st_dev, above.st_ino))
+        with suppress(OSError):
+            above = folder.stat()
+            walk.seen.add((above.st_dev, above.st_ino))
     walk.enter(b"", linked=False)
     while walk.links:
         walk.links.sort(reverse=True)

@@ -258,10 +258,11 @@ def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
     from simclr_plus.plan import known_size, make_plan
 
     expected = known_size(recipe)
-    if checked and recipe.monitor.knn_every_epochs:
-        open_monitor_images(recipe)
     if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
-        return make_plan(recipe, len(open_training_images(recipe)), processes)
+        plan = make_plan(recipe, len(open_training_images(recipe)), processes)
+        if checked and recipe.monitor.knn_every_epochs:
+            open_monitor_images(recipe)
+        return plan
     return make_plan(recipe, expected, processes)
 
 
