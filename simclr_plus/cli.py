@@ -204,8 +204,7 @@ def embed(
     from simclr_plus.export import recipe_of
 
     source, _ = weights_of(target, runs)
-    images = open_folder(folder)
-    images = replace(images, skip_bad=skip_bad)
+    images = replace(open_folder(folder, recipe_of(source).data), skip_bad=skip_bad)
     features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=best_device())
     if len(features) < len(images):
         say(f"{len(images) - len(features)} images could not be read and were left out")
@@ -224,15 +223,16 @@ def preview(
 ) -> None:
     """Draw augmented views of an image: the middle of it, then columns of two views."""
     from simclr_plus.datasets import Images
+    from simclr_plus.decoding import reading_of
     from simclr_plus.errors import NotFoundError
     from simclr_plus.pictures import preview_grid, save_png
     from simclr_plus.recipe import load_recipe
 
     if not image.is_file():
         raise NotFoundError(f"no image {image}; give the path of an image file")
-    law = load_recipe(recipe, overrides or []).law
-    pixels = Images(str(image), paths=(image,)).read(0)
-    save_png(preview_grid(pixels, law, pairs=pairs, seed=seed), output)
+    shown = load_recipe(recipe, overrides or [])
+    pixels = Images(str(image), paths=(image,), reading=reading_of(shown.data)).read(0)
+    save_png(preview_grid(pixels, shown.law, pairs=pairs, seed=seed), output)
     print(output)
 
 

@@ -5,9 +5,8 @@ Small sets are one uint8 array [N, H, W, 3] in memory; folders are lists of file
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_plus.decoding import Reading, decode_image, is_transparent, reading_of
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
-from simclr_plus.file_list import SUFFIXES, FileList, list_images
-from simclr_plus.recipe import Recipe
+from simclr_plus.file_list import SUFFIXES, FileList, list_images, listed_names, shown_name
+from simclr_plus.recipe import Recipe, whole_path
 from simclr_plus.recipe_keys import Data
+from simclr_plus.splits import are_parts, parts_of
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
+LOOKED_AT = 64  # images that are looked at for transparency before training
 HELD_OUT = 0.2  # of each class of a folder that has no test images of its own
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -47,6 +49,9 @@ class Images:
     labels: NDArray[np.int64] | None = None  # [N]
     classes: tuple[str, ...] = ()
     skip_bad: bool = False  # what to do with an unreadable image: leave it out, or stop
+    reading: Reading = field(default_factory=Reading)  # how files become pixels
+    unlabelled_because: str = ""
+    notes: tuple[str, ...] = ()  # what a user should know of the folder
 
     def __len__(self) -> int:
         return len(self.paths) if self.pixels is None else len(self.pixels)
@@ -58,11 +63,10 @@ class Images:
             return image
         path = self.paths[index]
         try:
-            return decode_image(path.read_bytes())
+            return decode_image(path.read_bytes(), self.reading)
         except (OSError, UnreadableImageError) as error:
-            raise UnreadableImageError(
-                f'image {path} cannot be read: {error}; remove it, or set data.on_bad_image = "skip"'
-            ) from None
+            what = (isinstance(error, OSError) and error.strerror) or error
+            raise UnreadableImageError(f"image {shown_name(path)} cannot be read: {what}") from None
 
     def subset(self, indices: NDArray[np.int64]) -> Images:
         """The images at `indices`, in that order."""
@@ -95,7 +99,7 @@ def open_images(data: Data, split: str) -> Images:
     if data.name == "embedded":
         images = _open_embedded(split)
     elif data.name == "folder":
-        images = replace(_open_folder_split(Path(data.root), split), skip_bad=data.on_bad_image == "skip")
+        images = replace(_open_folder_split(data, split), skip_bad=data.on_bad_image == "skip")
     else:
         images = _open_torchvision(data, split)
     return images.first(data.limit) if split == PRETRAIN else images
@@ -112,27 +116,70 @@ def open_training_images(recipe: Recipe) -> Images:
         try:
             images = open_images(recipe.data, TRAIN)
             require_labels(images)
-        except UnlabelledError:
+        except UnlabelledError as error:
             raise RecipeError(
-                f'loss.name = "cross_entropy" learns labels, and {recipe.data.root} has none; put the images in one '
-                'folder a class, or set loss.name = "nt_xent"'
+                f'loss.name = "cross_entropy" learns labels: {error}; or set loss.name = "nt_xent"'
             ) from None
         images = images.first(recipe.data.limit)
     check_trainable(images, recipe.training.batch_size)
     return images
 
 
-def open_folder(root: Path) -> Images:
-    """All images below a folder, sorted by path; labelled when each lies in one of several folders, one a class."""
+def open_monitor_images(recipe: Recipe) -> tuple[Images, Images]:
+    """What the monitor's kNN compares: labelled training images and held-out ones of the same classes."""
+    try:
+        bank, queries = (open_images(recipe.data, split) for split in (TRAIN, TEST))
+        require_same_classes(bank, queries)
+    except SimclrPlusError as error:
+        raise RecipeError(
+            f"monitor.knn_every_epochs = {recipe.monitor.knn_every_epochs:g} needs labelled images, held-out ones too: "
+            f"{error}. Or set monitor.knn_every_epochs = 0"
+        ) from None
+    return bank, queries
+
+
+def notes_of(images: Images) -> list[str]:
+    """What a user should know before training: what was found in the folder, and whether images are transparent."""
+    notes = list(images.notes)
+    if images.labels is None and images.unlabelled_because:
+        notes.append(f"{images.name} counts as unlabelled: {images.unlabelled_because}")
+    if images.pixels is None:
+        looked_at = images.first(LOOKED_AT)
+        transparent = sum(map(is_transparent, looked_at.paths))
+        if transparent:
+            background = images.reading.background
+            done = "ignored" if background == "drop" else f"laid on {background}"
+            notes.append(
+                f"{transparent} of {len(looked_at)} images looked at have transparent parts, which are {done} "
+                "(data.background)"
+            )
+    return notes
+
+
+def open_folder(root: Path, data: Data | None = None) -> Images:
+    """All images below a folder, sorted by path; labelled when each lies in one of several folders, one a class.
+
+    data: how the files are read, as in the recipe's [data].
+    """
     if not root.is_dir():
-        raise NotFoundError(f"data folder {root} does not exist; name a folder of images (data.root)")
+        what = "is a file" if root.exists() else "does not exist"
+        raise NotFoundError(f"data folder {shown_name(root.absolute())} {what}; name a folder of images")
     paths = list_images(root)
     if not paths:
-        raise NotFoundError(f"data folder {root} holds no image ({', '.join(sorted(SUFFIXES))})")
-    labels, classes = paths.first_folders() or (None, ())
+        raise NotFoundError(
+            f"data folder {shown_name(root.absolute())} holds no image ({', '.join(sorted(SUFFIXES))})"
+            + "".join(f"; {note}" for note in paths.notes)
+        )
+    labels, classes, loose = paths.first_folders()
+    images = Images(name=str(root), paths=paths, reading=reading_of(data or Data()), notes=paths.notes)
+    if are_parts(classes):
+        return replace(images, unlabelled_because=f"its folders {', '.join(classes)} are parts and no classes")
     if len(classes) < 2:
-        return Images(name=str(root), paths=paths)
-    return Images(name=str(root), paths=paths, labels=labels, classes=classes)
+        return images
+    if loose:
+        beside = f"{listed_names(loose)} lies in none of the folders {listed_names(classes)}; move it"
+        return replace(images, unlabelled_because=beside)
+    return replace(images, labels=labels, classes=classes)
 
 
 def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -147,51 +194,6 @@ def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> 
     if not any(map(len, held)):
         raise SimclrPlusError("every class has one image, so none can be held out for a test; two or more are needed")
     return np.sort(np.concatenate(held)), np.sort(np.concatenate(kept))
-
-
-def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """The bytes of an image file, whatever it is called -> uint8 [H, W, 3] RGB.
-
-    16-bit images are scaled to 8 bits, alpha is dropped, of an animation the first frame counts, and EXIF rotation is
-    not applied (as in torchvision's loaders). Raises UnreadableImageError.
-    """
-    try:
-        if data[:2] == b"\xff\xd8":
-            image = _decode_jpeg(data)
-            if image is not None:
-                return image
-        return _decode_with_pillow(data)
-    except Exception as error:  # decoders raise whatever they like on damaged files
-        raise UnreadableImageError(f"{type(error).__name__}: {error}") from None
-
-
-def _decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """None for what only Pillow reads (CMYK)."""
-    import simplejpeg
-
-    if simplejpeg.decode_jpeg_header(data)[2] not in ("Gray", "YCbCr", "RGB", "YCC"):
-        return None
-    try:
-        image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:  # a fault that Pillow may forgive
-        return None
-    return image
-
-
-def _decode_with_pillow(data: bytes) -> NDArray[np.uint8]:
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as image:
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            return _eight_bits(np.asarray(image))
-        return np.ascontiguousarray(image.convert("RGB"))
-
-
-def _eight_bits(gray: NDArray[Any]) -> NDArray[np.uint8]:
-    """A deep gray image [H, W] in three 8-bit channels."""
-    top = 65535.0 if gray.dtype.kind in "iu" and gray.max(initial=0) > 255 else 255.0
-    values = np.clip(np.rint(gray.astype(np.float64) * (255 / top)), 0, 255).astype(np.uint8)
-    return np.repeat(values[:, :, None], 3, axis=2)
 
 
 @cache
@@ -210,16 +212,19 @@ def _open_embedded(split: str) -> Images:
     )
 
 
-def _open_folder_split(root: Path, split: str) -> Images:
+def _open_folder_split(data: Data, split: str) -> Images:
     """ImageNet's layout (train and val or test below root), or one folder of which a fifth is held out for tests."""
-    if (root / "train").is_dir():
-        if split in (PRETRAIN, TRAIN):
-            return open_folder(root / "train")
-        for name in ("val", "validation", "test"):
-            if (root / name).is_dir():
-                return open_folder(root / name)
-        raise NotFoundError(f"{root} has train but neither val nor test; add one to evaluate")
-    images = open_folder(root)
+    root = Path(whole_path(data.root, "data.root"))
+    parts = parts_of(root) if root.is_dir() else None
+    if parts is not None:
+        if split not in (PRETRAIN, TRAIN) and parts.held_out is None:
+            raise NotFoundError(
+                f"{shown_name(root)} has {parts.train.name} but neither val nor test; add one to evaluate"
+            )
+        images = open_folder(parts.train if split in (PRETRAIN, TRAIN) or not parts.held_out else parts.held_out, data)
+        beside = f"folders of {shown_name(root)} beside its parts are not used: {listed_names(parts.left_out)}"
+        return replace(images, notes=(*images.notes, beside)) if parts.left_out else images
+    images = open_folder(root, data)
     if split == PRETRAIN:
         return images
     held, kept = held_out_indices(require_labels(images), HELD_OUT)
@@ -240,11 +245,12 @@ def _open_torchvision(data: Data, split: str) -> Images:
         which: dict[str, Any] = {"split": {PRETRAIN: "train+unlabeled", TRAIN: "train", TEST: "test"}[split]}
     else:
         which = {"train": split != TEST}
+    root = whole_path(data.root, "data.root")
     try:
-        found = kind(data.root, download=data.download, **which)
+        found = kind(root, download=data.download, **which)
     except (RuntimeError, OSError) as error:
         raise NotFoundError(
-            f'data.name = "{data.name}" was not found in data.root = "{data.root}" ({error}); '
+            f'data.name = "{data.name}" was not found in data.root = "{root}" ({error}); '
             "set data.download=true to download it there"
         ) from None
     if data.name == "stl10":
@@ -276,7 +282,25 @@ def check_trainable(images: Images, batch_size: int) -> None:
 def require_labels(images: Images) -> NDArray[np.int64]:
     """The labels; raises UnlabelledError."""
     if images.labels is None:
-        raise UnlabelledError(
-            f"{images.name} has no labels, so nothing can be evaluated on it; put the images in one folder a class"
-        )
+        why = f"{images.unlabelled_because}, or " if images.unlabelled_because else ""
+        raise UnlabelledError(f"{images.name} has no labels, so nothing can be evaluated on it: {why}{_ONE_A_CLASS}")
     return images.labels
+
+
+_ONE_A_CLASS = "put the images in one folder a class"
+
+
+def require_same_classes(train: Images, held_out: Images) -> None:
+    """Labels are numbers, and mean the same where both have the same classes; raises SimclrPlusError naming others."""
+    require_labels(train), require_labels(held_out)
+    if train.classes == held_out.classes:
+        return
+    each = [
+        f"{listed_names(sorted(set(a.classes) - set(b.classes)), 5)} of {a.name} has no image in {b.name}"
+        for a, b in ((train, held_out), (held_out, train))
+        if set(a.classes) - set(b.classes)
+    ]
+    raise SimclrPlusError(
+        f"{train.name} and {held_out.name} have different classes: {'; '.join(each) or 'their order differs'}; "
+        "both need one folder for each class, of the same names"
+    )

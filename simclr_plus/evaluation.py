@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
-from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
+from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_same_classes
 from simclr_plus.distributed import rank, start
-from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
@@ -147,19 +147,13 @@ def _keeper(file: Path, name: str, on: str, weights: Path, train: Images) -> Cal
 def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
     """Training and test images: the recipe's, a data set by name, one folder split in two, or two folders."""
     if test:
-        train, held_out = open_folder(Path(other or data.root)), open_folder(Path(test))
+        train, held_out = open_folder(Path(other or data.root), data), open_folder(Path(test), data)
     else:
         if other:
             root = "data" if data.name == "folder" else data.root
-            data = Data.model_validate(
-                {"name": other, "root": root} if other in NAMES else {"name": "folder", "root": other}
-            )
+            named = {"name": other, "root": root} if other in NAMES else {"name": "folder", "root": other}
+            reading = data.model_dump(include={"background", "deep_gray", "max_pixels"})
+            data = Data.model_validate(named | reading)
         train, held_out = open_images(data, TRAIN), open_images(data, TEST)
-    require_labels(train), require_labels(held_out)
-    if train.classes != held_out.classes:
-        differ = sorted(set(train.classes) ^ set(held_out.classes))
-        raise SimclrPlusError(
-            f"{train.name} and {held_out.name} have different classes ({', '.join(differ[:5])}); "
-            "both need one folder for each class, of the same names"
-        )
+    require_same_classes(train, held_out)
     return train, held_out

@@ -8,6 +8,7 @@ shown.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.d
     """Features and places of the images that could be read; each process does every W-th image."""
     processes = world_size()
     mine = np.arange(rank(), len(images), processes)
-    numbered = Images(images.name, images.pixels, images.paths, np.arange(len(images)), skip_bad=images.skip_bad)
+    numbered = replace(images, labels=np.arange(len(images)), classes=())
     features, seen = features_of(encoder, numbered.subset(mine), law, device=device)
     assert seen.labels is not None
     kept = torch.from_numpy(seen.labels)

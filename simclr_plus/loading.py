@@ -3,6 +3,9 @@
 Images come as the authors' stream does, epoch after epoch, each a new permutation; a batch may reach over the end of
 an epoch. V: views, B: images of this process, S: side in pixels.
 
+An unreadable image that is to be skipped is replaced by one that is not in its batch: copies would be each other's
+negatives. Who replaces it follows from the batch and from what is readable, the same in every process.
+
 Threads write views straight into the batch; or they write crops, and the device does colour and blur for all of them.
 Where the law has operations of studies, they are done to the whole batch, where its views were finished.
 Threads, because decoding and the compiled loops leave the GIL, nothing is pickled or copied between processes, and a
@@ -32,6 +35,7 @@ from simclr_plus.augmentations.study_operations import apply_operations
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets import Images
 from simclr_plus.errors import UnreadableImageError
+from simclr_plus.file_list import shown_name
 from simclr_plus.runs import cpu_count
 
 CPU = torch.device("cpu")
@@ -77,7 +81,10 @@ class ViewBatches:
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="views")
         self._orders: dict[int, NDArray[np.int64]] = {}
         self._makers = _Makers(law, crops_only=finish is not None)
-        self._lock = Lock()
+        self._lock, self._choosing = Lock(), Lock()
+        self._spares: dict[int, NDArray[np.int64]] = {}  # of a step
+        self._stand_ins: dict[int, dict[int, int]] = {}  # of a step: who stands at a place for whom
+        self._readable = np.zeros(len(images), dtype=np.int8)  # 1 yes, -1 no, 0 not tried
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
@@ -131,7 +138,13 @@ class ViewBatches:
 
     def _shown(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Epochs and indices [B] of the images that this process shows at a step."""
-        stream = step * self.batch_size + self._places()
+        return self._at(step * self.batch_size + self._places())
+
+    def _batch(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Epochs and indices of the images of all processes."""
+        return self._at(step * self.batch_size + np.arange(self.batch_size))
+
+    def _at(self, stream: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         epochs = stream // len(self.images)
         indices = np.empty(len(stream), dtype=np.int64)
         for epoch in np.unique(epochs):
@@ -212,7 +225,7 @@ class ViewBatches:
         parameters: NDArray[np.float32],
         out: NDArray[np.float32],
     ) -> None:
-        index, image = self._readable(int(indices[b]))
+        index, image = self._read(int(indices[b]), place, step)
         parameters[b] = draw_views(
             self.seed,
             epoch,
@@ -227,17 +240,88 @@ class ViewBatches:
         indices[b] = index
         self._makers.mine().fill(image, parameters[b], out, b)
 
-    def _readable(self, index: int) -> tuple[int, NDArray[np.uint8]]:
-        """Image `index`, or where bad images are skipped the next one that can be read."""
-        for candidate in range(index, index + len(self.images)):
-            try:
-                return candidate % len(self.images), self.images.read(candidate % len(self.images))
-            except UnreadableImageError:
-                if not self.images.skip_bad:
-                    raise
-                with self._lock:
-                    self.skipped.add(candidate % len(self.images))
-        raise UnreadableImageError(f"no image of {self.images.name} can be read; all {len(self.images)} were tried")
+    def _read(self, index: int, place: int, step: int) -> tuple[int, NDArray[np.uint8]]:
+        """Image `index`, or where bad images are skipped the one that stands in at this place of the global batch.
+
+        Each place has spare images of its own, so that processes need not ask each other. Only where none of them can
+        be read the whole batch is looked at.
+        """
+        image = self._try(index)
+        if image is not None:
+            return index, image
+        for spare in self._spares_of(step)[place :: self.batch_size].tolist():
+            image = self._try(spare)
+            if image is not None:
+                return spare, image
+        stand_in = self._all_stand_ins(step)[place]
+        return stand_in, self.images.read(stand_in)
+
+    def _try(self, index: int) -> NDArray[np.uint8] | None:
+        """The image, or None where it cannot be read and is to be skipped."""
+        try:
+            image = self.images.read(index)
+        except UnreadableImageError:
+            if not self.images.skip_bad:
+                raise
+            with self._lock:
+                self.skipped.add(index)
+            self._readable[index] = -1
+            return None
+        self._readable[index] = 1
+        return image
+
+    def _can_be_read(self, index: int) -> bool:
+        if not self._readable[index]:
+            self._try(index)
+        return bool(self._readable[index] > 0)
+
+    def _spares_of(self, step: int) -> NDArray[np.int64]:
+        """The images that are not in the batch of a step, as they come after it in the epoch's order."""
+        with self._lock:
+            if step not in self._spares:
+                self._spares = {step: self._following(step)}
+            return self._spares[step]
+
+    def _following(self, step: int) -> NDArray[np.int64]:
+        end = (step + 1) * self.batch_size
+        epoch, place = divmod(end - 1, len(self.images))
+        order = np.roll(self._order(epoch), -place - 1)
+        shown = np.zeros(len(self.images), dtype=bool)
+        shown[self._batch(step)[1]] = True
+        return order[~shown[order]]
+
+    def _all_stand_ins(self, step: int) -> dict[int, int]:
+        """Who stands in at each place of the global batch, where the places' own spares do not suffice."""
+        spares = self._spares_of(step).tolist()
+        with self._choosing:
+            if step not in self._stand_ins:
+                self._stand_ins = {step: self._chosen_stand_ins(self._batch(step)[1].tolist(), spares)}
+            return self._stand_ins[step]
+
+    def _chosen_stand_ins(self, batch: list[int], spares: list[int]) -> dict[int, int]:
+        chosen: dict[int, int] = {}
+        without = []
+        for place in (place for place, index in enumerate(batch) if not self._can_be_read(index)):
+            own = next((spare for spare in spares[place :: self.batch_size] if self._can_be_read(spare)), None)
+            if own is None:
+                without.append(place)
+            else:
+                chosen[place] = own
+        taken = set(chosen.values())
+        left = [spare for spare in spares if spare not in taken and self._can_be_read(spare)]
+        if self.views == 1:  # labels are learnt, and no image is another's negative
+            left += [index for index in dict.fromkeys(batch) if self._can_be_read(index)] or list(taken)
+            left *= 1 if not left else -(-len(without) // len(left))
+        if len(left) < len(without):
+            count, readable = len(self.images), int((self._readable > 0).sum())
+            if not readable:
+                raise UnreadableImageError(f"no image of {self.images.name} can be read; all {count:,} were tried")
+            raise UnreadableImageError(
+                f"{count - readable:,} of the {count:,} images of {self.images.name} cannot be read, e.g. "
+                f"{shown_name(self.images.paths[batch[without[0]]])}: {readable:,} are too few for batches of "
+                f"{self.batch_size} different images; lower training.batch_size, or replace the damaged files"
+            )
+        return chosen | dict(zip(without, left, strict=False))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:

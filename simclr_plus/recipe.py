@@ -5,8 +5,11 @@ Each key is documented where it is declared, in recipe_keys.py; `simclr-plus rec
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import math
+import os
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from importlib.resources import files
@@ -107,6 +110,12 @@ class Recipe(Section):
         """Whether both make the same run: the same but for what they say about themselves."""
         return self.model_copy(update={"about": other.about}) == other
 
+    def differences(self, other: Recipe) -> list[str]:
+        """Keys of which the other has another value, with both values."""
+        keys = [key for key, *_ in documented_keys() if not key.startswith("about.")]
+        pairs = [(key, _value_of(self, key), _value_of(other, key)) for key in keys]
+        return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
+
     def halves_on(self, device_type: str) -> bool:
         """Whether the network computes in bfloat16 on a device of that type, "cpu" or "cuda"."""
         return self.training.precision == "bfloat16" or (self.training.precision == "auto" and device_type == "cuda")
@@ -123,6 +132,19 @@ class Recipe(Section):
             return None
         n = self.training.batch_size
         return math.log(2 * n - 1 if self.loss.negatives == "both_views" else n)
+
+    def with_whole_paths(self) -> Recipe:
+        """The recipe as a run records it: its folder and file are the same ones wherever it is read again.
+
+        Raises RecipeError for a path that is empty or cannot be recorded.
+        """
+        data, training = self.data, self.training
+        if data.name != "embedded":
+            data = data.model_copy(update={"root": whole_path(data.root, "data.root")})
+        if training.init_from:
+            init_from = whole_path(training.init_from, "training.init_from")
+            training = training.model_copy(update={"init_from": init_from})
+        return self.model_copy(update={"data": data, "training": training})
 
     def to_toml(self) -> str:
         """Every key, as TOML."""
@@ -166,6 +188,11 @@ class Recipe(Section):
         return found
 
 
+def _value_of(recipe: Recipe, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(recipe, section), name) if name else getattr(recipe, section)
+
+
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:
     """Seen with PyTorch 2.14.1, float32: 3 to 65 % of the weight's gradient, at random; right from 8 channels on."""
     if recipe.encoder.selective_kernels:  # its shortcuts pool, then convolve without strides
@@ -177,28 +204,104 @@ def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:
 def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "recipe") -> Recipe:
     """TOML text and `key.path=value` overrides -> a checked Recipe; raises RecipeError naming the key and remedy."""
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        values = tomllib.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{origin} is not valid TOML: {error}") from None
-    for override in overrides:
+    _fill_in_older(values)
+    given = list(overrides)
+    for override in given:
         _apply_override(values, override)
     fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{origin}: {_explained(e)}" for e in error.errors())) from None
+        overridden = {override.partition("=")[0].strip() for override in given}
+        places = {key: line for key, line in _lines_of_keys(text).items() if key not in overridden}
+        raise RecipeError("\n".join(f"{origin}: {_explained(e, places)}" for e in error.errors())) from None
     _check_together(recipe, origin)
     return recipe
 
 
+# what a recorded recipe meant, which holds every key of its time, when these keys were not there yet
+_BEFORE = {"data": {"background": "drop", "deep_gray": "by_values", "max_pixels": 0}}
+_ALWAYS = {"data": {"name", "root", "download", "limit", "expected_images", "on_bad_image", "threads"}}
+
+
+def _fill_in_older(values: dict[str, Any]) -> None:
+    """Give a recipe that was recorded before a key was there the value that says what was done then."""
+    for section, before in _BEFORE.items():
+        table = values.get(section)
+        if isinstance(table, dict) and table.keys() >= _ALWAYS[section]:
+            for key, value in before.items():
+                table.setdefault(key, value)
+
+
 def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
     """A recipe by path, name or unique prefix of a shipped name; raises NotFoundError or RecipeError."""
-    path = find_recipe(path_or_name)
+    return parse_recipe(recipe_text(find_recipe(path_or_name)), overrides, origin=str(path_or_name))
+
+
+def recipe_text(path: Path) -> str:
+    """What stands in a recipe file: UTF-8, or what Windows' editors write, with their mark. Raises RecipeError."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    return parse_recipe(text, overrides, origin=str(path_or_name))
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LONGEST else b""
+    except OSError as error:
+        raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
+    if size > LONGEST:
+        raise RecipeError(f"{path} is no recipe: it has {size:,} bytes, and a recipe is a text of some lines")
+    if not data.strip():
+        raise RecipeError(f"recipe {path} is empty; `simclr-plus recipes cp` copies one to begin with")
+    utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        text = data.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise RecipeError(f"recipe {path} is not UTF-8 text (line {line}); save it as UTF-8 in your editor") from None
+    if "\0" in text:  # UTF-16 without its mark, or no text at all
+        raise RecipeError(f"recipe {path} is in another encoding than UTF-8; save it as UTF-8 in your editor")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+LONGEST = 1 << 20  # bytes of a recipe; a file of weights named by mistake is not read whole
+
+
+def whole_path(text: str, key: str) -> str:
+    """A path from the root of the file system, `~` and `$NAME` replaced; raises RecipeError naming the key."""
+    if not text.strip():
+        raise RecipeError(f"{key} is empty; give the path of a folder or file, or . for the working directory")
+    path = Path(text)
+    if not (path.is_absolute() and path.exists()):  # whatever is in its name then
+        path = Path(re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", lambda name: _variable(name, key), text))
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise RecipeError(f"{key} = {text!r}: there is no such home folder; give the whole path") from None
+    whole = os.path.join(_working_directory(key), path)  # noqa: PTH118 (pathlib keeps no "..", or asks the disk)
+    plain = os.path.normpath(whole)
+    whole = plain if os.path.realpath(plain) == os.path.realpath(whole) else whole  # a link may stand before ".."
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        named = os.fsencode(whole).decode("utf-8", "backslashreplace")
+        raise RecipeError(
+            f"{key} = {named}: a recipe is UTF-8 text, which this name is not; rename the folder, or give a link to it"
+        ) from None
+    return whole
+
+
+def _variable(name: re.Match[str], key: str) -> str:
+    value = os.environ.get(name[1] or name[2], "")
+    if not value:
+        raise RecipeError(f"{key} holds {name[0]}, which is not set or empty; set it, or give the path")
+    return value
+
+
+def _working_directory(key: str) -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:
+        raise RecipeError(f"{key}: the working directory is gone; go to one that exists") from None
 
 
 def find_recipe(path_or_name: str | Path) -> Path:
@@ -213,6 +316,8 @@ def find_recipe(path_or_name: str | Path) -> Path:
     starting = [s for s in shipped if s.startswith(name)]
     if len(starting) == 1:
         return shipped[starting[0]]
+    if path.exists():
+        raise RecipeError(f"{name} is {'a folder' if path.is_dir() else 'no file'}; a recipe is a text file in TOML")
     nearest = starting or difflib.get_close_matches(path.stem, shipped, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "`simclr-plus recipes ls` lists the shipped ones"
     raise NotFoundError(f"no recipe {name!r}: neither a file nor a shipped recipe; {hint}")
@@ -252,10 +357,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     known = [k for k, *_ in documented_keys()]
     if key.strip() not in known:
         raise RecipeError(f"unknown key {key.strip()!r} in override {override!r}{_did_you_mean(key.strip(), known)}")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare string
+    if not text.strip():
+        raise RecipeError(f"override {override!r}: {key.strip()} is empty; give a value, or leave the override out")
+    value = typed_value(key.strip(), text)
     if not name:
         forget(values)
         values[section] = value
@@ -264,6 +368,56 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     if not isinstance(table, dict):
         raise RecipeError(f"{section} = {table!r} must be a table, [{section}]")
     table[name] = value
+
+
+def typed_value(key: str, text: str) -> Any:
+    """What was typed for a key, as the key's type wants it: for words 2024 and true are words, for whole numbers 1e3 is
+    one. Other TOML is taken as such; what is none stays text, for the check to refuse.
+    """
+    kind = {name: kind for name, kind, _, _ in documented_keys()}.get(key, "")
+    text = text.strip()
+    value = _toml_value(text)
+    if isinstance(value, str):
+        return value
+    if kind == "str" or kind.startswith('"'):
+        return text
+    if kind == "bool" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if kind == "float" and value is None and re.fullmatch(r"[+-]?\d*\.?\d*([eE][+-]?\d+)?", text):
+        return _number(text)  # .5, 5. and 1E-6, which TOML does not know
+    whole = kind == "int" or kind.partition(" ")[0].isdigit()
+    if whole and isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return text if value is None else value
+
+
+def _toml_value(text: str) -> Any:
+    """The one value that a text of TOML holds, or None."""
+    try:
+        values = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return None
+    return values["value"] if len(values) == 1 else None
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _lines_of_keys(text: str) -> dict[str, int]:
+    """The line on which each key of a recipe's text stands, as far as it is written in the usual way."""
+    section, places = "", dict[str, int]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header, entry = re.match(r"\s*\[([\w.]+)\]", line), re.match(r"\s*([\w.]+)\s*=", line)
+        if header:
+            section = header[1] + "."
+            places.setdefault(header[1], number)
+        elif entry:
+            places.setdefault(section + entry[1], number)
+    return places
 
 
 # what people type for a key
@@ -289,20 +443,22 @@ def _did_you_mean(key: str, known: list[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if near else "; `simclr-plus recipes keys` lists them all"
 
 
-def _explained(error: Any) -> str:
-    """One line for one of pydantic's errors: key, value, remedy."""
+def _explained(error: Any, places: dict[str, int]) -> str:
+    """One line for one of pydantic's errors: key, value, remedy, and the line of the file where it is known."""
     key = ".".join(str(part) for part in error["loc"])
+    at = f" (line {places[key]})" if key in places else ""
     if error["type"] == "extra_forbidden":
         known = [k for k, *_ in documented_keys()]
         if len(error["loc"]) == 1:
             sections = difflib.get_close_matches(key, list(Recipe.model_fields), n=1)
             hint = f"; did you mean [{sections[0]}]?" if sections else _did_you_mean(key, known)
-            return f"unknown section or key {key!r}{hint}"
-        return f"unknown key {key!r}{_did_you_mean(key, known)}"
+            return f"unknown section or key {key!r}{hint}{at}"
+        return f"unknown key {key!r}{_did_you_mean(key, known)}{at}"
     help_text = {k: text for k, _, _, text in documented_keys()}.get(key)
     remedy = f" ({help_text})" if help_text else ""
     message = str(error["msg"])
-    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{remedy}"
+    quotes = "; words stand in quotes" if error["type"] == "string_type" else ""
+    return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{quotes}{remedy}{at}"
 
 
 def _check_together(recipe: Recipe, origin: str) -> None:

@@ -59,9 +59,28 @@ class Data(Section):
     on_bad_image: Annotated[
         Literal["error", "skip"],
         Field(
-            description="an unreadable image stops the run, or the next readable one takes its place and it is counted"
+            description="an unreadable image stops the run, or one that is not in the batch takes its place and it is "
+            "counted"
         ),
     ] = "error"
+    background: Annotated[
+        str,
+        Field(
+            pattern=r"^(white|black|gray|drop|#[0-9a-fA-F]{6})$",
+            description='what transparent images are laid on: "white", "black", "gray", "#rrggbb"; "drop": their '
+            "transparency is ignored, as in runs that were recorded without this key",
+        ),
+    ] = "white"
+    deep_gray: Annotated[
+        Literal["by_type", "by_values"],
+        Field(
+            description="what is white in gray images of more than 8 bits: 65535, or 1 for floating point, and values "
+            "beyond are unreadable; by_values: 255 where none is larger, as in runs recorded without this key"
+        ),
+    ] = "by_type"
+    max_pixels: Annotated[
+        int, Field(ge=0, description="an image of more pixels is unreadable: it would take memory; 0: no limit")
+    ] = 178_956_970
     threads: Annotated[
         int, Field(ge=0, description="threads a process that make views; 0: one for each core it may use")
     ] = 0
@@ -246,7 +265,9 @@ class Training(Section):
         bool,
         Field(description="go on at rate 0 until the next checkpoint is due, as the authors' TF2 loop does"),
     ] = False
-    seed: Annotated[int, Field(ge=0, description="of the initial weights, the order and every augmentation")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**63, description="of the initial weights, the order and every augmentation")
+    ] = 0
     global_batch_norm: Annotated[bool, Field(description="batch statistics over all processes")] = True
     probe: Annotated[
         bool,

@@ -90,7 +90,9 @@ def validate_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Check a recipe; unknown keys, wrong types and impossible values are errors."""
     from simclr_plus.recipe import load_recipe
 
-    for doubt in load_recipe(recipe, overrides or []).doubts():
+    loaded = load_recipe(recipe, overrides or [])
+    loaded.with_whole_paths()  # whether they could be recorded
+    for doubt in loaded.doubts():
         say(f"note: {doubt}")
     print(f"{recipe} is a valid recipe")
 

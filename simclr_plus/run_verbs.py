@@ -66,7 +66,7 @@ def run(
     from simclr_plus.runs import Run, create_run, default_name, join_run
     from simclr_plus.slurm import Allocation
 
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = load_recipe(recipe, overrides or []).with_whole_paths()
     order = _order(nproc, nodes, rdzv, max_restarts, slurm=slurm, gpus=gpus)
     if order.rdzv and not name:
         raise RecipeError("several machines train one run: give it a --name, the same on each")
@@ -196,10 +196,10 @@ def _world(order: Order) -> int:
 
 def _branch(parent: Run, overrides: list[str], name: str) -> Run:
     """A new run with keys changed, which begins at its parent's newest checkpoint."""
-    from simclr_plus.recipe import parse_recipe
+    from simclr_plus.recipe import parse_recipe, recipe_text
     from simclr_plus.runs import branch_run
 
-    text = parent.recipe_file.read_text(encoding="utf-8")
+    text = recipe_text(parent.recipe_file)
     return branch_run(parent, parse_recipe(text, overrides, origin=str(parent.recipe_file)), name, overrides)
 
 
@@ -254,12 +254,15 @@ def _outcome(run: Run) -> dict[str, Any]:
 
 def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
     """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
-    from simclr_plus.datasets import open_training_images
+    from simclr_plus.datasets import open_monitor_images, open_training_images
     from simclr_plus.plan import known_size, make_plan
 
     expected = known_size(recipe)
     if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
-        return make_plan(recipe, len(open_training_images(recipe)), processes)
+        plan = make_plan(recipe, len(open_training_images(recipe)), processes)
+        if checked and recipe.monitor.knn_every_epochs:
+            open_monitor_images(recipe)
+        return plan
     return make_plan(recipe, expected, processes)
 
 

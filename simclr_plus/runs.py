@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.recipe import Recipe, parse_recipe, recipe_text
 from simclr_plus.tail import Tail
 from simclr_plus.whole_files import write_text_whole
 
@@ -97,11 +97,9 @@ class Run:
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
-        try:
-            text = self.recipe_file.read_text(encoding="utf-8")
-        except OSError as error:
-            raise NotFoundError(f"run {self.path} has no readable recipe.toml: {error}") from None
-        return parse_recipe(text, origin=str(self.recipe_file))
+        if not self.exists:
+            raise NotFoundError(f"run {self.path} has no recipe.toml")
+        return parse_recipe(recipe_text(self.recipe_file), origin=str(self.recipe_file))
 
     def log_metrics(self, values: dict[str, Any]) -> None:
         """Append a line to metrics.jsonl; raises NotFoundError when the run folder was deleted."""
@@ -203,7 +201,8 @@ class Run:
 
 
 def create_run(recipe: Recipe, folder: Path, name: str) -> Run:
-    """Make the folder of a new run and record the recipe in it; raises RecipeError when the name is taken."""
+    """Make the folder of a new run and record the recipe in it, its paths whole; RecipeError when the name is taken."""
+    recipe = recipe.with_whole_paths()
     if not name or "/" in name or name.startswith("."):
         raise RecipeError(f"run name {name!r} must be a plain folder name")
     path = folder / name
@@ -227,8 +226,11 @@ def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
         end = time.monotonic() + SECONDS_TO_APPEAR
         while not run.recipe_file.exists() and time.monotonic() < end:
             time.sleep(0.1)
-        if run.path.is_dir() and not run.recipe().trains_as(recipe):
-            raise RecipeError(f"run {run.path} has another recipe; give the same keys on each machine") from None
+        other = run.recipe().with_whole_paths().differences(recipe.with_whole_paths()) if run.path.is_dir() else []
+        if other:
+            raise RecipeError(
+                f"run {run.path} has another recipe ({'; '.join(other[:3])}); give the same keys on each machine"
+            ) from None
         if not run.path.is_dir():
             raise
         return run

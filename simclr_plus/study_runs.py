@@ -96,6 +96,7 @@ def plan_study(
     path: Path, study: Study, scale: str, seeds: int, recipe: Recipe, where: Sequence[str] = ()
 ) -> PlannedStudy:
     """The cells of a study, all or those `where` AXIS=VALUE,VALUE lets through; writes nothing."""
+    recipe = recipe.with_whole_paths()  # all cells have the same images, wherever the study goes on
     cells = every = study.cells(recipe, scale, seeds)
     for text in where:
         axis, _, values = text.partition("=")

@@ -39,8 +39,8 @@ from simclr_plus.checkpoints import (
     save_encoder,
 )
 from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
-from simclr_plus.datasets import TEST, TRAIN, Images, open_images, open_training_images
-from simclr_plus.errors import CheckpointError, SimclrPlusError
+from simclr_plus.datasets import Images, notes_of, open_monitor_images, open_training_images
+from simclr_plus.errors import CheckpointError, SimclrPlusError, UnreadableImageError
 from simclr_plus.failures import failure_of, note_failure
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
@@ -108,6 +108,9 @@ def train(run: Run, *, quiet: bool = False) -> str:
                 f"out of memory on {device} ({str(error).splitlines()[0]}); lower training.batch_size, or set "
                 'training.precision = "bfloat16" or training.activation_checkpointing = true'
             ) from None
+        except UnreadableImageError as error:
+            remedy = "" if recipe.data.on_bad_image == "skip" else '; remove it, or set data.on_bad_image = "skip"'
+            raise UnreadableImageError(f"{error}{remedy}") from None
 
 
 def _loop(t: Training, stop: _StopRequest) -> str:
@@ -290,6 +293,7 @@ class _Clock:
 
 def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter, quiet: bool) -> Training:
     images = open_training_images(recipe)
+    knn_images = _knn_images(recipe) if recipe.monitor.knn_every_epochs else None  # all refuse what one refuses
     plan = make_plan(recipe, len(images), distributed.world_size())
     classified = images.labels is not None and (recipe.training.probe or recipe.supervised)
     model = build_model(recipe, len(images.classes) if classified else 0)
@@ -322,7 +326,9 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter,
         if recipe.data.expected_images and recipe.data.expected_images != len(images):
             note = f"{images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
             run.log_event("note", message=note)
-    knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
+        for note in notes_of(images):
+            run.log_event("note", message=note)
+    knn_images = knn_images if is_main else None
     saver = CheckpointSaver()
     return Training(run, recipe, plan, images, model, optimizer, device, progress, saver, knn_images, step, pulse)
 
@@ -409,11 +415,8 @@ def _learning_rate(plan: Plan, step: int) -> float:
 
 
 def _knn_images(recipe: Recipe) -> tuple[Images, Images]:
-    """The monitor's bank and queries; raises SimclrPlusError where the data set has no labelled ones."""
-    try:
-        bank, queries = (open_images(recipe.data, split) for split in (TRAIN, TEST))
-    except SimclrPlusError as error:
-        raise SimclrPlusError(f"monitor.knn_every_epochs needs labelled images: {error}; or set it to 0") from None
+    """The monitor's bank and queries."""
+    bank, queries = open_monitor_images(recipe)
     return _spread(bank, KNN_BANK), _spread(queries, KNN_QUERIES)
 
 
@@ -439,8 +442,8 @@ def _note_skipped(t: Training, batches: ViewBatches) -> int:
     """Images skipped since the start of these processes, over all of them; each lists its own in logs/skipped.N.txt."""
     if batches.skipped:
         t.run.logs.mkdir(exist_ok=True)
-        names = sorted(str(t.images.paths[i]) for i in batches.skipped)
-        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_text("\n".join(names) + "\n")
+        names = sorted(os.fsencode(t.images.paths[i]).replace(b"\n", b"\\n") for i in batches.skipped)
+        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_bytes(b"\n".join(names) + b"\n")
     skipped = torch.zeros(len(t.images), device=t.device)
     skipped[sorted(batches.skipped)] = 1
     return int((distributed.sum_over_processes(skipped) > 0).sum())

@@ -60,7 +60,7 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
         (("run", "demo", "training.batch_size=100", "--nproc", "3"), 2, "does not divide by 3 processes"),
         (("run", "demo", "--nproc", "many"), 2, "--nproc many"),
         (("run", "demo", "data.limit=20"), 2, "exceeds the 20 images"),
-        (("run", "folder", "data.root=missing"), 3, "data folder missing does not exist"),
+        (("run", "folder", "data.root=missing"), 3, "missing does not exist"),
         (("run", "cifar10_r18"), 3, "set data.download=true"),
         (("resume", "latest"), 3, "no run 'latest'"),
         (("evaluate", "knn", "nothing"), 3, "is no file either"),

@@ -14,12 +14,15 @@ from simclr_plus.datasets import (
     TRAIN,
     Images,
     check_trainable,
-    decode_image,
     held_out_indices,
     open_folder,
     open_images,
+    open_monitor_images,
+    require_same_classes,
 )
+from simclr_plus.decoding import decode_image
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
+from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.recipe_keys import Data
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -81,9 +84,7 @@ def test_sixteen_bits_are_scaled_to_eight_not_cut() -> None:
     assert np.abs(image[..., 0] - deep / 257).max() <= 0.5 and image[..., 0].max() > 240
 
 
-def test_alpha_is_dropped_and_of_an_animation_the_first_frame_counts() -> None:
-    rgba = np.concatenate([gradient(), np.full((40, 50, 1), 7, np.uint8)], axis=-1)
-    assert (decode_image(encoded(Image.fromarray(rgba), "PNG")) == gradient()).all()
+def test_of_an_animation_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (9, 8), colour) for colour in ("red", "blue")]
     animation = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (decode_image(animation) == [255, 0, 0]).all()
@@ -95,11 +96,11 @@ def test_the_content_decides_not_the_suffix(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["text", "cut jpeg", "cut png", "empty"])
-def test_an_unreadable_image_is_named_with_a_remedy(tmp_path: Path, damage: str) -> None:
+def test_an_unreadable_image_is_named(tmp_path: Path, damage: str) -> None:
     jpeg, png = (encoded(Image.fromarray(gradient(300, 300)), kind) for kind in ("JPEG", "PNG"))
     content = {"text": b"hello", "cut jpeg": jpeg[: len(jpeg) // 2], "cut png": png[: len(png) // 2], "empty": b""}
     (tmp_path / "broken.jpg").write_bytes(content[damage])
-    with pytest.raises(UnreadableImageError, match=r"broken\.jpg cannot be read.*on_bad_image"):
+    with pytest.raises(UnreadableImageError, match=r"broken\.jpg cannot be read"):
         open_folder(tmp_path).read(0)
 
 
@@ -167,3 +168,53 @@ def test_torchvision_reads_fashion_mnist_whole(tmp_path: Path) -> None:
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"batch_size = 64 exceeds the 10 images .* use 8 or less"):
         check_trainable(Images("few", np.zeros((10, 8, 8, 3), np.uint8)), 64)
+
+
+def class_folders(root: Path, **classes: str) -> None:
+    """Pictures in PART/CLASS/, e.g. train="abc"."""
+    for part, names in classes.items():
+        for name in names:
+            (root / part / name).mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(gradient()).save(root / part / name / f"{i}.png")
+
+
+def monitored(root: Path) -> Recipe:
+    return parse_recipe("", ["data.name=folder", f"data.root={root}", "monitor.knn_every_epochs=1"])
+
+
+@pytest.mark.parametrize(("train", "val", "told"), [("abc", "bc", "a"), ("bc", "abc", "a"), ("ab", "cd", "d")])
+def test_the_monitor_compares_labels_of_the_same_classes_alone(tmp_path: Path, train: str, val: str, told: str) -> None:
+    class_folders(tmp_path, train=train, val=val)
+    with pytest.raises(RecipeError, match=rf"{told}\b.*monitor\.knn_every_epochs = 0"):
+        open_monitor_images(monitored(tmp_path))
+
+
+def test_the_monitor_needs_labels_in_both_parts(tmp_path: Path) -> None:
+    class_folders(tmp_path, train="ab")
+    (tmp_path / "val").mkdir()
+    Image.fromarray(gradient()).save(tmp_path / "val" / "1.png")
+    with pytest.raises(RecipeError, match=r"val has no labels.*monitor\.knn_every_epochs = 0"):
+        open_monitor_images(monitored(tmp_path))
+
+
+def test_a_class_without_an_image_in_one_part_is_told(tmp_path: Path) -> None:
+    class_folders(tmp_path, train="ab", val="abc")
+    (tmp_path / "train" / "c").mkdir()
+    data = Data(name="folder", root=str(tmp_path))
+    with pytest.raises(SimclrPlusError, match=r"\bc of .*val has no image in .*train"):
+        require_same_classes(open_images(data, TRAIN), open_images(data, TEST))
+
+
+def test_the_monitors_images_are_those_of_the_evaluations(tmp_path: Path) -> None:
+    class_folders(tmp_path, train="ab", val="ab")
+    bank, queries = open_monitor_images(monitored(tmp_path))
+    assert (len(bank), len(queries), bank.classes) == (4, 4, ("a", "b"))
+
+
+def test_an_error_names_the_whole_path_that_was_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(NotFoundError, match=str(tmp_path / "photos")):
+        open_images(Data(name="folder", root="photos"), TRAIN)
+    with pytest.raises(NotFoundError, match=str(tmp_path / "sets")):
+        open_images(Data(name="mnist", root="sets"), TRAIN)

@@ -9,7 +9,8 @@ import pytest
 
 from simclr_plus import file_list
 from simclr_plus.datasets import held_out_indices, open_folder
-from simclr_plus.file_list import SUFFIXES, list_images
+from simclr_plus.errors import EnvironmentNotAbleError
+from simclr_plus.file_list import SUFFIXES, list_images, shown_name
 
 LONG_AGO = 1_000_000_000
 
@@ -148,3 +149,107 @@ def test_a_held_out_part_of_a_listed_folder_keeps_files_and_labels_together(tmp_
     for part in (held, kept):
         assert part.labels is not None
         assert [part.classes[label] for label in part.labels] == [path.parent.name for path in part.paths]
+
+
+def names_in(root: Path) -> list[str]:
+    return [os.fsdecode(list_images(root).name(i)) for i in range(len(list_images(root)))]
+
+
+def test_a_link_that_leads_back_lists_no_image_twice(tmp_path: Path) -> None:
+    tree(tmp_path / "root", ["a/1.jpg", "b/2.jpg"])
+    for place, target in {"a/back": "..", "a/up": "../..", "b/itself": ".", "loop": "loop", "z": "a"}.items():
+        (tmp_path / "root" / place).symlink_to(target)
+    (tmp_path / "elsewhere.jpg").touch()
+    assert names_in(tmp_path / "root") == ["a/1.jpg", "b/2.jpg"]
+    assert any("loop" in note for note in list_images(tmp_path / "root").notes)
+
+
+def test_a_folder_keeps_its_own_name_before_that_of_a_link_to_it(tmp_path: Path) -> None:
+    tree(tmp_path / "root", ["b/1.jpg", "c/2.jpg"])
+    (tmp_path / "root" / "a").symlink_to("b")
+    tree(tmp_path / "store", ["d/3.jpg", "d/deep/4.jpg"])
+    for name in ("y", "x"):
+        (tmp_path / "root" / name).symlink_to(tmp_path / "store" / "d")
+    (tmp_path / "root" / "w").symlink_to(tmp_path / "store" / "d" / "deep")
+    assert names_in(tmp_path / "root") == ["b/1.jpg", "c/2.jpg", "w/4.jpg", "x/3.jpg"]
+
+
+@pytest.mark.parametrize(
+    "hidden", [".ipynb_checkpoints", "@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX", "lost+found"]
+)
+def test_hidden_folders_are_left_out_and_named(tmp_path: Path, hidden: str) -> None:
+    tree(tmp_path / "root", ["a/1.jpg", f"a/{hidden}/1.jpg", f"{hidden}/2.jpg", "b/3.jpg", f"{hidden}/deep/4.jpg"])
+    images = open_folder(tmp_path / "root")
+    assert names_in(tmp_path / "root") == ["a/1.jpg", "b/3.jpg"] and images.classes == ("a", "b")
+    assert any(hidden in note for note in images.notes)
+
+
+def test_only_files_are_images(tmp_path: Path) -> None:
+    tree(tmp_path, ["1.jpg", "folder.jpg/2.jpeg", "3.JPeG"])
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "link.jpg").symlink_to("pipe.jpg")
+    assert names_in(tmp_path) == ["1.jpg", "3.JPeG", "folder.jpg/2.jpeg"]
+    assert any("pipe.jpg" in note and "link.jpg" in note for note in list_images(tmp_path).notes)
+
+
+def test_a_link_that_leads_nowhere_is_told_and_a_list_with_it_is_not_kept(tmp_path: Path, walks: list[Path]) -> None:
+    root, cache = tmp_path / "root", tmp_path / "cache"
+    tree(root, [f"a/{i}.jpg" for i in range(4)])
+    (root / "b").symlink_to(tmp_path / "store")
+    (root / "gone.jpg").symlink_to(tmp_path / "store" / "0.jpg")
+    settle(root)
+    first = list_images(root, cache)
+    assert len(first) == 5 and any("b, gone.jpg" in note for note in first.notes)  # reading gone.jpg will name it
+    tree(tmp_path / "store", ["0.jpg"])
+    assert len(list_images(root, cache)) == 6
+
+
+def test_several_names_of_one_file_are_told(tmp_path: Path, walks: list[Path]) -> None:
+    root = tmp_path / "root"
+    tree(root, ["a/1.jpg", "a/2.jpg", "b/3.jpg", "b/4.jpg"])
+    os.link(root / "a/1.jpg", root / "b/hard.jpg")
+    (root / "b/soft.jpg").symlink_to("../a/2.jpg")
+    settle(root)
+    fresh, kept = (list_images(root, tmp_path / "cache") for _ in range(2))
+    assert len(walks) == 1 and kept.notes == fresh.notes and len(fresh) == 6
+    (note,) = fresh.notes
+    assert note.startswith("2 images") and {"hard.jpg" in note or "a/1.jpg" in note} == {True}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, ["a/1.jpg", "locked/2.jpg"])
+    scandir = os.scandir
+
+    def refuse(path: bytes) -> object:
+        if b"locked" in path:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(EnvironmentNotAbleError, match="locked"):
+        list_images(tmp_path)
+
+
+def test_pictures_of_kinds_that_are_not_read_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, ["1.jpg", "2.HEIC", "3.heic", "notes.txt", ".4.heic"])
+    assert any("2 .heic" in note for note in list_images(tmp_path).notes)
+
+
+def test_names_with_line_ends_and_other_bytes_can_be_shown_and_opened(tmp_path: Path) -> None:
+    odd = os.fsencode(tmp_path) + b"/caf\xe9\n\x1b[31m.jpg"
+    with open(odd, "wb") as file:  # noqa: PTH123
+        file.write(b"here")
+    (path,) = list_images(tmp_path, tmp_path / "cache")
+    assert path.read_bytes() == b"here"
+    assert shown_name(path).encode().endswith(rb"/caf\xe9\n\x1b[31m.jpg") and shown_name(path).isprintable()
+
+
+def test_joined_names_are_those_of_the_list(tmp_path: Path) -> None:
+    tree(tmp_path, [f"{folder}/{i}.jpg" for folder in ("a", "bb") for i in range(12)])
+    found = list_images(tmp_path)
+    for part in (found, found.subset(np.array([20, 3, 3])), found[:0]):
+        blob, lengths = part.joined_names()
+        ends = np.cumsum(lengths)
+        assert [blob[e - n : e] for e, n in zip(ends, lengths, strict=True)] == [part.name(i) for i in range(len(part))]

@@ -17,7 +17,7 @@ PARTS = (
     "processes tail metrics_table pulse failures hanging slurm states system_figures overview printing result_names"
 )
 MODEL = (
-    "model checkpoints background_saving file_list datasets metrics loading features progress "
+    "model checkpoints background_saving file_list splits decoding datasets metrics loading features progress "
     "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures"
 )
 WORK = "trainer evaluators export importers pictures report studies"

@@ -141,7 +141,7 @@ def test_a_resumed_stream_is_the_stream(few: Images) -> None:
     assert all(b.waited >= 0 for b in unbroken)
 
 
-def test_an_unreadable_image_stops_or_is_replaced_by_the_next_and_counted(tmp_path: Path) -> None:
+def test_an_unreadable_image_stops_or_is_replaced_by_one_that_is_not_in_the_batch_and_counted(tmp_path: Path) -> None:
     for i in range(6):
         Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"broken")
@@ -149,13 +149,14 @@ def test_an_unreadable_image_stops_or_is_replaced_by_the_next_and_counted(tmp_pa
     skips = replace(images, skip_bad=True)
     with pytest.raises(UnreadableImageError, match=r"3\.png"):
         ViewBatches(images, law, batch_size=6, seed=0).batch(0)
-    skipping = ViewBatches(skips, law, batch_size=6, seed=0)
-    views, _ = skipping.batch(0)
+    skipping = ViewBatches(skips, law, batch_size=3, seed=0)
+    step = next(step for step in range(2) if 3 in skipping._batch(step)[1])
+    views, _ = skipping.batch(step)
     assert skipping.skipped == {3}
-    study = ViewBatches(skips, replace(law, operations=("solarize",)), batch_size=6, seed=0)
-    assert torch.equal(study.batch(0)[0], torch.where(views < 0.5, views, 1 - views))
-    shown = sorted(round(float(v) * 255) for v in views[:6].mean(dim=(1, 2, 3)))
-    assert shown == [0, 40, 80, 160, 160, 200]  # 4.png stands in for 3.png
+    study = ViewBatches(skips, replace(law, operations=("solarize",)), batch_size=3, seed=0)
+    assert torch.equal(study.batch(step)[0], torch.where(views < 0.5, views, 1 - views))
+    shown = {round(float(v) * 255) for v in views[:3].mean(dim=(1, 2, 3))}
+    assert len(shown) == 3 and 120 not in shown
     with pytest.raises(UnreadableImageError, match=r"3\.png"):
         list(evaluation_batches(images, law))
     ((views, indices),) = evaluation_batches(skips, law)
@@ -175,3 +176,60 @@ def test_evaluation_shows_small_images_as_they_are_in_order(few: Images) -> None
     assert few.pixels is not None
     shown = torch.cat([views for views, _ in batches])
     assert torch.allclose(shown, torch.from_numpy(few.pixels).permute(0, 3, 1, 2) / 255, atol=1e-6)
+
+
+def grays(folder: Path, count: int, unreadable: set[int]) -> Images:
+    """Image i is of gray 2 i + 2 and has label i."""
+    for i in range(count):
+        Image.fromarray(np.full((9, 9, 3), 2 * i + 2, np.uint8)).save(folder / f"{i:03}.png")
+        if i in unreadable:
+            (folder / f"{i:03}.png").write_bytes(b"broken")
+    return replace(open_folder(folder), skip_bad=True, labels=np.arange(count), classes=tuple(map(str, range(count))))
+
+
+PLAIN = simclr_law(8, 0.0, blur_prob=0.0, gray_prob=0.0)
+
+
+def shown_in(images: Images, step: int, batch_size: int, processes: int, threads: int = 2) -> list[int]:
+    """Which images the views of the global batch show, and that their labels say so."""
+    found = []
+    for rank in range(processes):
+        batches = ViewBatches(
+            images, PLAIN, batch_size=batch_size, seed=4, rank=rank, processes=processes, threads=threads
+        )
+        views, labels = batches.batch(step)
+        grays = [round(float(view.mean()) * 255) // 2 - 1 for view in views.chunk(2)[0]]
+        assert grays == labels.tolist()
+        found += grays
+    return found
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "bad"), [(60, 12, 5), (60, 12, 30), (60, 12, 48), (20, 12, 8), (14, 12, 2), (40, 6, 3)]
+)
+def test_what_replaces_unreadable_images_is_never_twice_in_a_batch_nor_another_in_other_processes(
+    tmp_path: Path, count: int, batch_size: int, bad: int
+) -> None:
+    unreadable = set(np.random.default_rng(count + bad).permutation(count)[:bad].tolist())
+    images = grays(tmp_path, count, unreadable)
+    for step in range(4):
+        batch = ViewBatches(images, PLAIN, batch_size=batch_size, seed=4)._batch(step)[1].tolist()
+        alone = shown_in(images, step, batch_size, 1)
+        assert not unreadable & set(alone)
+        assert all(a == b for a, b in zip(alone, batch, strict=True) if b not in unreadable)
+        if len(set(batch)) == batch_size:  # else it reaches over the end of an epoch
+            assert len(set(alone)) == batch_size
+        assert shown_in(images, step, batch_size, 2, threads=1) == shown_in(images, step, batch_size, 3) == alone
+
+
+def test_too_few_readable_images_for_a_batch_end_in_words(tmp_path: Path) -> None:
+    images = grays(tmp_path, 16, set(range(1, 16)))
+    for batch_size, processes in ((16, 1), (8, 2), (2, 1)):
+        with pytest.raises(UnreadableImageError, match=r"15 of the 16 images .*batch_size"):
+            shown_in(images, 0, batch_size, processes)
+
+
+def test_where_labels_are_learnt_a_readable_image_may_come_again(tmp_path: Path) -> None:
+    images = grays(tmp_path, 6, {1, 2, 3, 4})
+    _, labels = ViewBatches(images, PLAIN, batch_size=6, seed=0, views=1).batch(0)
+    assert set(labels.tolist()) == {0, 5}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import math
 import tomllib
 from pathlib import Path
@@ -17,7 +18,9 @@ from simclr_plus.recipe import (
     find_recipe,
     load_recipe,
     parse_recipe,
+    recipe_text,
     shipped_recipes,
+    typed_value,
 )
 from simclr_plus.recipe_keys import StudyOperation
 
@@ -253,3 +256,194 @@ def test_keys_of_operations_without_operations_are_pointed_out() -> None:
 def test_recipes_are_toml_that_any_reader_takes() -> None:
     for path in shipped_recipes():
         assert "about" in tomllib.loads(path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        *(
+            ("data.root", name, name)
+            for name in ("2024", "2024-05-01", "true", "1e5", "[a]", "12:30:00", "0x10", "a#b")
+        ),
+        ("data.root", '"2024"', "2024"),
+        ("data.root", "'a b'", "a b"),
+        ("training.init_from", "inf", "inf"),
+        ("training.batch_size", "1_024", 1024),
+        ("training.batch_size", "1e3", 1000),
+        ("training.batch_size", "512.0", 512),
+        ("encoder.depth", "18.0", 18),
+        ("optimizer.weight_decay", ".5", 0.5),
+        ("optimizer.weight_decay", "5.", 5.0),
+        ("optimizer.weight_decay", "1E-6", 1e-6),
+        ("training.compile", "True", True),
+        ("encoder.mean", "[0.1, 0.2, 0.3]", (0.1, 0.2, 0.3)),
+    ],
+)
+def test_what_is_typed_is_taken_as_the_keys_type_says(key: str, text: str, value: object) -> None:
+    section, name = key.split(".")
+    taken = getattr(getattr(parse_recipe("", [f"{key}={text}"]), section), name)
+    assert taken == value and type(taken) is type(value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.batch_size=1,000", "training.batch_size=inf", "training.epochs=nan", "training.epochs=inf",
+     "training.seed=99999999999999999999", "training.batch_size=" + "9" * 5000, "training.epochs=e",
+     "training.epochs=.", "data.limit=2.5", "augmentation.operations=" + "[" * 2000],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused_in_words(override: str) -> None:
+    with pytest.raises(RecipeError, match=override.partition("=")[0].replace(".", r"\.")):
+        parse_recipe("", [override])
+
+
+@pytest.mark.parametrize("key", ["data.root", "training.init_from", "training.epochs"])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_an_override_without_a_value_is_refused_with_its_key(key: str, blank: str) -> None:
+    """As `data.root=$DATA` is where DATA is not set."""
+    with pytest.raises(RecipeError, match=rf"{key} is empty"):
+        parse_recipe("", [f"{key}={blank}"])
+
+
+TEXT = '[data]\nname = "folder"\nroot = "été"\n'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        codecs.BOM_UTF8 + TEXT.replace("\n", "\r\n").encode(),
+        TEXT.encode("utf-16"),
+        codecs.BOM_UTF16_BE + TEXT.encode("utf-16-be"),
+        TEXT.replace("\n", "\r").encode(),
+    ],
+)
+def test_what_windows_editors_write_is_read(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mine.toml").write_bytes(data)
+    assert load_recipe(tmp_path / "mine.toml").data.root == "été"
+    assert recipe_text(tmp_path / "mine.toml") == TEXT
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b" \n", b"\x80\x02}q\x00.", TEXT.encode("latin-1"), TEXT.encode("utf-16-le"), b"[training\n",
+     b"[data]\nroot =\n", b'[data]\nroot = "a"\nroot = "b"\n', b"x = " + b"[" * 5000,
+     b"[training]\nbatch_size = " + b"9" * 5000, b"#" * (2 << 20)],
+)  # fmt: skip
+def test_a_file_that_is_no_recipe_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "mine.toml").write_bytes(data)
+    with pytest.raises(RecipeError, match=r"mine\.toml"):
+        load_recipe(tmp_path / "mine.toml")
+
+
+def test_another_encoding_is_called_so(tmp_path: Path) -> None:
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32", "latin-1"):
+        (tmp_path / "mine.toml").write_bytes(TEXT.encode(encoding))
+        with pytest.raises(RecipeError, match=r"mine\.toml.*save it as UTF-8"):
+            load_recipe(tmp_path / "mine.toml")
+
+
+def test_a_folder_and_a_file_that_may_not_be_read_are_no_recipes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match="is a folder"):
+        load_recipe(tmp_path)
+    (tmp_path / "mine.toml").write_text(TEXT)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(RecipeError, match=r"mine\.toml.*Permission denied"):
+        load_recipe(tmp_path / "mine.toml")
+
+
+def test_a_mistake_in_a_file_is_told_with_its_line() -> None:
+    text = "# mine\n[training]\nepochs = 3\nbatch_size = 1\n[data]\nroot = 2024\n"
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(text, origin="mine.toml")
+    first, second = sorted(str(caught.value).splitlines())
+    assert "data.root" in first and "(line 6)" in first and "quotes" in first
+    assert "training.batch_size" in second and "(line 4)" in second
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe("[training]\nbatch_size = 8\n", ["training.batch_size=1"])
+    assert "line" not in str(caught.value)
+
+
+def test_a_run_records_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data")
+    monkeypatch.setenv("SET", "photos")
+
+    def recorded(root: str, name: str = "folder") -> str:
+        return parse_recipe("", [f"data.name={name}", f"data.root={root}"]).with_whole_paths().data.root
+
+    assert recorded("photos") == recorded("./photos/") == recorded("$SET") == str(tmp_path / "photos")
+    assert recorded("../x") == str(tmp_path.parent / "x") and recorded(".") == str(tmp_path)
+    assert recorded("~/photos") == recorded("$HOME/photos") == recorded("${HOME}/photos") == "/home/me/photos"
+    assert recorded("$DATA/${SET}") == "/data/photos" and recorded("/data/2024") == "/data/2024"
+    assert recorded("data", "cifar10") == str(tmp_path / "data")
+    assert recorded("data", "embedded") == "data"  # nothing is read there
+    started = parse_recipe("", ["training.init_from=runs/a/encoder.safetensors"]).with_whole_paths()
+    assert started.training.init_from == str(tmp_path / "runs/a/encoder.safetensors")
+    assert parse_recipe("").with_whole_paths().training.init_from == ""
+
+
+def test_whole_paths_stay_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "$UNSET" / "~"
+    odd.mkdir(parents=True)
+    monkeypatch.chdir(odd)
+    recipe = parse_recipe("", ["data.name=folder", "data.root=."]).with_whole_paths()
+    monkeypatch.chdir("/")
+    assert recipe.with_whole_paths() == recipe and recipe.data.root == str(odd)
+
+
+def test_a_link_before_two_dots_is_followed_as_the_system_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "store" / "deep").mkdir(parents=True)
+    (tmp_path / "store" / "photos").mkdir()
+    (tmp_path / "link").symlink_to("store/deep")
+    monkeypatch.chdir(tmp_path)
+    recipe = parse_recipe("", ["data.name=folder", "data.root=link/../photos"]).with_whole_paths()
+    assert Path(recipe.data.root).samefile("store/photos")
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [("data.root", ""), ("data.root", " "), ("data.root", "$NOT_SET"), ("data.root", "/d/${EMPTY}/x"),
+     ("data.root", "~nobody_of_that_name/x"), ("training.init_from", "$NOT_SET/e.safetensors"),
+     ("data.root", "caf\udce9")],
+)  # fmt: skip
+def test_a_path_that_cannot_be_told_is_refused_with_its_key(
+    key: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    monkeypatch.delenv("NOT_SET", raising=False)
+    section, name = key.split(".")
+    recipe = parse_recipe("", ["data.name=folder"])
+    recipe = recipe.model_copy(update={section: getattr(recipe, section).model_copy(update={name: path})})
+    with pytest.raises(RecipeError, match=key.replace(".", r"\.")):
+        recipe.with_whole_paths()
+
+
+def test_a_recipe_recorded_before_a_key_was_there_keeps_its_meaning() -> None:
+    import tomli_w
+
+    recorded = parse_recipe("", ["data.name=folder"]).model_dump()
+    newer = ("background", "deep_gray", "max_pixels")
+    for key in newer:
+        del recorded["data"][key]
+    data = parse_recipe(tomli_w.dumps(recorded), ["data.limit=9"]).data
+    assert (data.background, data.deep_gray, data.max_pixels) == ("drop", "by_values", 0)
+    assert parse_recipe(tomli_w.dumps(recorded), ["data.background=black"]).data.background == "black"
+    fresh = parse_recipe('[data]\nname = "folder"\nroot = "x"\non_bad_image = "skip"').data
+    assert (fresh.background, fresh.deep_gray) == ("white", "by_type") and fresh.max_pixels > 0
+
+
+def test_the_form_and_the_command_line_read_what_is_typed_alike() -> None:
+    from simclr_plus.tui.recipe_form import Form
+
+    form = Form("mine", "")
+    for key, text in (("data.root", "2024"), ("training.batch_size", "1e3"), ("optimizer.weight_decay", ".5")):
+        form.change(key, text)
+        assert typed_value(key, text) == typed_value(key, form.value(key))
+    words = [word for word in form.words() if "=" in word]
+    assert parse_recipe("", words) == form.recipe() and form.recipe().data.root == "2024"

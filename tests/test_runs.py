@@ -8,7 +8,7 @@ import pytest
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import create_run, default_name, find_run, list_runs
+from simclr_plus.runs import branch_run, create_run, default_name, find_run, join_run, list_runs
 
 
 def test_a_run_records_the_resolved_recipe(tmp_path: Path) -> None:
@@ -74,3 +74,48 @@ def test_a_run_without_checkpoint_says_so(tmp_path: Path) -> None:
     assert run.name.startswith("demo-")
     with pytest.raises(NotFoundError, match="has no checkpoint"):
         run.latest_checkpoint()
+
+
+PHOTOS = ["data.name=folder", "data.root=photos", "training.init_from=e.safetensors"]
+
+
+def test_a_run_made_in_one_folder_means_the_same_images_in_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run = create_run(load_recipe("demo", PHOTOS), Path("runs"), "mine")
+    monkeypatch.chdir(tmp_path / "there")
+    recipe = find_run("../here/runs/mine", Path("runs")).recipe()
+    assert recipe.data.root == str(tmp_path / "here" / "photos")
+    assert recipe.training.init_from == str(tmp_path / "here" / "e.safetensors")
+    run = find_run("../here/runs/mine", Path("runs"))
+    run.checkpoints.mkdir()
+    (run.checkpoints / "step_00000001.safetensors").touch()
+    changed = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": "photos"})})
+    branch = branch_run(run, changed, "", ["data.root=photos"])
+    assert branch.recipe().data.root == str(tmp_path / "there" / "photos")
+
+
+def test_an_empty_folder_name_makes_no_run(tmp_path: Path) -> None:
+    recipe = load_recipe("demo", ["data.name=folder", 'data.root=""'])
+    with pytest.raises(RecipeError, match=r"data\.root is empty"):
+        create_run(recipe, tmp_path, "mine")
+    assert not (tmp_path / "mine").exists()
+
+
+def test_machines_join_a_run_of_the_same_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("demo", PHOTOS)
+    run = join_run(recipe, tmp_path / "runs", "mine")
+    assert join_run(recipe, tmp_path / "runs", "mine") == run
+    run.recipe_file.write_text(recipe.to_toml())  # recorded before paths were made whole
+    assert join_run(recipe, tmp_path / "runs", "mine") == run
+    monkeypatch.chdir(tmp_path / "other")
+    run.recipe_file.write_text(recipe.to_toml().replace('"photos"', f'"{tmp_path}/photos"'))
+    with pytest.raises(
+        RecipeError, match=rf"has another recipe .*data\.root = '{tmp_path}/photos'.*{tmp_path}/other/photos"
+    ):
+        join_run(recipe, tmp_path / "runs", "mine")

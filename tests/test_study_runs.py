@@ -13,10 +13,11 @@ import slurm_cluster
 from launching import CLI, environment, processes_naming, wait_for
 from PIL import Image
 
+from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.studies.catalogue import STUDIES, find_study
-from simclr_plus.study_runs import plan_study, record
+from simclr_plus.study_runs import open_study, plan_study, record
 
 # networks of 8 to 64 channels on 64 images for one or two steps
 SMOKE = [
@@ -250,3 +251,16 @@ def test_studies_are_listed_and_a_wrong_name_or_scale_says_what_there_is(
     assert scale.returncode == 2 and "small or paper" in scale.stderr
     nothing = simclr_plus("study", "temperature", "--report", cwd=tmp_path)
     assert nothing.returncode == 3 and "no folder of a study" in nothing.stderr
+
+
+def test_the_cells_of_a_study_have_one_folder_wherever_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("study", ["data.name=folder", "data.root=photos"])
+    record(plan_study(tmp_path / "x", find_study("losses"), "small", 1, recipe), 1)
+    monkeypatch.chdir(tmp_path / "there")
+    assert {cell.recipe.data.root for cell in open_study(tmp_path / "x").cells} == {str(tmp_path / "photos")}
+    with pytest.raises(RecipeError, match=r"data\.root"):
+        record(plan_study(tmp_path / "x", find_study("losses"), "small", 1, recipe), 1)

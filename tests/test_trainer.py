@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from simclr_plus.augmentations.law import OPERATIONS
@@ -165,9 +166,49 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, tiny: list[str]) -> 
 def test_knn_without_labelled_images_is_refused_before_training(tmp_path: Path, tiny: list[str], photos: Path) -> None:
     flat = [*tiny, "data.name=folder", f"data.root={photos / 'Aqua'}", "data.limit=0", "training.batch_size=8"]
     run = create_run(load_recipe("demo", [*flat, "monitor.knn_every_epochs=1"]), tmp_path, "run")
-    with pytest.raises(SimclrPlusError, match=r"monitor.knn_every_epochs needs labelled images.*set it to 0"):
+    with pytest.raises(SimclrPlusError, match=r"needs labelled images.*monitor\.knn_every_epochs = 0"):
         train(run, quiet=True)
     assert run.metrics() == []
+
+
+def test_knn_of_other_classes_is_refused_before_training_by_every_process(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Separable colours, a class missing in val: each label would mean another class there."""
+    for part, classes in {"train": "abc", "val": "bc"}.items():
+        for name in classes:
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (16, 16), (80 * "abc".index(name), 10 * i, 0)).save(
+                    tmp_path / part / name / f"{i}.png"
+                )
+    folder = [*tiny, "data.name=folder", f"data.root={tmp_path}", "data.limit=0", "training.batch_size=8"]
+    run = create_run(load_recipe("demo", [*folder, "monitor.knn_every_epochs=1"]), tmp_path, "run")
+    for rank in (0, 1):
+        monkeypatch.setattr("simclr_plus.trainer.distributed.rank", lambda rank=rank: rank)
+        with pytest.raises(SimclrPlusError, match=r"\ba of .*monitor\.knn_every_epochs = 0"):
+            train(run, quiet=True)
+    assert run.metrics() == []
+
+
+def test_skipped_images_of_any_name_are_listed_and_what_was_found_in_the_folder_is_noted(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    (tmp_path / "photos" / ".hidden").mkdir(parents=True)
+    for i in range(20):
+        drawing = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
+        drawing.putpixel((i % 16, 3), (0, 0, 0, 255))
+        drawing.save(tmp_path / "photos" / f"{i}.png")
+    for name in (b"caf\xe9.png", b"two\nlines.png"):
+        with open(os.fsencode(tmp_path) + b"/photos/" + name, "wb") as file:  # noqa: PTH123
+            file.write(b"broken")
+    folder = ["data.name=folder", f"data.root={tmp_path / 'photos'}", "data.limit=0", "data.on_bad_image=skip"]
+    run = trained(tmp_path, [*tiny, *folder, "training.batch_size=8", "training.epochs=2"])
+    lines = (run.logs / "skipped.0.txt").read_bytes().splitlines()
+    assert [os.path.basename(line) for line in lines] == [b"caf\xe9.png", rb"two\nlines.png"]  # noqa: PTH119
+    assert run.metrics()[-1]["images_skipped"] == 2
+    notes = [event["message"] for event in run.events() if event["event"] == "note"]
+    assert any(".hidden" in note for note in notes) and any("data.background" in note for note in notes)
 
 
 def test_a_batch_larger_than_the_data_never_starts(tmp_path: Path, tiny: list[str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from simclr_plus.errors import RecipeError
 from simclr_plus.plan import Plan, known_size, make_plan
-from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, shipped_recipes
+from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
 from simclr_plus.runs import default_name
 
 from .commands import override, run_words, toml_value
@@ -100,7 +100,9 @@ class Form:
         if key in LAUNCH:
             return self._launch_problem(key, text.strip())
         try:
-            self._parsed(self.overrides | {key: text.strip()})
+            recipe = self._parsed(self.overrides | {key: text.strip()})
+            if key in ("data.root", "training.init_from"):
+                recipe.with_whole_paths()
         except RecipeError as error:
             return f"{_without_origin(str(error), self.name)}{_did_you_mean(key, text.strip())}"
         return ""
@@ -158,7 +160,7 @@ class Form:
 
     def words(self) -> list[str]:
         """The command that starts it, after `simclr-plus`."""
-        given = {key: _typed(key, text) for key, text in self._ordered(self.overrides).items()}
+        given = {key: typed_value(key, text) for key, text in self._ordered(self.overrides).items()}
         launch = {key.removeprefix("start."): text for key, text in self.launch.items()}
         return run_words(self.name, given, launch, self.runs)
 
@@ -175,7 +177,7 @@ class Form:
             raise RecipeError(f"{path} cannot be written: {error}") from None
 
     def _parsed(self, overrides: dict[str, str]) -> Recipe:
-        given = [override(key, _typed(key, text)) for key, text in self._ordered(overrides).items()]
+        given = [override(key, typed_value(key, text)) for key, text in self._ordered(overrides).items()]
         return parse_recipe(self.text, given, origin=self.name)
 
     def _ordered(self, overrides: dict[str, str]) -> dict[str, str]:
@@ -209,8 +211,8 @@ def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
 
 def _is_recipe(path: Path) -> bool:
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = tomllib.loads(recipe_text(path))
+    except (RecipeError, ValueError, RecursionError):
         return False
     return any(isinstance(values.get(section), dict) for section in ("training", "encoder", "augmentation", "about"))
 
@@ -219,15 +221,6 @@ def _value(recipe: Recipe, key: str) -> Any:
     section, _, name = key.partition(".")
     found = getattr(recipe, section)
     return getattr(found, name) if name else found
-
-
-def _typed(key: str, text: str) -> Any:
-    """What was typed as a value: TOML, or a bare word; for a key that holds words also 123 is one."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
-        return text
-    return text if key in KEYS and KEYS[key].type == "str" and not isinstance(value, str) else value
 
 
 def _did_you_mean(key: str, text: str) -> str:

@@ -22,7 +22,8 @@ from simclr_plus.augmentations.transform import SimCLRTransform
 from simclr_plus.augmentations.views import ViewMaker, compile_views
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Comparison, Report, compare, in_turns, times_as_fast, torch_threads
-from simclr_plus.datasets import Images, decode_image, open_folder
+from simclr_plus.datasets import Images, open_folder
+from simclr_plus.decoding import decode_image
 from simclr_plus.loading import ViewBatches, default_threads
 
 OURS, LIGHTLYS, DECODING = "SimCLR+ views", "Lightly SimCLRTransform", "decoding alone"

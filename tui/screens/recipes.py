@@ -12,6 +12,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input, Static
 
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.recipe import recipe_text
 
 from ..recipe_form import Form, found_recipes
 from .key_bar import KeyBar
@@ -85,8 +86,8 @@ class RecipesScreen(AppScreen):
         """The recipe, or why it cannot be read."""
         if name not in self.forms:
             try:
-                self.forms[name] = Form(name, self.recipes[name].read_text(encoding="utf-8"), self.app.folder)
-            except (SimclrPlusError, OSError, UnicodeDecodeError) as error:
+                self.forms[name] = Form(name, recipe_text(self.recipes[name]), self.app.folder)
+            except SimclrPlusError as error:
                 self.forms[name] = str(error)
         return self.forms[name]
 
