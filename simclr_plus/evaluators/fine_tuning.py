@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from simclr_plus.datasets import Images, held_out_indices, require_labels
-from simclr_plus.distributed import barrier, rank
+from simclr_plus.distributed import barrier, from_main, rank
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.subjects import Subject
@@ -32,11 +34,10 @@ from simclr_plus.evaluators.supervised import (
     build_optimizer,
     train_classifier,
 )
-from simclr_plus.feature_cache import cached_features
+from simclr_plus.feature_cache import cached_features, shown_digest
 from simclr_plus.features import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.image_identity import images_digest
 from simclr_plus.schedules import peak_learning_rate, step_count
 from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.whole_files import write_text_whole
@@ -158,7 +159,7 @@ def evaluate_few_labels(
                 tried = replace(protocol, rate=rate)
                 model = fine_tuned(subject, labelled.subset(kept), tried, device=device, head=head)
                 scores, seen = cached_features(model, labelled.subset(held), subject.law, None, device=device)
-                found[f"{rate:g}"] = float(F.cross_entropy(scores, labels_of(seen)))
+                found[f"{rate:g}"] = from_main(float(F.cross_entropy(scores, labels_of(seen))))
             except DivergedError as error:  # a rate that diverges is a bad rate, not the end
                 say(f"rate {rate:g}: {error}")
                 found[f"{rate:g}"] = None
@@ -175,7 +176,7 @@ def evaluate_few_labels(
 
 def _score(model: Classifier, subject: Subject, images: Images, metric: str, device: torch.device) -> float:
     scores, seen = cached_features(model, images, subject.law, None, device=device)
-    return main_number(scores, labels_of(seen), metric)
+    return from_main(main_number(scores, labels_of(seen), metric))
 
 
 def evaluate_grid(
@@ -193,10 +194,10 @@ def evaluate_grid(
     Each cell is a file in `folder` and is never trained twice. part (i, n): do only every n-th cell from the i-th, for
     n machines that share the folder; None is returned while cells are missing.
     """
-    train, validation = images_digest(data.train), images_digest(data.validation)
-    files = [folder / f"{_key(cell, subject, train, validation)}.json" for cell in cells]
+    shown = [shown_digest(images, subject.law) for images in (data.train, data.validation)]
+    files = [folder / f"{_key(cell, subject, data.metric, *shown)}.json" for cell in cells]
     for number, (cell, file) in enumerate(zip(cells, files, strict=True)):
-        if number % part[1] != part[0] or file.exists():
+        if number % part[1] != part[0] or from_main(file.exists()):
             continue
         say(f"{data.name}: cell {number + 1} of {len(cells)}, rate {cell.rate:.3g}, decay {cell.weight_decay:.3g}")
         state = State(file.with_suffix(".state.safetensors"), file.stem)
@@ -210,16 +211,16 @@ def evaluate_grid(
             write_text_whole(file, json.dumps({"validation": value, **asdict(cell)}, indent=2) + "\n")
             state.file.unlink(missing_ok=True)
         barrier()
-    missing = sum(not file.exists() for file in files)
+    values = from_main(_values(files) if rank() == 0 else [])
+    missing = values.count(MISSING)
     if missing:
         say(f"{data.name}: {missing} of {len(cells)} cells are missing; whichever part ends last chooses")
         return None
-    values = [json.loads(file.read_text(encoding="utf-8"))["validation"] for file in files]
     if all(value is None for value in values):
         raise SimclrPlusError(f"{data.name}: every cell of the grid diverged")
     best = max(range(len(cells)), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
     both = data.train_and_validation
-    key = _key(cells[best], subject, images_digest(both), "final")
+    key = _key(cells[best], subject, shown_digest(both, subject.law), "final")
     state = State(folder / f"{key}.state.safetensors", key)
     model = fine_tuned(subject, both, cells[best], device=device, state=state, say=say)
     scores, seen = cached_features(model, data.test, subject.law, None, device=device)
@@ -246,13 +247,19 @@ def evaluate_grid(
     )
 
 
+MISSING = "missing"
+
+
+def _values(files: Sequence[Path]) -> list[Any]:
+    """What each cell gave on the validation images; None where it diverged, MISSING where it has not been trained."""
+    return [json.loads(file.read_text(encoding="utf-8"))["validation"] if file.exists() else MISSING for file in files]
+
+
 def _at_edge(value: float, values: list[float]) -> bool:
     """Whether a larger or smaller value might do better; no decay at all is no edge."""
     return value > 0 and value in (min(values), max(values)) and min(values) < max(values)
 
 
 def _key(cell: Protocol, subject: Subject, *parts: str) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(cell), repr(subject.law), *parts]).encode())
-    for name, tensor in sorted(subject.encoder.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:24]
+    told = [asdict(cell), repr(subject.law), encoder_digest(subject.encoder), *parts]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
