@@ -36,7 +36,7 @@ def _form(module: nn.Module) -> dict[str, Any]:
         for name, value in sorted(vars(module).items())
         if not name.startswith("_") and name not in NO_FORM and _is_plain(value)
     }
-    architecture = getattr(module, "architecture", None)
+    architecture: Any = getattr(module, "architecture", None)
     return found | ({"architecture": architecture.as_dict()} if hasattr(architecture, "as_dict") else {})
 
 

@@ -41,12 +41,11 @@ def cached_features(
     return features, images if len(kept) == len(images) else images.subset(kept.numpy())
 
 
-def shown_digest(images: Images, law: ViewLaw, *, times: bool = False) -> str:
-    """Digest of what an encoder is shown: the images, how they are decoded, the law by which they are viewed."""
+def decoded_digest(images: Images, *, times: bool = False) -> str:
+    """Digest of the pixels that come of the images: `images_digest`, and all that says how they are decoded."""
     named = ("name", "pixels", "paths", "labels", "classes")  # the digest of the images tells of these
     decoding = {f.name: repr(getattr(images, f.name)) for f in fields(images) if f.name not in named}
-    told = json.dumps([images_digest(images, times=times), decoding, repr(law)])
-    return hashlib.sha256(told.encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps([images_digest(images, times=times), decoding]).encode()).hexdigest()[:32]
 
 
 def _name(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
@@ -54,7 +53,7 @@ def _name(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
     if rank() != 0:
         return ""
     place = os.path.realpath(images.paths[0]) if images.pixels is None and len(images) else ""
-    told = [encoder_digest(encoder), shown_digest(images, law, times=True), os.fsencode(place).hex()]
+    told = [encoder_digest(encoder), decoded_digest(images, times=True), repr(law), os.fsencode(place).hex()]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,11 +116,11 @@ def test_an_encoder_file_is_evaluated_on_a_data_set_by_name(tmp_path: Path) -> N
     save_encoder(
         ResNet(18, 0.125, stem="cifar"), tmp_path / "e.safetensors", {"recipe": "[augmentation]\nimage_size=28"}
     )
-    result, path = evaluate_target(
-        str(tmp_path / "e.safetensors"), "knn", evaluate_knn, {"k": 5}, data="embedded", labels=300
-    )
-    assert path is None and (result["train_images"], result["test_images"]) == (300, 2000)
+    file, runs = str(tmp_path / "e.safetensors"), tmp_path / "runs"
+    result, path = evaluate_target(file, "knn", evaluate_knn, {"k": 5}, data="embedded", labels=300, runs=runs)
+    assert (result["train_images"], result["test_images"]) == (300, 2000)
     assert 0.1 < result["results"]["encoder"]["top1"] < 0.9
+    assert json.loads(path.read_text())["results"] == result["results"] and path.is_relative_to(runs)
 
 
 def test_z_is_what_the_projection_head_makes_of_h(fashion: tuple[Images, Images]) -> None:

@@ -298,12 +298,12 @@ def test_results_predictions_and_splits_are_written_and_can_be_compared(photos: 
             target, str(photos), "", test="", relative_to="sum", seed=0, baselines=name == "a", say=lambda _: None
         )
     assert result["train_images"] + result["validation_images"] + result["test_images"] == 48
-    files = [next((runs / name / "results" / "predictions").glob("*.safetensors")) for name in ("a", "b")]
+    files = [next(runs.glob(f"{name}-*/results/predictions/*.safetensors")) for name in ("a", "b")]
     found = compare_predictions(*files)
     assert found.b == pytest.approx(result["results"]["encoder"]["top1"])
     assert compare_predictions(files[0], files[0]).p == 1.0
     assert compare_predictions(files[0], files[0], "encoder", "random encoder").p_mcnemar is not None
-    split = json.loads(next((runs / "b" / "results" / "splits").glob("*.json")).read_text())
+    split = json.loads(next(runs.glob("b-*/results/splits/*.json")).read_text())
     assert len(split["train"]) == result["train_images"] and not set(split["train"]) & set(split["test"])
     tuned = fine_tune(
         target,
@@ -342,7 +342,7 @@ def test_few_labels_write_their_list(tmp_path: Path) -> None:
         baselines=True,
         say=lambda _: None,
     )
-    listed = next((tmp_path / "runs" / "e" / "results" / "splits").glob("*.txt")).read_text().split()
+    listed = next((tmp_path / "runs").glob("e-*/results/splits/*.txt")).read_text().split()
     assert len(listed) == result["train_images"] == 100
     assert set(result["results"]) == {"encoder", "random encoder"}
 

@@ -34,7 +34,7 @@ from simclr_plus.evaluators.supervised import (
     build_optimizer,
     train_classifier,
 )
-from simclr_plus.feature_cache import cached_features, shown_digest
+from simclr_plus.feature_cache import cached_features, decoded_digest
 from simclr_plus.features import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
@@ -194,8 +194,8 @@ def evaluate_grid(
     Each cell is a file in `folder` and is never trained twice. part (i, n): do only every n-th cell from the i-th, for
     n machines that share the folder; None is returned while cells are missing.
     """
-    shown = [shown_digest(images, subject.law) for images in (data.train, data.validation)]
-    files = [folder / f"{_key(cell, subject, data.metric, *shown)}.json" for cell in cells]
+    digests = [decoded_digest(images) for images in (data.train, data.validation)]
+    files = [folder / f"{_key(cell, subject, data.metric, *digests)}.json" for cell in cells]
     for number, (cell, file) in enumerate(zip(cells, files, strict=True)):
         if number % part[1] != part[0] or from_main(file.exists()):
             continue
@@ -220,7 +220,7 @@ def evaluate_grid(
         raise SimclrPlusError(f"{data.name}: every cell of the grid diverged")
     best = max(range(len(cells)), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
     both = data.train_and_validation
-    key = _key(cells[best], subject, shown_digest(both, subject.law), "final")
+    key = _key(cells[best], subject, decoded_digest(both), "final")
     state = State(folder / f"{key}.state.safetensors", key)
     model = fine_tuned(subject, both, cells[best], device=device, state=state, say=say)
     scores, seen = cached_features(model, data.test, subject.law, None, device=device)
