@@ -224,6 +224,37 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     assert torch.equal(other.linear.weight, whole.linear.weight)
 
 
+def test_rates_that_were_tried_before_a_kill_are_not_tried_again(
+    fashion: LabelledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, images = Subject("encoder", small_encoder(), LAW), fashion.train.first(60)
+    protocol, state = (
+        Protocol("nesterov", scaling="none", batch_size=20, steps=2),
+        State(tmp_path / "s.safetensors", "k"),
+    )
+    real, trained = supervised.train_classifier, list[float]()
+
+    def evaluated(state: State | None, last: float = 0.0) -> dict[str, Any]:
+        def train(*arguments: Any, **named: Any) -> None:
+            if arguments[4].peak == last:
+                raise CutError
+            trained.append(arguments[4].peak)
+            real(*arguments, **named)
+
+        monkeypatch.setattr("simclr_plus.evaluators.fine_tuning.train_classifier", train)
+        return evaluate_few_labels(
+            subject, images, fashion.test, protocol, device=CPU, rates=(0.01, 0.05, 0.1), state=state
+        ).numbers
+
+    whole = evaluated(None)
+    trained.clear()
+    with pytest.raises(CutError):
+        evaluated(state, last=0.1)
+    assert trained == [0.01, 0.05]
+    trained.clear()
+    assert evaluated(state) == whole and trained == [0.1, whole["rate"]] and not list(tmp_path.glob("*"))
+
+
 def test_protocols_are_the_papers() -> None:
     paper, v2 = few_labels_protocol("paper", 0.01), few_labels_protocol("simclr_v2", 0.01)
     assert (paper.optimizer, paper.rate, paper.batch_size, paper.epochs) == ("nesterov", 0.05, 4096, 60)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -272,3 +275,38 @@ def test_json_tells_what_was_found_and_where_it_was_written(
         kept = json.loads(Path(one["file"]).read_text())
         assert kept == {key: value for key, value in one.items() if key != "file"}
         assert kept["step"] == (24 if target == "r" else 20) and kept["results"]["encoder"]["top1"] > 0
+
+
+KILLED = """
+import functools, os, signal, sys
+import simclr_plus.evaluators.{module} as module
+real, calls = module.{function}, [0]
+@functools.wraps(real)
+def evaluate(*arguments, **named):
+    calls[0] += 1
+    if calls[0] == {call}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **named)
+module.{function} = evaluate
+from simclr_plus.evaluate_verbs import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["knn", "linear"])
+def test_a_command_that_is_killed_in_its_second_subject_goes_on_there(tmp_path: Path, drawn: Path, verb: str) -> None:
+    file = a_file(tmp_path / "e.safetensors", 3)
+    arguments = [verb, str(file), "--data", str(drawn), "--baselines", "--json"]
+    arguments += ["--epochs", "2"] if verb == "linear" else []
+
+    def evaluated(runs: str, *, killed_at: int) -> subprocess.CompletedProcess[str]:
+        code = KILLED.format(module=verb, function=f"evaluate_{verb}", call=killed_at)
+        command = [sys.executable, "-c", code, *arguments, "--runs", str(tmp_path / runs)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert evaluated("cut", killed_at=2).returncode == -signal.SIGKILL
+    done, whole = evaluated("cut", killed_at=3), evaluated("whole", killed_at=4)  # two more subjects, not three
+    assert done.returncode == whole.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["results"] == json.loads(whole.stdout)["results"]
+    assert not list((tmp_path / "cut").glob("*/results/.*"))
