@@ -126,10 +126,12 @@ def few_labels(
 ) -> None:
     """Fine-tune on 1 % or 10 % of the labels (the paper's or SimCLR v2's protocol)."""
     in_processes(nproc)
+    from simclr_plus.evaluation import best_device
     from simclr_plus.evaluation_on_sets import few_labels as evaluate
     from simclr_plus.evaluation_on_sets import open_target
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
+    best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size), KeptOutcomes()
     given = {"epochs": epochs, "batch_size": batch_size}
     results = [
@@ -172,10 +174,12 @@ def transfer(
 ) -> None:
     """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
     in_processes(nproc)
+    from simclr_plus.evaluation import best_device
     from simclr_plus.evaluation_on_sets import open_target
     from simclr_plus.evaluation_on_sets import transfer as evaluate
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
+    best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size), KeptOutcomes()
     given: dict[str, Any] = {"test": test, "relative_to": relative_to, "seed": seed, "baselines": baselines}
 
@@ -206,9 +210,11 @@ def finetune(
 ) -> None:
     """Fine-tune the whole network over a grid of rates and decays; goes on cell by cell."""
     in_processes(nproc)
+    from simclr_plus.evaluation import best_device
     from simclr_plus.evaluation_on_sets import fine_tune, open_target
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
+    best_device()  # together with the other processes, before a checkpoint is chosen
     opened, number, kept = open_target(target, runs, image_size), _part(part), KeptOutcomes()
 
     def one(name: str) -> dict[str, Any] | None:

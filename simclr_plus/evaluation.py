@@ -198,9 +198,8 @@ def _told(
 def require_one_evaluation(digest: str, *images: Images) -> None:
     """All processes evaluate the same encoder on the same images; else SimclrPlusError on all of them."""
     if world_size() > 1:
-        facts: dict[str, object] = {"encoder": digest}
-        for part in images:
-            facts[f"images of {part.name}"] = f"{len(part)}, digest {listing_digest(part)[:8]}"
+        shown = [f"{len(part)}, digest {listing_digest(part)[:8]}" for part in images]
+        facts: dict[str, object] = {"encoder": digest, "images by part": "; ".join(shown)}
         require_agreement(facts, "Give every process the same weights and a folder of the same images")
 
 

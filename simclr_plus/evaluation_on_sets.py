@@ -89,7 +89,6 @@ class Target:
 
 def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
     """A run, checkpoint or encoder file, or a network of torchvision or timm; result_folders.py says where to."""
-    start("auto")
     if is_foreign(target):
         subject = foreign_subject(target)
         digest = encoder_digest(subject.encoder)
@@ -181,7 +180,7 @@ def fine_tune(
         replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
         for cell in grid(cells, random_start=random_start)
     ]
-    folder = target.run.results / "cells" / f"{target.stem}_{plain(found.name)}"
+    folder = target.run.results / "cells" / result_name(target.stem, found.name, changed={})
     settings = {"grid": cells, "seed": seed, "steps": protocols[0].steps, "batch_size": protocols[0].batch_size}
     other_grid = "" if cells == "paper" else cells
     changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed)

@@ -18,14 +18,19 @@ import torch
 
 from simclr_plus import distributed
 from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.checkpoints import save_checkpoint
 from simclr_plus.datasets import Images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators import supervised
 from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_few_labels, evaluate_grid
+from simclr_plus.evaluators.linear import evaluate_linear
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
 from simclr_plus.feature_cache import cached_features
+from simclr_plus.model import build_model
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import Run, create_run
 from simclr_plus.transfer_sets import LabelledSet
 
 CPU = torch.device("cpu")
@@ -141,7 +146,25 @@ def features(folder: Path) -> dict[str, Any]:
     return found | {"read late": torch.equal(first, late), "features": first.tolist()}
 
 
-PARTS = {"rates": rates, "resumed": resumed, "differing": differing, "features": features}
+def chosen(folder: Path) -> dict[str, Any]:
+    """A run whose newest checkpoint the last process does not see yet; and a folder of other images there."""
+    from simclr_plus import evaluation
+
+    real, last = Run.checkpoint_files, distributed.rank() == distributed.world_size() - 1
+    Run.checkpoint_files = lambda self: real(self)[: 1 if last else None]  # type: ignore[method-assign]
+    evaluation.labelled_images = lambda *_: (images(), images(12))
+    given: dict[str, Any] = {"data": "drawn", "runs": folder}
+    settings = {"epochs": 1, "batch_size": 6}
+    result, _ = evaluation.evaluate_target("r", "linear", evaluate_linear, settings, **given)
+    evaluation.labelled_images = lambda *_: (images(), images(9 if last else 12))
+    try:
+        evaluation.evaluate_target("r", "linear", evaluate_linear, settings, **given)
+    except SimclrPlusError as error:
+        return {"step": result["step"], "results": result["results"], "refused": str(error)}
+    return {}
+
+
+PARTS = {"chosen": chosen, "rates": rates, "resumed": resumed, "differing": differing, "features": features}
 
 
 def main(folder: Path) -> None:
@@ -159,6 +182,11 @@ def main(folder: Path) -> None:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     folder = tmp_path_factory.mktemp(f"processes{request.param}")
     half_done(folder / "state.safetensors")
+    run = create_run(load_recipe("demo", ["encoder.width=0.0625", "augmentation.image_size=12"]), folder, "r")
+    for step in (1, 2):
+        model = build_model(run.recipe(), 3)
+        file = run.checkpoint_file(step)
+        save_checkpoint(file, model, torch.optim.SGD(model.parameters()), step=step, recipe=run.recipe())
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
     done = subprocess.run([*command, __file__, str(folder)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -196,6 +224,12 @@ def test_kept_features_are_those_of_one_process_whoever_sees_the_file(found: dic
     for told in found["features"]:
         assert told["listed late"] and told["read late"]
         np.testing.assert_allclose(told["features"], alone.tolist(), rtol=1e-4, atol=1e-6)
+
+
+def test_of_a_run_all_evaluate_the_checkpoint_that_the_first_process_sees(found: dict[str, list[Any]]) -> None:
+    for told in found["chosen"]:
+        assert told["step"] == 2 and told == found["chosen"][0]
+        assert "12" in told["refused"] and "9" in told["refused"]
 
 
 if __name__ == "__main__":
