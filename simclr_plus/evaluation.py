@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -121,36 +121,29 @@ def evaluate_target(
     if on == "z":
         evaluated = [projected(evaluated[0], projection_head_of(weights))]
     asked = {"on": on, "labels": labels, "test": test} | ({"raw_pixels": pixels_side} if baselines else {})
-    usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
-    usual |= {"on": "h", "labels": 0, "test": "", "raw_pixels": PIXELS_SIDE}
-    changed = changed_settings(asked | settings, usual)
+    changed = _changed(evaluator, settings, asked)
     own = recipe.data.root if recipe.data.name == "folder" else recipe.data.name
     folder = folder_of(str(weights), weights, digest, runs)
-    images = from_main([decoded_digest(part) for part in (train, held_out)] if rank() == 0 else [])
-
-    def key_for(subject: Subject) -> str:
-        return key_of(name, encoder_digest(subject.encoder), repr(subject.law), images, settings)
-
-    key = key_for(evaluated[0])
+    digests = from_main([decoded_digest(part) for part in (train, held_out)] if rank() == 0 else [])
+    evaluation = _Evaluation(name, evaluator, settings, train, held_out, device, digests, say)
+    key = evaluation.key_for(evaluated[0])
     base = result_name(name, weights.stem, "" if data == own else data, changed=changed)
     file_name = from_main(name_for(folder, base, key))
     classifier = folder.results / f"{file_name}.safetensors" if evaluator in LINEAR else None
     kept, found = KeptOutcomes(), {}
     for subject in evaluated:
         say(f"{name}: {subject.name}")
-        moved, options, whole = replace(subject, encoder=subject.encoder.to(device)), dict(settings), True
-        state = State(folder.results / f".{file_name}_{plain(subject.name)}.safetensors", key_for(subject))
+        state = State(folder.results / f".{file_name}_{plain(subject.name)}.safetensors", evaluation.key_for(subject))
+        moved = replace(subject, encoder=subject.encoder.to(device))
+        whole = not (train.skip_bad or held_out.skip_bad)  # which are left out is known when they have been read
+        options: dict[str, Any] = {}
         if evaluator is evaluate_linear:  # hours on large sets: it goes on where it was cut off
             options["state"] = state
-        if evaluator in LINEAR:
-            options["say"] = say
         if classifier and subject is evaluated[0]:
             options["keep"] = _keeper(classifier, name, on, weights, train, key)
-            whole = classifier.is_file() and read_header(classifier).get("key") == key
-        compute = partial(_told, evaluator, moved, train, held_out, device, options, say)
-        found[subject.name] = kept.numbers(
-            folder.results, f"{file_name}_{subject.name}", state.key, compute, whole=whole
-        )
+            whole = whole and classifier.is_file() and read_header(classifier).get("key") == key
+        compute, part = partial(evaluation.numbers, moved, options), f"{file_name}_{subject.name}"
+        found[subject.name] = kept.numbers(folder.results, part, state.key, compute, whole=whole)
         if rank() == 0:
             state.file.unlink(missing_ok=True)
     result = {
@@ -162,7 +155,7 @@ def evaluate_target(
         "encoder": recipe.architecture.title,
         "step": int(header["step"]) if "step" in header else None,
         "data": train.name,
-        "test_digest": images[1],
+        "test_digest": digests[1],
         "train_images": len(train),
         "test_images": len(held_out),
         "on": on,
@@ -179,20 +172,38 @@ def evaluate_target(
     return result, path
 
 
-def _told(
-    evaluator: Evaluator,
-    subject: Subject,
-    train: Images,
-    held_out: Images,
-    device: torch.device,
-    options: dict[str, Any],
-    say: Callable[[str], None],
-) -> dict[str, Any]:
-    """Evaluate; where the evaluator does not tell itself how far it is, the images shown are told."""
-    if evaluator is evaluate_linear:  # it tells of its steps itself
-        return evaluator(subject, train, held_out, device=device, **options)
-    with telling(subject.encoder, subject.name, len(train) + len(held_out), say):
-        return evaluator(subject, train, held_out, device=device, **options)
+@dataclass(frozen=True)
+class _Evaluation:
+    """What all subjects of one evaluation share; digests: of the training and the test images as they are decoded."""
+
+    name: str
+    evaluator: Evaluator
+    settings: dict[str, Any]
+    train: Images
+    held_out: Images
+    device: torch.device
+    digests: list[str]
+    say: Callable[[str], None]
+
+    def key_for(self, subject: Subject) -> str:
+        """Two of one key have one outcome."""
+        return key_of(self.name, encoder_digest(subject.encoder), repr(subject.law), self.digests, self.settings)
+
+    def numbers(self, subject: Subject, options: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate; where the evaluator does not tell itself how far it is, the images shown are told."""
+        telling_itself = {"say": self.say} if self.evaluator in LINEAR else {}
+        given = {"device": self.device, **self.settings, **options, **telling_itself}
+        if self.evaluator is evaluate_linear:
+            return self.evaluator(subject, self.train, self.held_out, **given)
+        with telling(subject.encoder, subject.name, len(self.train) + len(self.held_out), self.say):
+            return self.evaluator(subject, self.train, self.held_out, **given)
+
+
+def _changed(evaluator: Evaluator, settings: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the evaluator's own values and from evaluating h on all labels of the recipe's data."""
+    usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
+    usual |= {"on": "h", "labels": 0, "test": "", "raw_pixels": PIXELS_SIDE}
+    return changed_settings(asked | settings, usual)
 
 
 def require_one_evaluation(digest: str, *images: Images) -> None:

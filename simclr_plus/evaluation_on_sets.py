@@ -139,9 +139,8 @@ def transfer(
     for subject in target.subjects(baselines=baselines):
         say(f"transfer to {found.name}: {subject.name}")
         compute = partial(_transferred, subject, found, device, cache, relative_to, say)
-        outcomes[subject.name] = keeping.outcome(
-            target.run.results, f"{asked.name}_{subject.name}", asked.key_for(subject), compute
-        )
+        part, key = f"{asked.name}_{subject.name}", asked.key_for(subject)
+        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
     result = _written(target, asked, found, outcomes, image_choices=found.choices)
     if kept is None:
         keeping.forget()
@@ -191,6 +190,7 @@ def fine_tune(
         f"{asked.name}_{subject.name}",
         asked.key_for(subject),
         lambda: evaluate_grid(_on(subject, device), found, protocols, folder, device=device, part=part, say=say),
+        whole=_all_read(found),
     )
     if outcome is None:
         return None
@@ -263,7 +263,7 @@ def few_labels(
             state=state,
             say=say,
         )
-        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute)
+        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
         if rank() == 0:
             state.file.unlink(missing_ok=True)
     choices = ["linear layer starts from zero, cosine decay to 0 (the paper does not say)"]
@@ -363,6 +363,11 @@ def _written(
         write_note(target.run, str(target.file or target.name), target.digest, target.title)
         target.run.write_result(asked.name, whole)
     return result | {"file": str(file)}
+
+
+def _all_read(data: LabelledSet) -> bool:
+    """Whether all images must be readable; else which ones were left out is known when they have been read."""
+    return not (data.train.skip_bad or data.validation.skip_bad or data.test.skip_bad)
 
 
 def _digests(target: Target, subjects: Iterable[str]) -> str:

@@ -44,7 +44,8 @@ def cached_features(
 def decoded_digest(images: Images, *, times: bool = False) -> str:
     """Digest of the pixels that come of the images: `images_digest`, and all that says how they are decoded."""
     named = ("name", "pixels", "paths", "labels", "classes")  # the digest of the images tells of these
-    decoding = {f.name: repr(getattr(images, f.name)) for f in fields(images) if f.name not in named}
+    told = [field.name for field in fields(images) if field.compare and field.name not in named]
+    decoding = {name: repr(getattr(images, name)) for name in told}
     return hashlib.sha256(json.dumps([images_digest(images, times=times), decoding]).encode()).hexdigest()[:32]
 
 

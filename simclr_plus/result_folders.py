@@ -28,10 +28,16 @@ def run_of(file: Path) -> Run | None:
     real, given = file.resolve(), file.absolute()
     for depth in (0, 1):
         folder = real.parents[depth] if len(real.parents) > depth else real.parent
-        if (folder / "recipe.toml").is_file() and (depth == 0 or real.parent.name == "checkpoints"):
+        if _is_run(folder) and (depth == 0 or real.parent.name == "checkpoints"):
             named = given.parents[depth]
             return Run(named if named.resolve() == folder else folder)
     return None
+
+
+def _is_run(folder: Path) -> bool:
+    """A recipe alone may lie beside a file anywhere: training leaves more."""
+    trained = (folder / "checkpoints").is_dir() or (folder / "events.jsonl").is_file()
+    return trained and (folder / "recipe.toml").is_file()
 
 
 def folder_of(weights: str, file: Path | None, digest: str, runs: Path) -> Run:

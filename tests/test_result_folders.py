@@ -86,6 +86,14 @@ def test_the_result_of_a_checkpoint_is_its_runs_and_its_own(tmp_path: Path, tiny
     assert file.parent.resolve() == run.results.resolve() and result["step"] == 20
 
 
+def test_a_recipe_beside_a_file_makes_no_run_of_its_folder(tmp_path: Path) -> None:
+    file = a_file(tmp_path / "work" / "encoder.safetensors", 0)
+    (file.parent / "recipe.toml").write_text("")
+    assert weights_of(str(file), tmp_path / "runs") == (file, None)
+    (file.parent / "events.jsonl").write_text("")
+    assert weights_of(str(file), tmp_path / "runs") == (file, Run(file.parent))
+
+
 def test_encoders_of_one_name_keep_their_results_apart(tmp_path: Path, drawn: Path) -> None:
     files = [a_file(tmp_path / name / "encoder.safetensors", ord(name)) for name in "ab"]
     runs = tmp_path / "runs"
@@ -248,6 +256,7 @@ def test_a_kept_outcome_of_other_weights_is_not_taken(
 
     file, runs = a_file(tmp_path / "run" / "encoder.safetensors", 0), tmp_path / "runs"
     (tmp_path / "run" / "recipe.toml").write_text("")
+    (tmp_path / "run" / "checkpoints").mkdir()
     times = file.stat().st_atime_ns, file.stat().st_mtime_ns
     with monkeypatch.context() as patch:
         killed_at(2, patch)
