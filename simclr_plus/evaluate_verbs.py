@@ -1,4 +1,10 @@
-"""The verbs under `simclr-plus evaluate`: knn, linear, few-labels, transfer, finetune; compare, of what they found."""
+"""The verbs under `simclr-plus evaluate`: knn, linear, few-labels, transfer, finetune; compare, of what they found.
+
+Each writes its result into the folder of the encoder's run, or of a file elsewhere into runs/NAME-DIGEST. With --json
+stdout is one JSON document alone. Of knn and linear it is the result: `results` (figures by subject), `file` (where it
+was written), `weights`, `step`, `data` and so on. The others may evaluate several sets or seeds: `results` lists such
+documents, each with its own `file`.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +40,9 @@ EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled fol
 LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
 On = Annotated[str, typer.Option(help='"h": the features of the encoder; "z": those of the projection head on it.')]
 WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
+PixelsSide = Annotated[
+    int, typer.Option("--raw-pixels", min=0, help="Side to which the baseline's pixels are averaged; 0: as they are.")
+]
 DATA = Path("data")
 
 
@@ -46,13 +55,14 @@ def knn(
     test: TestFolder = "",
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
+    pixels: PixelsSide = 32,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """k nearest neighbours on frozen features."""
     from simclr_plus.evaluators.knn import evaluate_knn
 
-    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, runs, as_json)
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, pixels, runs, as_json)
 
 
 @app.command()
@@ -75,6 +85,7 @@ def linear(
     test: TestFolder = "",
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
+    pixels: PixelsSide = 32,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -90,7 +101,7 @@ def linear(
         settings["optimizer"] = optimizer
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
-    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, runs, as_json)
+    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, pixels, runs, as_json)
 
 
 @app.command("few-labels")
@@ -115,10 +126,13 @@ def few_labels(
 ) -> None:
     """Fine-tune on 1 % or 10 % of the labels (the paper's or SimCLR v2's protocol)."""
     in_processes(nproc)
+    from simclr_plus.evaluation import best_device
     from simclr_plus.evaluation_on_sets import few_labels as evaluate
     from simclr_plus.evaluation_on_sets import open_target
+    from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
-    opened = open_target(target, runs, image_size)
+    best_device()  # together with the other processes, before a checkpoint is chosen
+    opened, kept = open_target(target, runs, image_size), KeptOutcomes()
     given = {"epochs": epochs, "batch_size": batch_size}
     results = [
         evaluate(
@@ -134,9 +148,11 @@ def few_labels(
             head_file=head,
             baselines=baselines,
             say=say,
+            kept=kept,
         )
         for i in range(seeds)
     ]
+    kept.forget()
     _show(results, as_json)
 
 
@@ -158,17 +174,21 @@ def transfer(
 ) -> None:
     """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
     in_processes(nproc)
+    from simclr_plus.evaluation import best_device
     from simclr_plus.evaluation_on_sets import open_target
     from simclr_plus.evaluation_on_sets import transfer as evaluate
+    from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
-    opened = open_target(target, runs, image_size)
+    best_device()  # together with the other processes, before a checkpoint is chosen
+    opened, kept = open_target(target, runs, image_size), KeptOutcomes()
+    given: dict[str, Any] = {"test": test, "relative_to": relative_to, "seed": seed, "baselines": baselines}
 
     def one(name: str) -> dict[str, Any]:
-        return evaluate(
-            opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say
-        )
+        return evaluate(opened, name, str(root), **given, say=say, kept=kept)
 
-    _show(_of_each(data, one), as_json)
+    results = _of_each(data, one)
+    kept.forget()
+    _show(results, as_json)
 
 
 @app.command()
@@ -190,9 +210,12 @@ def finetune(
 ) -> None:
     """Fine-tune the whole network over a grid of rates and decays; goes on cell by cell."""
     in_processes(nproc)
+    from simclr_plus.evaluation import best_device
     from simclr_plus.evaluation_on_sets import fine_tune, open_target
+    from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
-    opened, number = open_target(target, runs, image_size), _part(part)
+    best_device()  # together with the other processes, before a checkpoint is chosen
+    opened, number, kept = open_target(target, runs, image_size), _part(part), KeptOutcomes()
 
     def one(name: str) -> dict[str, Any] | None:
         return fine_tune(
@@ -207,33 +230,45 @@ def finetune(
             seed=seed,
             random_start=random_start,
             say=say,
+            kept=kept,
         )
 
-    _show(_of_each(data, one), as_json)
+    results = _of_each(data, one)
+    kept.forget()
+    _show(results, as_json)
 
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(help="File in results/predictions of an encoder.")],
-    b: Annotated[Path, typer.Argument(help="File of another encoder on the same test images.")],
-    subject_a: Annotated[str, typer.Option(help="Whose predictions in the first file.")] = "encoder",
-    subject_b: Annotated[str, typer.Option(help="Whose predictions in the second file.")] = "encoder",
+    a: Annotated[str, typer.Argument(help="A run, checkpoint or encoder file, or a file in results/predictions.")],
+    b: Annotated[str, typer.Argument(help="Another encoder that was evaluated on the same test images.")],
+    subject_a: Annotated[str, typer.Option(help="Whose predictions of the first.")] = "encoder",
+    subject_b: Annotated[str, typer.Option(help="Whose predictions of the second.")] = "encoder",
+    runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Is one encoder better? Permutation test on paired predictions, exact McNemar, 95 % interval."""
     from dataclasses import asdict
 
-    from simclr_plus.predictions import compare_predictions
+    from simclr_plus.comparisons import compare_named
 
-    found = compare_predictions(a, b, subject_a, subject_b)
+    pairs = compare_named(a, b, subject_a, subject_b, runs)
     if as_json:
-        print_json({"schema": 1, **asdict(found), "significant": found.significant})
+        each = [
+            {**asdict(p.found), "significant": p.found.significant, "files": [str(p.a.file), str(p.b.file)]}
+            for p in pairs
+        ]
+        print_json({"schema": 1, **(each[0] if len(each) == 1 else {}), "comparisons": each})
         return
-    mcnemar = "" if found.p_mcnemar is None else f"{found.p_mcnemar:.4g}"
-    row = [f"{found.a:.2%}", f"{found.b:.2%}", f"{100 * found.difference:+.2f}"]
-    row += [f"{100 * found.low:+.2f} to {100 * found.high:+.2f}", f"{found.p:.4g}", mcnemar]
-    print_table(["a", "b", "a - b (points)", "95 % interval", "p (permutations)", "p (McNemar)"], [row])
-    say("significant at 0.05" if found.significant else "not significant at 0.05")
+    rows = []
+    for pair in pairs:
+        found = pair.found
+        mcnemar = "" if found.p_mcnemar is None else f"{found.p_mcnemar:.4g}"
+        row = [pair.a.title, f"{found.a:.2%}", f"{found.b:.2%}", f"{100 * found.difference:+.2f}"]
+        row += [f"{100 * found.low:+.2f} to {100 * found.high:+.2f}", f"{found.p:.4g}", mcnemar]
+        rows.append([*row, "significant" if found.significant else "not significant"])
+    columns = ["", "a", "b", "a - b (points)", "95 % interval", "p (permutations)", "p (McNemar)", "at 0.05"]
+    print_table(columns, rows)
 
 
 def in_processes(nproc: str) -> None:
@@ -265,19 +300,20 @@ def _evaluate(
     test: str,
     labels: int,
     baselines: bool,
+    pixels: int,
     runs: Path,
     as_json: bool,
 ) -> None:
     from simclr_plus.evaluation import evaluate_target
 
     given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "baselines": baselines}
+    given["pixels_side"] = pixels
     result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
     if as_json:
-        print_json(result)
+        print_json(result | {"file": str(path)})
     else:
         show_result(name, result)
-        if path:
-            say(f"written to {path}")
+        say(f"written to {path}")
 
 
 def show_result(name: str, result: dict[str, Any]) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,31 +16,50 @@ from torch import nn
 
 from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
 from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_same_classes
-from simclr_plus.distributed import rank, start
+from simclr_plus.distributed import from_main, rank, require_agreement, start, world_size
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
+from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
-from simclr_plus.evaluators.subjects import Subject, projected, subjects
+from simclr_plus.evaluators.pace import telling
+from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
+from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.image_identity import images_digest
+from simclr_plus.image_identity import listing_digest
 from simclr_plus.importers.imported import beside
 from simclr_plus.recipe_keys import Data
-from simclr_plus.result_names import changed_settings, result_name
+from simclr_plus.result_folders import (
+    find_results,
+    folder_of,
+    key_of,
+    name_for,
+    noted,
+    read_result,
+    run_of,
+    write_note,
+)
+from simclr_plus.result_names import changed_settings, plain, result_name
 from simclr_plus.runs import Run, find_run
 
 Evaluator = Callable[..., dict[str, Any]]
+LINEAR = (evaluate_linear, evaluate_linear_fast)  # they train a classifier, which is kept
 SELECTORS = {"h": "0", "z": "-1"}  # as verify and heads.py count what a classifier stands on
 NAMES = ("embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 
 
 def weights_of(target: str, runs: Path) -> tuple[Path, Run | None]:
-    """The file that a run, a checkpoint or an encoder file stands for, and the run if it is one."""
+    """The file that a run, a checkpoint, an encoder file or a folder of results stands for, and the run it is of."""
     if Path(target).is_file():
-        return Path(target), None
+        return Path(target), run_of(Path(target))
     try:
         run = find_run(target, runs)
     except NotFoundError as error:
+        with suppress(NotFoundError):
+            named = Path(str(noted(find_results(target, runs).path).get("weights", "")))
+            if named.is_file():
+                return named, run_of(named)
         raise NotFoundError(f"{error}. {target!r} is no file either") from None
     return run.latest_checkpoint(), run
 
@@ -71,55 +93,69 @@ def evaluate_target(
     test: str = "",
     labels: int = 0,
     baselines: bool = False,
+    pixels_side: int = PIXELS_SIDE,
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[dict[str, Any], Path | None]:
-    """Evaluate, and for a run write the result into its folder; returns the result and the file.
+) -> tuple[dict[str, Any], Path]:
+    """Evaluate and write the result into the folder of the encoder's run, or of the file; returns result and file.
 
-    on: "h", the encoder's features, or "z", those of the projection head.
+    on: "h", the encoder's features, or "z", those of the projection head. pixels_side: raw pixels are averaged to so
+    many at most. A subject whose outcome an earlier command left, before it was cut off, is not computed again.
     """
     if on not in ("h", "z"):
         raise RecipeError(f'--on {on!r} is unknown; use "h" (the encoder) or "z" (the projection head on it)')
     if on == "z" and baselines:
         raise RecipeError("--baselines have no projection head: with --on z leave it out")
-    weights, run = weights_of(target, runs)
+    device = best_device()
+    weights = from_main(weights_of(target, runs)[0])  # of a run one checkpoint for all processes
     recipe, header = recipe_of(weights), read_header(weights)
     if "recipe" not in header and not data:
         raise RecipeError(f"{weights} does not say what it was trained on: name a data set or folder with --data")
     train, held_out = labelled_images(recipe.data, data, test)
     train = train.first(labels)
-    device = best_device()
-    found: dict[str, Any] = {}
-    classifier = None
-    usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
-    usual |= {"on": "h", "labels": 0, "test": ""}
-    changed = changed_settings({"on": on, "labels": labels, "test": test} | settings, usual)
-    own = recipe.data.root if recipe.data.name == "folder" else recipe.data.name
-    file_name = result_name(name, weights.stem, "" if data == own else data, changed=changed)
+    encoder = load_encoder(weights)
+    digest = encoder_digest(encoder)
+    require_one_evaluation(digest, train, held_out)
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
-    evaluated = subjects(load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size)
+    evaluated = subjects(encoder, recipe.law, baselines=baselines, native_size=native_size, pixels_side=pixels_side)
     if on == "z":
         evaluated = [projected(evaluated[0], projection_head_of(weights))]
+    asked = {"on": on, "labels": labels, "test": test} | ({"raw_pixels": pixels_side} if baselines else {})
+    changed = _changed(evaluator, settings, asked)
+    own = recipe.data.root if recipe.data.name == "folder" else recipe.data.name
+    folder = folder_of(str(weights), weights, digest, runs)
+    digests = from_main([decoded_digest(part) for part in (train, held_out)] if rank() == 0 else [])
+    evaluation = _Evaluation(name, evaluator, settings, train, held_out, device, digests, say)
+    key = evaluation.key_for(evaluated[0])
+    base = result_name(name, weights.stem, "" if data == own else data, changed=changed)
+    file_name = from_main(name_for(folder, base, key))
+    classifier = folder.results / f"{file_name}.safetensors" if evaluator in LINEAR else None
+    kept, found = KeptOutcomes(), {}
     for subject in evaluated:
         say(f"{name}: {subject.name}")
-        moved = Subject(subject.name, subject.encoder.to(device), subject.law)
-        kept: dict[str, Any] = {}
-        if run and evaluator is evaluate_linear:  # hours on large sets: it goes on where it was cut off
-            key = json.dumps([str(weights.stat().st_mtime_ns), str(moved.law), images_digest(train), settings])
-            kept["state"] = State(run.results / f".{file_name}_{subject.name.replace(' ', '-')}.safetensors", key)
-        if run and evaluator in (evaluate_linear, evaluate_linear_fast) and subject is evaluated[0]:
-            classifier = run.results / f"{file_name}.safetensors"
-            kept["keep"] = _keeper(classifier, name, on, weights, train)
-        found[subject.name] = evaluator(moved, train, held_out, device=device, **settings, **kept)
-        if "state" in kept and rank() == 0:
-            kept["state"].file.unlink(missing_ok=True)
+        state = State(folder.results / f".{file_name}_{plain(subject.name)}.safetensors", evaluation.key_for(subject))
+        moved = replace(subject, encoder=subject.encoder.to(device))
+        whole = not (train.skip_bad or held_out.skip_bad)  # which are left out is known when they have been read
+        options: dict[str, Any] = {}
+        if evaluator is evaluate_linear:  # hours on large sets: it goes on where it was cut off
+            options["state"] = state
+        if classifier and subject is evaluated[0]:
+            options["keep"] = _keeper(classifier, name, on, weights, train, key)
+            whole = whole and classifier.is_file() and read_header(classifier).get("key") == key
+        compute, part = partial(evaluation.numbers, moved, options), f"{file_name}_{subject.name}"
+        found[subject.name] = kept.numbers(folder.results, part, state.key, compute, whole=whole)
+        if rank() == 0:
+            state.file.unlink(missing_ok=True)
     result = {
         "schema": 1,
         "evaluator": name,
         "weights": str(weights),
+        "digest": digest,
+        "key": key,
         "encoder": recipe.architecture.title,
         "step": int(header["step"]) if "step" in header else None,
         "data": train.name,
+        "test_digest": digests[1],
         "train_images": len(train),
         "test_images": len(held_out),
         "on": on,
@@ -128,15 +164,75 @@ def evaluate_target(
         "results": found,
         "classifier": classifier and classifier.name,
     }
-    path = run.write_result(file_name, result) if run and rank() == 0 else None
+    path = folder.results / f"{file_name}.json"
+    if rank() == 0:
+        write_note(folder, str(weights), digest, recipe.architecture.title)
+        folder.write_result(file_name, with_earlier(path, result))
+    kept.forget()
     return result, path
 
 
-def _keeper(file: Path, name: str, on: str, weights: Path, train: Images) -> Callable[[nn.Linear], None]:
+@dataclass(frozen=True)
+class _Evaluation:
+    """What all subjects of one evaluation share; digests: of the training and the test images as they are decoded."""
+
+    name: str
+    evaluator: Evaluator
+    settings: dict[str, Any]
+    train: Images
+    held_out: Images
+    device: torch.device
+    digests: list[str]
+    say: Callable[[str], None]
+
+    def key_for(self, subject: Subject) -> str:
+        """Two of one key have one outcome."""
+        return key_of(self.name, encoder_digest(subject.encoder), repr(subject.law), self.digests, self.settings)
+
+    def numbers(self, subject: Subject, options: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate; where the evaluator does not tell itself how far it is, the images shown are told."""
+        telling_itself = {"say": self.say} if self.evaluator in LINEAR else {}
+        given = {"device": self.device, **self.settings, **options, **telling_itself}
+        if self.evaluator is evaluate_linear:
+            return self.evaluator(subject, self.train, self.held_out, **given)
+        with telling(subject.encoder, subject.name, len(self.train) + len(self.held_out), self.say):
+            return self.evaluator(subject, self.train, self.held_out, **given)
+
+
+def _changed(evaluator: Evaluator, settings: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """What differs from the evaluator's own values and from evaluating h on all labels of the recipe's data."""
+    usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
+    usual |= {"on": "h", "labels": 0, "test": "", "raw_pixels": PIXELS_SIDE}
+    return changed_settings(asked | settings, usual)
+
+
+def require_one_evaluation(digest: str, *images: Images) -> None:
+    """All processes evaluate the same encoder on the same images; else SimclrPlusError on all of them."""
+    if world_size() > 1:
+        shown = [f"{len(part)}, digest {listing_digest(part)[:8]}" for part in images]
+        facts: dict[str, object] = {"encoder": digest, "images by part": "; ".join(shown)}
+        require_agreement(facts, "Give every process the same weights and a folder of the same images")
+
+
+def with_earlier(file: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """The result with the subjects that an earlier evaluation of the same key found and this one was not asked for."""
+    earlier = read_result(file) or {}
+    if earlier.get("key") != result["key"]:
+        return result
+    others = {who: found for who, found in earlier["results"].items() if who not in result["results"]}
+    return result | {"results": result["results"] | others}
+
+
+def _keeper(file: Path, name: str, on: str, weights: Path, train: Images, key: str) -> Callable[[nn.Linear], None]:
     """What writes a trained classifier beside its result, with all that `verify` must know of it."""
 
     def keep(linear: nn.Linear) -> None:
-        about = {"trained_by": f"simclr-plus evaluate {name}", "weights": str(weights), "selector": SELECTORS[on]}
+        about = {
+            "trained_by": f"simclr-plus evaluate {name}",
+            "weights": str(weights),
+            "selector": SELECTORS[on],
+            "key": key,
+        }
         about |= {"data": train.name, "train_images": str(len(train)), "classes": json.dumps(train.classes)}
         if rank() == 0:
             save_head(linear, file, about)

@@ -8,37 +8,47 @@ results/splits/...                                  which images a seeded choice
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from simclr_plus.checkpoints import load_encoder, read_header
-from simclr_plus.datasets import Images
-from simclr_plus.distributed import rank, start
+from simclr_plus.distributed import from_main, rank, start
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError
-from simclr_plus.evaluation import labelled_images, projection_head_of, weights_of
+from simclr_plus.evaluation import (
+    labelled_images,
+    projection_head_of,
+    require_one_evaluation,
+    weights_of,
+    with_earlier,
+)
 from simclr_plus.evaluators.fine_tuning import (
-    Protocol,
     evaluate_few_labels,
     evaluate_grid,
     few_labels_protocol,
     grid,
 )
 from simclr_plus.evaluators.foreign_encoders import foreign_subject, is_foreign
+from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.outcomes import Outcome
-from simclr_plus.evaluators.subjects import Subject, subjects
+from simclr_plus.evaluators.pace import telling
+from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.export import recipe_of
+from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import images_digest
-from simclr_plus.predictions import write_predictions
+from simclr_plus.predictions import earlier_predictions, write_predictions
 from simclr_plus.recipe_keys import Data
+from simclr_plus.result_folders import folder_of, key_of, name_for, write_note
 from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
@@ -49,10 +59,11 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Target:
-    """What is evaluated, the folder that takes the results, and what the files' names and the report say of it."""
+    """What is evaluated, its digest, the folder that takes the results, and what files' names and the report say."""
 
     name: str
     subject: Subject
+    digest: str
     run: Run
     file: Path | None
     step: int | None
@@ -72,21 +83,25 @@ class Target:
         if not baselines:
             return [self.subject]
         assert isinstance(self.subject.encoder, ResNet)
-        return [s for s in subjects(self.subject.encoder, self.subject.law, baselines=True) if s.name != "raw pixels"]
+        found = subjects(self.subject.encoder, self.subject.law, baselines=True)
+        return [subject for subject in found if not isinstance(subject.encoder, RawPixels)]
 
 
 def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
-    """A run, checkpoint or encoder file, or a network of torchvision or timm; results of files go to RUNS/NAME."""
+    """A run, checkpoint or encoder file, or a network of torchvision or timm; result_folders.py says where to."""
     if is_foreign(target):
         subject = foreign_subject(target)
-        opened = Target(target, subject, Run(runs / plain(target)), None, None, target, None)
+        digest = encoder_digest(subject.encoder)
+        opened = Target(target, subject, digest, folder_of(target, None, digest, runs), None, None, target, None)
     else:
-        file, run = weights_of(target, runs)
+        file = from_main(weights_of(target, runs)[0])  # of a run one checkpoint for all processes
         encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
+        digest = encoder_digest(encoder)
         opened = Target(
             target,
             Subject("encoder", encoder, recipe.law),
-            run or Run(runs / plain(file.stem)),
+            digest,
+            folder_of(str(file), file, digest, runs),
             file,
             int(header["step"]) if "step" in header else None,
             encoder.architecture.title,
@@ -100,23 +115,46 @@ def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
 
 
 def transfer(
-    target: Target, data: str, root: str, *, test: str, relative_to: str, seed: int, baselines: bool, say: Say
+    target: Target,
+    data: str,
+    root: str,
+    *,
+    test: str,
+    relative_to: str,
+    seed: int,
+    baselines: bool,
+    say: Say,
+    kept: KeptOutcomes | None = None,
 ) -> dict[str, Any]:
-    """Logistic regression on frozen features; returns the result as written."""
+    """Logistic regression on frozen features; returns the result as written, and the file as `file`."""
     if relative_to not in RELATIVE_TO:
         raise RecipeError(f'--relative-to {relative_to!r} is unknown; use "sum" or "mean"')
-    found, device = _opened(data, root, test, seed, say), start("auto")
-    cache = target.run.path.parent / ".features"
-    outcomes = {}
-    for subject in target.subjects(baselines=baselines):
-        say(f"transfer to {found.name}: {subject.name}")
-        outcomes[subject.name] = evaluate_transfer(
-            _on(subject, device), found, device=device, cache=cache, relative_to=relative_to, say=say
-        )
+    found, device = _opened(target, data, root, test, seed, say), start("auto")
     settings = {"relative_to": relative_to, "seed": seed}
     changed = _changed(target, test=test, seed=seed)
     mean = "_mean" if relative_to == "mean" else ""
-    return _written(target, f"transfer{mean}", found, settings, changed, outcomes, image_choices=found.choices)
+    asked = _asked(target, f"transfer{mean}", found, settings, changed)
+    cache = target.run.path.parent / ".features"
+    outcomes, keeping = {}, kept or KeptOutcomes()
+    for subject in target.subjects(baselines=baselines):
+        say(f"transfer to {found.name}: {subject.name}")
+        compute = partial(_transferred, subject, found, device, cache, relative_to, say)
+        part, key = f"{asked.name}_{subject.name}", asked.key_for(subject)
+        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
+    result = _written(target, asked, found, outcomes, image_choices=found.choices)
+    if kept is None:
+        keeping.forget()
+    return result
+
+
+def _transferred(
+    subject: Subject, data: LabelledSet, device: torch.device, cache: Path, relative_to: str, say: Say
+) -> Outcome:
+    images = len(data.train) + len(data.validation) + len(data.test)
+    with telling(subject.encoder, subject.name, images, say):
+        return evaluate_transfer(
+            _on(subject, device), data, device=device, cache=cache, relative_to=relative_to, say=say
+        )
 
 
 def fine_tune(
@@ -132,24 +170,35 @@ def fine_tune(
     seed: int,
     random_start: bool,
     say: Say,
+    kept: KeptOutcomes | None = None,
 ) -> dict[str, Any] | None:
     """The grid of rates and decays; None while other parts are still missing."""
-    found, device = _opened(data, root, test, seed, say), start("auto")
+    found, device = _opened(target, data, root, test, seed, say), start("auto")
     subject = target.subjects(baselines=True)[1] if random_start else target.subject
     protocols = [
         replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
         for cell in grid(cells, random_start=random_start)
     ]
-    folder = target.run.results / "cells" / f"{target.stem}_{plain(found.name)}"
-    outcome = evaluate_grid(_on(subject, device), found, protocols, folder, device=device, part=part, say=say)
-    if outcome is None:
-        return None
+    folder = target.run.results / "cells" / result_name(target.stem, found.name, changed={})
     settings = {"grid": cells, "seed": seed, "steps": protocols[0].steps, "batch_size": protocols[0].batch_size}
     other_grid = "" if cells == "paper" else cells
     changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed)
+    asked = _asked(target, "fine_tuned_random" if random_start else "fine_tuned", found, settings, changed)
+    keeping = kept or KeptOutcomes()
+    outcome = keeping.perhaps(
+        target.run.results,
+        f"{asked.name}_{subject.name}",
+        asked.key_for(subject),
+        lambda: evaluate_grid(_on(subject, device), found, protocols, folder, device=device, part=part, say=say),
+        whole=_all_read(found),
+    )
+    if outcome is None:
+        return None
     choices = (*found.choices, *FINE_TUNING_CHOICES)
-    kind = "fine_tuned_random" if random_start else "fine_tuned"
-    return _written(target, kind, found, settings, changed, {subject.name: outcome}, image_choices=choices)
+    result = _written(target, asked, found, {subject.name: outcome}, image_choices=choices)
+    if kept is None:
+        keeping.forget()
+    return result
 
 
 FINE_TUNING_CHOICES = (
@@ -172,12 +221,14 @@ def few_labels(
     head_file: str,
     baselines: bool,
     say: Say,
+    kept: KeptOutcomes | None = None,
 ) -> dict[str, Any]:
     """Fine-tuning on a share of the labels; the images that keep theirs are listed in results/splits."""
     if target.data is None and not data:
         raise RecipeError(f"{target.name} does not say what it was trained on: name a data set or folder with --data")
     train, held_out = labelled_images(target.data or Data(), data, test)
     device = start("auto")
+    require_one_evaluation(target.digest, train, held_out)
     if list_file:
         indices = listed_indices(train, Path(list_file))
         share = len(indices) / len(train)
@@ -188,17 +239,20 @@ def few_labels(
     head = _head(target, head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
     changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes)
-    name = result_name(kind, target.stem, train.name, changed=changed)
+    settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
+    found = LabelledSet(train.name, labelled, labelled, held_out)
+    facts = [repr(protocol), "" if head is None else encoder_digest(head)]
+    asked = _asked(target, kind, found, settings, changed, *facts)
     if rank() == 0:
-        write_text_whole(target.run.results / "splits" / f"{name}.txt", as_list(train, indices))
-    outcomes = {}
+        write_text_whole(target.run.results / "splits" / f"{asked.name}.txt", as_list(train, indices))
+    outcomes, keeping = {}, kept or KeptOutcomes()
     for subject in target.subjects(baselines=baselines and protocol.from_layer == 0):
         say(f"{len(labelled):,} labels of {train.name}, {protocol_name}: {subject.name}")
         own = head if subject.name == "encoder" else None
-        state = State(
-            target.run.results / f".{name}_{plain(subject.name)}.safetensors", _state_key(protocol, labelled, target)
-        )
-        outcomes[subject.name] = evaluate_few_labels(
+        part, key = f"{asked.name}_{subject.name}", asked.key_for(subject)
+        state = State(target.run.results / f".{plain(part, keep='_.')}.safetensors", key)
+        compute = partial(
+            evaluate_few_labels,
             _on(subject, device),
             labelled,
             held_out,
@@ -209,16 +263,46 @@ def few_labels(
             state=state,
             say=say,
         )
+        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
         if rank() == 0:
             state.file.unlink(missing_ok=True)
-    found = LabelledSet(train.name, labelled, labelled, held_out)
-    settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
     choices = ["linear layer starts from zero, cosine decay to 0 (the paper does not say)"]
     if not list_file:
         choices.append("labels: an equal share of each class, drawn by the seed")
     if protocol_name == "simclr_v2" and share > 0.05:
         choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
-    return _written(target, kind, found, settings, changed, outcomes, image_choices=choices)
+    result = _written(target, asked, found, outcomes, image_choices=choices)
+    if kept is None:
+        keeping.forget()
+    return result
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An evaluation: the name of its result, and all that its outcome depends on beside the subject."""
+
+    kind: str
+    name: str
+    settings: dict[str, Any]
+    changed: dict[str, Any]
+    images: list[str]
+    facts: tuple[Any, ...]
+
+    def key_for(self, subject: Subject) -> str:
+        """Two of one key have one outcome."""
+        return key_of(
+            self.kind, encoder_digest(subject.encoder), repr(subject.law), self.images, self.settings, self.facts
+        )
+
+
+def _asked(
+    target: Target, kind: str, data: LabelledSet, settings: dict[str, Any], changed: dict[str, Any], *facts: Any
+) -> Asked:
+    parts = (data.train, data.validation, data.test)
+    images = from_main([decoded_digest(part) for part in parts] if rank() == 0 else [])
+    name = result_name(kind, target.stem, data.name, changed=changed)
+    asked = Asked(kind, name, settings, changed, images, (data.metric, *facts))
+    return replace(asked, name=from_main(name_for(target.run, name, asked.key_for(target.subject))))
 
 
 def _changed(target: Target, **settings: Any) -> dict[str, Any]:
@@ -227,55 +311,69 @@ def _changed(target: Target, **settings: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value}
 
 
-def _opened(data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
+def _opened(target: Target, data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
     found = open_labelled_set(data, root, test=test, seed=seed)
     say(f"found {found.found()}")
+    require_one_evaluation(target.digest, found.train, found.validation, found.test)
     return found
 
 
 def _written(
-    target: Target,
-    kind: str,
-    data: LabelledSet,
-    settings: dict[str, Any],
-    changed: dict[str, Any],
-    outcomes: dict[str, Outcome],
-    *,
-    image_choices: Sequence[str],
+    target: Target, asked: Asked, data: LabelledSet, outcomes: dict[str, Outcome], *, image_choices: Sequence[str]
 ) -> dict[str, Any]:
-    name = result_name(kind, target.stem, data.name, changed=changed)
+    """The result, written with its predictions; `file` is where, and is not in the file itself."""
+    file = target.run.results / f"{asked.name}.json"
     result = {
         "schema": 1,
-        "evaluator": kind,
+        "evaluator": asked.kind,
         "weights": str(target.file or target.name),
+        "digest": target.digest,
+        "key": asked.key_for(target.subject),
         "encoder": target.title,
         "step": target.step,
         "data": data.name,
+        "test_digest": asked.images[2],
         "found": data.found(),
         "train_images": len(data.train),
         "validation_images": len(data.validation),
         "test_images": len(data.test),
         "image_size": target.subject.law.size,
-        "settings": settings,
-        "changed": changed,
+        "settings": asked.settings,
+        "changed": asked.changed,
         "choices": list(image_choices),
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
-        "predictions": f"predictions/{name}.safetensors",
+        "predictions": f"predictions/{asked.name}.safetensors",
     }
-    if rank() != 0:
-        return result
-    first = next(iter(outcomes.values()))
-    write_predictions(
-        target.run.results / str(result["predictions"]),
-        data.test,
-        first.numbers["metric"],
-        first.labels,
-        {subject: outcome.predictions for subject, outcome in outcomes.items()},
-    )
-    if data.choices:
-        _write_split(target.run.results / "splits" / f"{plain(data.name)}.json", data)
-    target.run.write_result(name, result)
-    return result
+    if rank() == 0:
+        predictions = target.run.results / str(result["predictions"])
+        first = next(iter(outcomes.values()))
+        said = {subject: outcome.predictions for subject, outcome in outcomes.items()}
+        whole = with_earlier(file, result)
+        others = earlier_predictions(predictions, str(result["key"]), whole["results"].keys() - said.keys())
+        write_predictions(
+            predictions,
+            data.test,
+            first.numbers["metric"],
+            first.labels,
+            said | others,
+            about={"key": str(result["key"]), "encoder": target.digest, "digests": _digests(target, said | others)},
+        )
+        if data.choices:
+            _write_split(target.run.results / "splits" / f"{asked.name}.json", data)
+        write_note(target.run, str(target.file or target.name), target.digest, target.title)
+        target.run.write_result(asked.name, whole)
+    return result | {"file": str(file)}
+
+
+def _all_read(data: LabelledSet) -> bool:
+    """Whether all images must be readable; else which ones were left out is known when they have been read."""
+    return not (data.train.skip_bad or data.validation.skip_bad or data.test.skip_bad)
+
+
+def _digests(target: Target, subjects: Iterable[str]) -> str:
+    """Which network each subject is, as JSON."""
+    known = [target.subject] if set(subjects) == {"encoder"} else target.subjects(baselines=True)
+    return json.dumps({subject.name: encoder_digest(subject.encoder) for subject in known})
 
 
 def _write_split(file: Path, data: LabelledSet) -> None:
@@ -293,12 +391,6 @@ def _head(target: Target, head_file: str) -> SimCLRProjectionHead:
     if file is None:
         raise RecipeError(f"{target.name} has no projection head; give one with --head FILE")
     return projection_head_of(file)
-
-
-def _state_key(protocol: Protocol, labelled: Images, target: Target) -> str:
-    return json.dumps(
-        [repr(protocol), images_digest(labelled), str(target.file), target.step, repr(target.subject.law)]
-    )
 
 
 def _on(subject: Subject, device: torch.device) -> Subject:

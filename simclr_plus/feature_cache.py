@@ -1,25 +1,29 @@
 """Features kept on disk, so that an encoder sees an image once: one file for (encoder, images, preprocessing).
 
 A safetensors file of `features` [N, F] and `kept` [N], the places of the images that could be read. Its name is a
-digest of the encoder's weights and form, of the images (pixels, or paths with sizes and times) and of how they are
-shown.
+digest of the encoder (encoder_digest.py), of the images (pixels, or paths with sizes and times), of how they are
+decoded and of how they are shown.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+import json
+import os
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
-from simclr_plus.distributed import all_gather, barrier, rank, sum_over_processes, world_size
+from simclr_plus.distributed import all_gather, any_process, barrier, from_main, rank, sum_over_processes, world_size
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.features import features_of
 from simclr_plus.image_identity import images_digest
 
@@ -28,25 +32,42 @@ def cached_features(
     encoder: nn.Module, images: Images, law: ViewLaw, folder: Path | None, *, device: torch.device
 ) -> tuple[Tensor, Images]:
     """`features_of`, from the folder where it has them; several processes share the work. No folder: nothing kept."""
-    file = None if folder is None else folder / f"{_digest(encoder, images, law)}.safetensors"
-    if file is not None and file.is_file():
-        stored = load_file(file)
-        features, kept = stored["features"], stored["kept"]
-    else:
-        features, kept = _extracted(encoder, images, law, device)
-        if file is not None and rank() == 0:
-            write_tensors(file, {"features": features, "kept": kept}, {"format": "simclr-plus cached features 1"})
-        barrier()
+    file = None if folder is None else folder / f"{from_main(_name(encoder, images, law))}.safetensors"
+    stored = _stored(file, device)
+    features, kept = stored or _extracted(encoder, images, law, device)
+    if file is not None and stored is None and rank() == 0:
+        write_tensors(file, {"features": features, "kept": kept}, {"format": "simclr-plus cached features 1"})
+    barrier()
     return features, images if len(kept) == len(images) else images.subset(kept.numpy())
 
 
-def _digest(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
-    digest = hashlib.sha256(f"{encoder}{law.size}{law.resize}{law.evaluation_crop}".encode())
-    for name, tensor in sorted(encoder.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    digest.update(images_digest(images, times=True).encode())
-    return digest.hexdigest()[:32]
+def decoded_digest(images: Images, *, times: bool = False) -> str:
+    """Digest of the pixels that come of the images: `images_digest`, and all that says how they are decoded."""
+    named = ("name", "pixels", "paths", "labels", "classes")  # the digest of the images tells of these
+    told = [field.name for field in fields(images) if field.compare and field.name not in named]
+    decoding = {name: repr(getattr(images, name)) for name in told}
+    return hashlib.sha256(json.dumps([images_digest(images, times=times), decoding]).encode()).hexdigest()[:32]
+
+
+def _name(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
+    """On process 0. Files of equal names, sizes and times in two folders may differ, so that the folder counts too."""
+    if rank() != 0:
+        return ""
+    place = os.path.realpath(images.paths[0]) if images.pixels is None and len(images) else ""
+    told = [encoder_digest(encoder), decoded_digest(images, times=True), repr(law), os.fsencode(place).hex()]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+def _stored(file: Path | None, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """What the file holds, on all processes; None on all where one of them cannot read it."""
+    if file is None or not from_main(file.is_file()):
+        return None
+    try:
+        stored = load_file(file)
+        found = stored["features"], stored["kept"]
+    except (OSError, SafetensorError, KeyError):  # not there yet on this machine's network file system, or cut off
+        found = None
+    return None if any_process(found is None, device) else found
 
 
 def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,20 @@
 """Predictions on disk, beside the results: labels once, what each subject said, so that encoders can be compared later.
 
 A safetensors file of `labels` and `predictions.SUBJECT`, [N] classes or for several labels [N, C] of 1 (yes) and 0; its
-header names the data, the metric and a digest of the test images.
+header names the data, the metric and a digest of the test images; `encoder`, `digests` (of each subject) and `key` say
+which networks and which evaluation they are of.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
@@ -23,12 +24,34 @@ from simclr_plus.significance import Comparison, compare, right_answers, weights
 
 
 def write_predictions(
-    file: Path, test: Images, metric: str, labels: NDArray[np.int64], said: Mapping[str, NDArray[np.int64]]
+    file: Path,
+    test: Images,
+    metric: str,
+    labels: NDArray[np.int64],
+    said: Mapping[str, NDArray[np.int64]],
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Write labels and the predictions of each subject."""
+    """Write labels and the predictions of each subject; about: more of the header."""
     tensors = {f"predictions.{subject}": torch.from_numpy(values) for subject, values in said.items()}
     header = {"data": test.name, "metric": metric, "test_images": images_digest(test)}
-    write_tensors(file, {"labels": torch.from_numpy(labels), **tensors}, header)
+    write_tensors(file, {"labels": torch.from_numpy(labels), **tensors}, header | dict(about or {}))
+
+
+def earlier_predictions(file: Path, key: str, subjects: Iterable[str]) -> dict[str, NDArray[np.int64]]:
+    """What subjects said that an earlier evaluation of the same key asked."""
+    if not file.is_file() or predictions_header(file).get("key") != key:
+        return {}
+    return {subject: _read(file, subject)[2] for subject in subjects}
+
+
+def predictions_header(file: Path) -> dict[str, str]:
+    """Of a file of predictions; empty for any other file."""
+    try:
+        with safe_open(file, framework="np") as opened:
+            header = dict(opened.metadata() or {})
+            return header if "test_images" in header and "metric" in header else {}
+    except (OSError, SafetensorError):
+        return {}
 
 
 def compare_predictions(a: Path, b: Path, subject_a: str = "encoder", subject_b: str = "encoder") -> Comparison:

@@ -21,7 +21,8 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.paper_figures import paper_figure
-from simclr_plus.result_names import described
+from simclr_plus.result_folders import NOTE, find_results, folder_of, run_of
+from simclr_plus.result_names import described, in_order
 from simclr_plus.runs import Run, find_run
 
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
@@ -41,6 +42,7 @@ class Row:
     """A figure in [0, 1]. low, high: 95 % interval over test images, or with n seeds one standard deviation around.
 
     best: not significantly worse than the best of the same evaluation and data; None where no predictions tell.
+    key, digest, images: of the evaluation, the encoder and the test images, empty in results of earlier versions.
     """
 
     evaluation: str
@@ -55,6 +57,10 @@ class Row:
     paper: str
     best: bool | None = None
     predictions: str = ""
+    seed: str = ""
+    key: str = ""
+    digest: str = ""
+    images: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,34 +74,61 @@ class Report:
 
 
 def results_folder(name: str, runs: Path) -> Run:
-    """A run, or a folder that only holds the results of a file, by name or path."""
-    for path in (Path(name), runs / name):
+    """A run, a folder that only holds the results of a file, by name or path, or the folder of an encoder file."""
+    file = Path(name)
+    if file.is_file():
+        from simclr_plus.checkpoints import load_encoder
+        from simclr_plus.encoder_digest import encoder_digest
+
+        return run_of(file) or folder_of(name, file, encoder_digest(load_encoder(file)), runs)
+    for path in (file, runs / name):
         if (path / "results").is_dir():
             return Run(path)
-    return find_run(name, runs)
+    try:
+        return find_run(name, runs)
+    except NotFoundError:
+        if not any(runs.glob(f"*/{NOTE}")):
+            raise
+        return find_results(name, runs)
 
 
 def make_report(runs: Sequence[Run]) -> Report:
     """Everything in the results folders of the runs; raises NotFoundError where there is nothing."""
-    rows, choices, warnings = [], [], []
+    rows: list[Row] = []
+    choices: list[str] = []
+    warnings: list[str] = []
     for run in runs:
-        for file in sorted(run.results.glob("*.json")):
-            result = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(result, dict) or "results" not in result or "evaluator" not in result:
+        for file in sorted(run.results.glob("*.json"), key=lambda file: in_order(file.name)):
+            try:
+                read = _read(run, file)
+            except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:  # one bad file is one row less
+                warnings.append(
+                    f"{file} is left out: it is no result that can be read ({type(error).__name__}: {error})"
+                )
                 continue
-            rows += list(_rows_of(run, result))
-            choices += result.get("choices", [])
-            choices += [_CHOICES[result["evaluator"]]] if result["evaluator"] in _CHOICES else []
-            warnings += [text for found in result["results"].values() for text in found.get("warnings", [])]
+            for into, found in zip((rows, choices, warnings), read, strict=True):
+                into += found  # type: ignore[operator]
     if not rows:
         named = ", ".join(str(run.path) for run in runs)
-        raise NotFoundError(f"no results in {named}: evaluate first, e.g. simclr-plus evaluate knn {runs[0].name}")
-    marked = _with_best_marked(_groups_together(_seeds_together(rows)))
+        bad = "".join(f". {text}" for text in warnings)
+        raise NotFoundError(f"no results in {named}: evaluate first, e.g. simclr-plus evaluate knn {runs[0].name}{bad}")
+    marked = _with_best_marked(_groups_together(_told_apart(_seeds_together(_once(rows)))))
     if any(row.low is not None for row in marked):
         choices.append("spread: 95 % interval over the test images, or of n seeds one standard deviation")
     if any(row.best for row in marked):
         choices.append("bold: not significantly worse than the best (permutation test on paired predictions, p > 0.05)")
     return Report(tuple(marked), tuple(dict.fromkeys(choices)), tuple(dict.fromkeys(warnings)), tuple(runs))
+
+
+def _read(run: Run, file: Path) -> tuple[list[Row], list[str], list[str]]:
+    """Rows, choices and warnings of a result; nothing of a file that is something else."""
+    result = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(result, dict) or "results" not in result or "evaluator" not in result:
+        return [], [], []
+    choices = [*result.get("choices", [])]
+    choices += [_CHOICES[result["evaluator"]]] if result["evaluator"] in _CHOICES else []
+    warnings = [text for found in result["results"].values() for text in found.get("warnings", [])]
+    return list(_rows_of(run, result)), choices, warnings
 
 
 def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
@@ -104,6 +137,9 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
     step = f" {result['step']:,}" if isinstance(result.get("step"), int) else ""
     kind, changed = re.sub(r"_seed\d+$", "", result["evaluator"]), dict(result.get("changed", {}))
     like_paper = not changed.keys() & {"on", "labels"}  # its linear evaluation is on h and on all labels
+    by_name = re.search(r"_seed(\d+)$", result["evaluator"])
+    seed = by_name[1] if by_name else str(result.get("settings", {}).get("seed", changed.get("seed", "")))
+    predictions = _predictions_of(run, result)
     for told_elsewhere in ("seed", "on"):  # by the number of seeds, by the subject
         changed.pop(told_elsewhere, None)
     evaluation = ", ".join(text for text in (kind, described(changed)) if text)
@@ -112,7 +148,6 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
         metrics += ["top5"] if metrics == ["top1"] and "top5" in found else []
         for metric in metrics:
             low, high = found.get(f"{metric}_interval_95") or (None, None)
-            file = run.results / result["predictions"] if result.get("predictions") else None
             yield Row(
                 evaluation,
                 result["data"],
@@ -132,26 +167,77 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
                 )
                 if like_paper
                 else "",
-                predictions=str(file) if file and file.is_file() and metric != "top5" else "",
+                predictions=predictions if metric != "top5" else "",
+                seed=seed,
+                key=str(result.get("key", "")),
+                digest=str(result.get("digest", "")),
+                images=str(result.get("test_digest", "")),
             )
+
+
+def _predictions_of(run: Run, result: dict[str, Any]) -> str:
+    """The file of predictions that belongs to this result; empty where it is gone, or is another evaluation's."""
+    from simclr_plus.predictions import predictions_header
+
+    file = run.results / str(result.get("predictions"))
+    if not result.get("predictions") or not file.is_file():
+        return ""
+    header = predictions_header(file)
+    return str(file) if header and header.get("key", "") == result.get("key", header.get("key", "")) else ""
+
+
+def _once(rows: Sequence[Row]) -> list[Row]:
+    """An evaluation of one encoder under two names, as a checkpoint and as the encoder file of its run, is one."""
+    found: dict[tuple[str, ...], Row] = {}
+    for row in rows:
+        unique = (str(len(found)),) if not row.key else (row.key, row.subject, row.metric, row.encoder)
+        found.setdefault(unique, row)
+    return list(found.values())
+
+
+def _told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows that read alike and are of other weights or other test images say so."""
+
+    def told(row: Row) -> tuple[str, ...]:
+        return row.evaluation, row.data, row.encoder, row.subject, row.metric
+
+    alike: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        alike.setdefault(told(row), []).append(row)
+    found = []
+    for row in rows:
+        group = alike[told(row)]
+        if row.digest and len({other.digest for other in group}) > 1:
+            row = replace(row, encoder=f"{row.encoder} ({row.digest[:8]})")
+        if row.images and len({other.images for other in group}) > 1:
+            row = replace(row, data=f"{row.data} (images {row.images[:8]})")
+        found.append(row)
+    return found
 
 
 def _seeds_together(rows: Sequence[Row]) -> list[Row]:
     """Rows that differ by their seed alone become one; predictions of several trainings are no longer paired."""
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.evaluation, row.data, row.encoder, row.subject, row.metric), []).append(row)
-    found = []
-    for group in groups.values():
-        values = [row.value for row in group]
-        if len(values) == 1:
-            found.append(group[0])
-            continue
-        middle, spread = mean(values), stdev(values)
-        found.append(
-            replace(group[0], value=middle, low=middle - spread, high=middle + spread, n=len(values), predictions="")
-        )
-    return found
+        key = (row.evaluation, row.data, row.encoder, row.subject, row.metric, row.digest)
+        groups.setdefault(key, []).append(row)
+    return [row for group in groups.values() for row in _merged(group)]
+
+
+def _merged(group: Sequence[Row]) -> list[Row]:
+    """One row of several seeds; where a seed occurs twice, something else differs too, and the rows stay apart."""
+    values, seeds = [row.value for row in group], {row.seed for row in group}
+    if len(group) > 1 and len(seeds) < len(group) and len({row.images for row in group}) > 1:
+        return [row for images in dict.fromkeys(r.images for r in group) for row in _merged(_of_images(group, images))]
+    if len(group) == 1 or (len(seeds) < len(group) and any(row.key for row in group)):
+        return list(group)
+    middle, spread = mean(values), stdev(values)
+    low, high = middle - spread, middle + spread
+    return [replace(group[0], value=middle, low=low, high=high, n=len(values), predictions="")]
+
+
+def _of_images(group: Sequence[Row], images: str) -> list[Row]:
+    return [row for row in group if row.images == images]
 
 
 def _groups_together(rows: Sequence[Row]) -> list[Row]:
@@ -172,7 +258,7 @@ def _with_best_marked(rows: Sequence[Row]) -> list[Row]:
             continue
         try:
             found = compare_predictions(Path(best.predictions), Path(row.predictions), best.subject, row.subject)
-        except RecipeError:  # of other test images
+        except (RecipeError, NotFoundError):  # of other test images, or without this subject
             marked.append(row)
             continue
         marked.append(replace(row, best=row is best or not found.significant))
@@ -227,11 +313,9 @@ def _markdown(report: Report) -> str:
 def _csv(report: Report) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("evaluation", "data", "encoder", "subject", "metric", "value", "low", "high", "n", "paper", "best")
-    )
-    for row in report.rows:
-        writer.writerow([v for k, v in asdict(row).items() if k != "predictions"])
+    columns = ("evaluation", "data", "encoder", "subject", "metric", "value", "low", "high", "n", "paper", "best")
+    writer.writerow(columns)
+    writer.writerows([getattr(row, column) for column in columns] for row in report.rows)
     return text.getvalue()
 
 

@@ -32,6 +32,11 @@ def described(changed: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.replace('_', ' ')} {_text(value, ' ')}" for key, value in changed.items())
 
 
+def in_order(name: str) -> list[tuple[int, str]]:
+    """To sort names by: numbers in them count as numbers, 5 before 20."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
 def plain(name: str, *, keep: str = "") -> str:
     """Letters, digits and what is to be kept; a hyphen for the rest."""
     return re.sub(rf"[^A-Za-z0-9{re.escape(keep)}]+", "-", name).strip("-")

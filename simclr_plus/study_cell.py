@@ -21,6 +21,7 @@ from pathlib import Path
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.launch import launch
 from simclr_plus.processes import die_with_parent
+from simclr_plus.result_folders import read_result
 from simclr_plus.runs import Run, cpu_count, join_run
 from simclr_plus.states import ALIVE, state_of
 from simclr_plus.studies.study import Cell
@@ -64,7 +65,7 @@ def _share_measures(planned: PlannedStudy, cell: Cell, processes: int) -> int:
     from simclr_plus.studies.measures import SHARED
 
     run = Run(planned.runs / cell.name)
-    if all(_measure_file(run, name).is_file() for name in SHARED.intersection(cell.measures)):
+    if all(_measured(run, name, planned.scale) for name in SHARED.intersection(cell.measures)):
         return 0
     command = [sys.executable, "-m", "simclr_plus.study_cell", str(planned.path), cell.name, "--measure"]
     command += ["--processes", str(processes), "--parent", str(os.getpid())]
@@ -73,20 +74,29 @@ def _share_measures(planned: PlannedStudy, cell: Cell, processes: int) -> int:
 
 def measure(planned: PlannedStudy, cell: Cell) -> None:
     """Write results/measure_NAME.json for each measure that has none yet; among several, only what they share."""
-    from simclr_plus.distributed import rank, start, world_size
-    from simclr_plus.studies.measures import SHARED, measured
+    from simclr_plus.distributed import from_main, rank, start, world_size
+    from simclr_plus.studies.measures import SHARED, forget_states, measured
 
     run, device = Run(planned.runs / cell.name), start(cell.recipe.training.device)
     for name in cell.measures:
-        file = _measure_file(run, name)
-        if not file.is_file() and (world_size() == 1 or name in SHARED):
+        shared = world_size() == 1 or name in SHARED
+        if shared and not from_main(_measured(run, name, planned.scale)):
             started = time.monotonic()
             numbers = measured(run, name, planned.scale, device)
             if rank() == 0:
-                text = json.dumps({"numbers": numbers, "seconds": time.monotonic() - started}, indent=2)
-                write_text_whole(file, text + "\n")
-                for state in run.results.glob(".*.safetensors"):  # of long measures, while they went on
-                    state.unlink()
+                of = {"weights": run.latest_checkpoint().name, "scale": planned.scale}
+                text = json.dumps({**of, "numbers": numbers, "seconds": time.monotonic() - started}, indent=2)
+                write_text_whole(_measure_file(run, name), text + "\n")
+                forget_states(run)
+
+
+def _measured(run: Run, name: str, scale: str) -> bool:
+    """Whether a measure is there, and is of the newest checkpoint and of this scale as far as it says."""
+    found = read_result(_measure_file(run, name))
+    if found is None or not isinstance(found.get("numbers"), dict):
+        return False
+    of = {"weights": run.latest_checkpoint().name, "scale": scale}
+    return all(found.get(key, value) == value for key, value in of.items())
 
 
 def _measure_file(run: Run, name: str) -> Path:

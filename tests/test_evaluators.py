@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,12 +20,14 @@ from simclr_plus.evaluation import Evaluator, evaluate_target, labelled_images
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import _fit, evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import RawPixels, Subject, projected, subjects
+from simclr_plus.evaluators.transfer import evaluate_transfer
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe_keys import Data
 from simclr_plus.report import make_report
 from simclr_plus.runs import Run, create_run
+from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.verify import verify
 
 CPU = torch.device("cpu")
@@ -111,15 +117,86 @@ def test_the_baselines_are_pixels_and_the_same_network_untrained() -> None:
     assert not torch.equal(random.conv1.weight, encoder.conv1.weight)
 
 
+def test_raw_pixels_of_large_images_are_means_over_areas_and_say_so() -> None:
+    encoder, images = ResNet(18, 0.125, stem="cifar"), torch.rand(2, 3, 64, 64)
+    asked: list[dict[str, int]] = [{}, {"pixels_side": 16}, {"pixels_side": 0}, {"native_size": 32}]
+    pixels = [subjects(encoder, simclr_law(64), baselines=True, **more)[1] for more in asked]
+    assert [p.name for p in pixels] == ["raw pixels, 32x32", "raw pixels, 16x16", "raw pixels", "raw pixels"]
+    means = images.unflatten(3, (32, 2)).unflatten(2, (32, 2)).mean(dim=(3, 5))
+    assert torch.allclose(pixels[0].encoder(images), means.flatten(1), atol=1e-6)
+    assert torch.equal(pixels[2].encoder(images), images.flatten(1)) and pixels[3].law.size == 32
+    large = subjects(encoder, simclr_law(224), baselines=True)[1]
+    assert large.encoder(torch.rand(1, 3, 224, 224)).shape == (1, 3072)
+
+
+@pytest.mark.parametrize("evaluator", [evaluate_linear_fast, evaluate_transfer])
+def test_features_turned_into_the_span_of_few_images_give_the_same_classifier(
+    fashion: tuple[Images, Images], monkeypatch: pytest.MonkeyPatch, evaluator: Any
+) -> None:
+    train, test = fashion
+    few, of, small = train.first(60), "simclr_plus.evaluators.", replace(PIXELS, law=simclr_law(12))
+    given: Any = (few, test)
+    more: dict[str, Any] = {"epochs": 10}
+    if evaluator is evaluate_transfer:
+        given, more = (LabelledSet("fashion", few, train.subset(np.arange(60, 100)), test),), {}
+        monkeypatch.setattr(f"{of}transfer.PENALTIES", (1e-2, 1.0, 1e2))
+    found, widths = [], []
+    for turned in (True, False):
+        with monkeypatch.context() as patch:
+            module = "linear" if evaluator is evaluate_linear_fast else "transfer"
+            name = "_fit" if module == "linear" else "fit_path"
+            real = getattr(import_module(f"{of}{module}"), name)
+
+            def watched(first: Any, *rest: Any, real: Any = real) -> Any:
+                batches = list(first) if isinstance(first, Iterator) else first
+                widths.append((batches[0][0] if isinstance(batches, list) else batches).shape[1])
+                return real(iter(batches) if isinstance(batches, list) else batches, *rest)
+
+            patch.setattr(f"{of}{module}.{name}", watched)
+            if not turned:
+                patch.setattr(f"{of}{module}.spanning", lambda _: None)
+            result = evaluator(small, *given, device=CPU, **more)
+            found.append(result if isinstance(result, dict) else result.numbers)
+    assert max(widths[: len(widths) // 2]) <= 100 and set(widths[len(widths) // 2 :]) == {12 * 12 * 3}
+    one, other = found
+    for key in ("learning_rate", "l2"):
+        assert one.get(key) == other.get(key)
+    assert one["top1"] == pytest.approx(other["top1"], abs=0.0041)  # two images of 500
+
+
+def test_each_subject_tells_how_much_time_is_left(
+    fashion: tuple[Images, Images], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("simclr_plus.evaluators.pace.SECONDS_BETWEEN_LINES", 0.0)
+    file = tmp_path / "e.safetensors"
+    save_encoder(ResNet(18, 0.125, stem="cifar"), file, {"image_size": "16"})
+    few = fashion[0].first(80), fashion[1].first(40)
+    monkeypatch.setattr("simclr_plus.evaluation.labelled_images", lambda *_: few)
+    for evaluator in (evaluate_knn, evaluate_linear_fast, evaluate_linear):
+        said: list[str] = []
+        settings = {} if evaluator is evaluate_knn else {"epochs": 1}
+        more: dict[str, Any] = {
+            "data": "embedded",
+            "labels": 300,
+            "baselines": True,
+            "runs": tmp_path,
+            "say": said.append,
+        }
+        evaluate_target(str(file), evaluator.__name__, evaluator, settings, **more)
+        begins = [i for i, text in enumerate(said) if text.startswith(f"{evaluator.__name__}: ")]
+        parts = [said[a:b] for a, b in zip(begins, [*begins[1:], None], strict=True)]
+        assert len(parts) == 3 and all(any(text.endswith(" left") for text in part) for part in parts)
+
+
 def test_an_encoder_file_is_evaluated_on_a_data_set_by_name(tmp_path: Path) -> None:
     save_encoder(
         ResNet(18, 0.125, stem="cifar"), tmp_path / "e.safetensors", {"recipe": "[augmentation]\nimage_size=28"}
     )
-    result, path = evaluate_target(
-        str(tmp_path / "e.safetensors"), "knn", evaluate_knn, {"k": 5}, data="embedded", labels=300
-    )
-    assert path is None and (result["train_images"], result["test_images"]) == (300, 2000)
+    file, runs = str(tmp_path / "e.safetensors"), tmp_path / "runs"
+    result, path = evaluate_target(file, "knn", evaluate_knn, {"k": 5}, data="embedded", labels=300, runs=runs)
+    assert (result["train_images"], result["test_images"]) == (300, 2000)
     assert 0.1 < result["results"]["encoder"]["top1"] < 0.9
+    assert json.loads(path.read_text())["results"] == result["results"] and path.is_relative_to(runs)
 
 
 def test_z_is_what_the_projection_head_makes_of_h(fashion: tuple[Images, Images]) -> None:

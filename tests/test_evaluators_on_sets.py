@@ -224,6 +224,37 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     assert torch.equal(other.linear.weight, whole.linear.weight)
 
 
+def test_rates_that_were_tried_before_a_kill_are_not_tried_again(
+    fashion: LabelledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, images = Subject("encoder", small_encoder(), LAW), fashion.train.first(60)
+    protocol, state = (
+        Protocol("nesterov", scaling="none", batch_size=20, steps=2),
+        State(tmp_path / "s.safetensors", "k"),
+    )
+    real, trained = supervised.train_classifier, list[float]()
+
+    def evaluated(state: State | None, last: float = 0.0) -> dict[str, Any]:
+        def train(*arguments: Any, **named: Any) -> None:
+            if arguments[4].peak == last:
+                raise CutError
+            trained.append(arguments[4].peak)
+            real(*arguments, **named)
+
+        monkeypatch.setattr("simclr_plus.evaluators.fine_tuning.train_classifier", train)
+        return evaluate_few_labels(
+            subject, images, fashion.test, protocol, device=CPU, rates=(0.01, 0.05, 0.1), state=state
+        ).numbers
+
+    whole = evaluated(None)
+    trained.clear()
+    with pytest.raises(CutError):
+        evaluated(state, last=0.1)
+    assert trained == [0.01, 0.05]
+    trained.clear()
+    assert evaluated(state) == whole and trained == [0.1, whole["rate"]] and not list(tmp_path.glob("*"))
+
+
 def test_protocols_are_the_papers() -> None:
     paper, v2 = few_labels_protocol("paper", 0.01), few_labels_protocol("simclr_v2", 0.01)
     assert (paper.optimizer, paper.rate, paper.batch_size, paper.epochs) == ("nesterov", 0.05, 4096, 60)
@@ -298,12 +329,12 @@ def test_results_predictions_and_splits_are_written_and_can_be_compared(photos: 
             target, str(photos), "", test="", relative_to="sum", seed=0, baselines=name == "a", say=lambda _: None
         )
     assert result["train_images"] + result["validation_images"] + result["test_images"] == 48
-    files = [next((runs / name / "results" / "predictions").glob("*.safetensors")) for name in ("a", "b")]
+    files = [next(runs.glob(f"{name}-*/results/predictions/*.safetensors")) for name in ("a", "b")]
     found = compare_predictions(*files)
     assert found.b == pytest.approx(result["results"]["encoder"]["top1"])
     assert compare_predictions(files[0], files[0]).p == 1.0
     assert compare_predictions(files[0], files[0], "encoder", "random encoder").p_mcnemar is not None
-    split = json.loads(next((runs / "b" / "results" / "splits").glob("*.json")).read_text())
+    split = json.loads(next(runs.glob("b-*/results/splits/*.json")).read_text())
     assert len(split["train"]) == result["train_images"] and not set(split["train"]) & set(split["test"])
     tuned = fine_tune(
         target,
@@ -342,7 +373,7 @@ def test_few_labels_write_their_list(tmp_path: Path) -> None:
         baselines=True,
         say=lambda _: None,
     )
-    listed = next((tmp_path / "runs" / "e" / "results" / "splits").glob("*.txt")).read_text().split()
+    listed = next((tmp_path / "runs").glob("e-*/results/splits/*.txt")).read_text().split()
     assert len(listed) == result["train_images"] == 100
     assert set(result["results"]) == {"encoder", "random encoder"}
 

@@ -195,3 +195,43 @@ def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
         compare_predictions(tmp_path / "a", tmp_path / "b")
     with pytest.raises(NotFoundError, match="no predictions of 'me'"):
         compare_predictions(tmp_path / "a", tmp_path / "a", "me")
+
+
+def test_one_bad_file_leaves_the_other_rows_and_is_named(two: list[Run]) -> None:
+    whole = [(row.encoder, row.value, row.best) for row in make_report(two).rows]
+    bad = {"cut.json": '{"evaluator": "knn", "res', "none.json": '{"evaluator": "knn", "results": null}'}
+    bad |= {"bytes.json": "\udcff", "text.json": '{"evaluator": 5, "data": [], "results": {"encoder": "0.5"}}'}
+    bad |= {"value.json": '{"evaluator": "knn", "data": "x", "results": {"encoder": {"top1": null}}}'}
+    for name, text in bad.items():
+        (two[0].results / name).write_bytes(text.encode(errors="surrogateescape"))
+    found = make_report(two)
+    assert [(row.encoder, row.value, row.best) for row in found.rows] == whole
+    assert all(any(name in text for text in found.warnings) for name in bad)
+    with pytest.raises(NotFoundError, match=r"cut\.json is left out"):
+        (two[0].results / "transfer_cars.json").unlink()
+        make_report(two[:1])
+
+
+def test_settings_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a")
+    for k in (5, 20, 100):
+        result = {"evaluator": "knn", "data": "x", "changed": {"k": k}, "results": {"encoder": {"top1": 0.5}}}
+        run.write_result(f"knn_step_k-{k}", result)
+    assert [row.evaluation for row in make_report([run]).rows] == ["knn, k 5", "knn, k 20", "knn, k 100"]
+
+
+def test_predictions_of_another_evaluation_are_not_paired(two: list[Run]) -> None:
+    """As where a file of predictions was written over under the result's name."""
+    assert any(row.best for row in make_report(two).rows)
+    for run in two:
+        file = run.results / "transfer_cars.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"key": "this evaluation"}))
+        write_predictions(
+            run.results / "predictions" / "transfer_cars.safetensors",
+            TEST,
+            "top1",
+            LABELS,
+            {"encoder": LABELS},
+            about={"key": "another"},
+        )
+    assert [row.best for row in make_report(two).rows] == [None, None, None]

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from simclr_plus.datasets import Images, held_out_indices, require_labels
-from simclr_plus.distributed import barrier, rank
+from simclr_plus.distributed import barrier, from_main, rank
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.subjects import Subject
@@ -32,11 +34,10 @@ from simclr_plus.evaluators.supervised import (
     build_optimizer,
     train_classifier,
 )
-from simclr_plus.feature_cache import cached_features
+from simclr_plus.feature_cache import cached_features, decoded_digest
 from simclr_plus.features import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.image_identity import images_digest
 from simclr_plus.schedules import peak_learning_rate, step_count
 from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.whole_files import write_text_whole
@@ -152,30 +153,61 @@ def evaluate_few_labels(
     """
     found: dict[str, float | None] = {}
     if rates:
-        held, kept = held_out_indices(require_labels(labelled), 0.2, protocol.seed)
-        for rate in rates:
-            try:
-                tried = replace(protocol, rate=rate)
-                model = fine_tuned(subject, labelled.subset(kept), tried, device=device, head=head)
-                scores, seen = cached_features(model, labelled.subset(held), subject.law, None, device=device)
-                found[f"{rate:g}"] = float(F.cross_entropy(scores, labels_of(seen)))
-            except DivergedError as error:  # a rate that diverges is a bad rate, not the end
-                say(f"rate {rate:g}: {error}")
-                found[f"{rate:g}"] = None
+        found = _losses_of(rates, subject, labelled, protocol, device, head, state, say)
         finite = {rate: loss for rate in rates if (loss := found[f"{rate:g}"]) is not None and math.isfinite(loss)}
         if not finite:
             raise SimclrPlusError(f"every rate of {', '.join(found)} diverged; give smaller ones")
         protocol = replace(protocol, rate=min(finite, key=lambda rate: finite[rate]))
     model = fine_tuned(subject, labelled, protocol, device=device, head=head, state=state, say=say)
     scores, seen = cached_features(model, test, subject.law, None, device=device)
+    if state and rank() == 0:
+        state.file.with_suffix(".tried").unlink(missing_ok=True)
     return outcome_of(
         scores, labels_of(seen), "top1", **asdict(protocol), labelled_images=len(labelled), held_out_loss=found
     )
 
 
+def _losses_of(
+    rates: Sequence[float],
+    subject: Subject,
+    labelled: Images,
+    protocol: Protocol,
+    device: torch.device,
+    head: SimCLRProjectionHead | None,
+    state: State | None,
+    say: Callable[[str], None],
+) -> dict[str, float | None]:
+    """The loss on a held-out fifth after training at each rate, None where that diverged; kept beside the state."""
+    held, kept = held_out_indices(require_labels(labelled), 0.2, protocol.seed)
+    tried = None if state is None else state.file.with_suffix(".tried")
+    found: dict[str, float | None] = from_main(_tried(tried, state) if rank() == 0 else {}) if tried and state else {}
+    for rate in rates:
+        if f"{rate:g}" in found:
+            continue
+        own = state and State(state.file.with_suffix(".try.safetensors"), f"{state.key} rate {rate:g}")
+        try:
+            tuned = replace(protocol, rate=rate)
+            model = fine_tuned(subject, labelled.subset(kept), tuned, device=device, head=head, state=own, say=say)
+            scores, seen = cached_features(model, labelled.subset(held), subject.law, None, device=device)
+            found[f"{rate:g}"] = from_main(float(F.cross_entropy(scores, labels_of(seen))))
+        except DivergedError as error:  # a rate that diverges is a bad rate, not the end
+            say(f"rate {rate:g}: {error}")
+            found[f"{rate:g}"] = None
+        if tried and state and own and rank() == 0:
+            write_text_whole(tried, json.dumps({"key": state.key, "found": found}))
+            own.file.unlink(missing_ok=True)
+    return found
+
+
+def _tried(file: Path, state: State) -> dict[str, float | None]:
+    """What rates gave that were tried before this training was cut off."""
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(known["found"]) if known.get("key") == state.key else {}
+
+
 def _score(model: Classifier, subject: Subject, images: Images, metric: str, device: torch.device) -> float:
     scores, seen = cached_features(model, images, subject.law, None, device=device)
-    return main_number(scores, labels_of(seen), metric)
+    return from_main(main_number(scores, labels_of(seen), metric))
 
 
 def evaluate_grid(
@@ -193,10 +225,10 @@ def evaluate_grid(
     Each cell is a file in `folder` and is never trained twice. part (i, n): do only every n-th cell from the i-th, for
     n machines that share the folder; None is returned while cells are missing.
     """
-    train, validation = images_digest(data.train), images_digest(data.validation)
-    files = [folder / f"{_key(cell, subject, train, validation)}.json" for cell in cells]
+    digests = [decoded_digest(images) for images in (data.train, data.validation)]
+    files = [folder / f"{_key(cell, subject, data.metric, *digests)}.json" for cell in cells]
     for number, (cell, file) in enumerate(zip(cells, files, strict=True)):
-        if number % part[1] != part[0] or file.exists():
+        if number % part[1] != part[0] or from_main(file.exists()):
             continue
         say(f"{data.name}: cell {number + 1} of {len(cells)}, rate {cell.rate:.3g}, decay {cell.weight_decay:.3g}")
         state = State(file.with_suffix(".state.safetensors"), file.stem)
@@ -210,16 +242,16 @@ def evaluate_grid(
             write_text_whole(file, json.dumps({"validation": value, **asdict(cell)}, indent=2) + "\n")
             state.file.unlink(missing_ok=True)
         barrier()
-    missing = sum(not file.exists() for file in files)
+    values = from_main(_values(files) if rank() == 0 else [])
+    missing = values.count(MISSING)
     if missing:
         say(f"{data.name}: {missing} of {len(cells)} cells are missing; whichever part ends last chooses")
         return None
-    values = [json.loads(file.read_text(encoding="utf-8"))["validation"] for file in files]
     if all(value is None for value in values):
         raise SimclrPlusError(f"{data.name}: every cell of the grid diverged")
     best = max(range(len(cells)), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
     both = data.train_and_validation
-    key = _key(cells[best], subject, images_digest(both), "final")
+    key = _key(cells[best], subject, decoded_digest(both), "final")
     state = State(folder / f"{key}.state.safetensors", key)
     model = fine_tuned(subject, both, cells[best], device=device, state=state, say=say)
     scores, seen = cached_features(model, data.test, subject.law, None, device=device)
@@ -246,13 +278,19 @@ def evaluate_grid(
     )
 
 
+MISSING = "missing"
+
+
+def _values(files: Sequence[Path]) -> list[Any]:
+    """What each cell gave on the validation images; None where it diverged, MISSING where it has not been trained."""
+    return [json.loads(file.read_text(encoding="utf-8"))["validation"] if file.exists() else MISSING for file in files]
+
+
 def _at_edge(value: float, values: list[float]) -> bool:
     """Whether a larger or smaller value might do better; no decay at all is no edge."""
     return value > 0 and value in (min(values), max(values)) and min(values) < max(values)
 
 
 def _key(cell: Protocol, subject: Subject, *parts: str) -> str:
-    digest = hashlib.sha256(json.dumps([asdict(cell), repr(subject.law), *parts]).encode())
-    for name, tensor in sorted(subject.encoder.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:24]
+    told = [asdict(cell), repr(subject.law), encoder_digest(subject.encoder), *parts]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]

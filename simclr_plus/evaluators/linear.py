@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.datasets import Images, held_out_indices, require_labels
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.evaluators.pace import Pace
+from simclr_plus.evaluators.span import spanning
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.supervised import Classifier, State, Steps, batch_within, build_optimizer, train_classifier
 from simclr_plus.feature_cache import cached_features
@@ -82,6 +85,7 @@ def evaluate_linear_fast(
     learning_rate: float = 0.0,
     seed: int = 0,
     keep: Callable[[nn.Linear], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """The same classifier on features of the central crops, extracted once: seconds instead of hours.
 
@@ -90,20 +94,30 @@ def evaluate_linear_fast(
     then the classifier is trained on all of them.
     """
     require_labels(train)
-    h, train = features_of(subject.encoder, train, subject.law, device=device)
-    h, labels, classes = h.to(device), labels_of(train).to(device), len(train.classes)
+    features, train = features_of(subject.encoder, train, subject.law, device=device)
+    basis = spanning(features)
+    h = (features if basis is None else (features.double() @ basis).float()).to(device)
+    labels, classes = labels_of(train).to(device), len(train.classes)
 
     def fit(rows: Tensor, rates: Sequence[float]) -> Tensor:
         size = min(batch_size, len(rows))
         peaks = [peak_learning_rate(rate, size, "linear") for rate in rates]
         steps = step_count(epochs, len(rows), size)
-        return _fit(_batches_of(h[rows], labels[rows], steps, size, seed), steps, classes, peaks)
+        pace = Pace(f"{subject.name}, steps at {len(rates)} learning rates", steps, say)
+        return _fit(_batches_of(h[rows], labels[rows], steps, size, seed), steps, classes, peaks, pace)
 
     if not learning_rate:
         held, kept = (torch.from_numpy(i) for i in held_out_indices(labels.cpu().numpy(), 0.1))
         losses = [float(F.cross_entropy(_scores(h[held], w), labels[held])) for w in fit(kept, RATES)]
+        if not np.isfinite(losses).any():
+            raise SimclrPlusError(
+                f"{subject.name}: every learning rate diverged; its features may be huge or not finite"
+            )
         learning_rate = RATES[int(np.nanargmin(losses))]
     (weights,) = fit(torch.arange(len(train)), [learning_rate])
+    if basis is not None:
+        turned = basis.to(weights) @ weights[:-1]
+        weights = torch.cat([turned, weights[-1:]])
     keep(_as_layer(weights))
     return _tested(weights, subject, test, device) | {
         "protocol": "cached features, Nesterov SGD",
@@ -121,7 +135,9 @@ def _batches_of(h: Tensor, labels: Tensor, steps: int, size: int, seed: int) -> 
         yield h[rows], labels[rows]
 
 
-def _fit(batches: Iterator[tuple[Tensor, Tensor]], steps: int, classes: int, peaks: Sequence[float]) -> Tensor:
+def _fit(
+    batches: Iterator[tuple[Tensor, Tensor]], steps: int, classes: int, peaks: Sequence[float], pace: Pace | None = None
+) -> Tensor:
     """One classifier a peak learning rate, all from zero and on the same batches -> weights [rates, F + 1, classes]."""
     weights = velocity = torch.empty(0)
     for step, (h, labels) in enumerate(batches):
@@ -134,6 +150,8 @@ def _fit(batches: Iterator[tuple[Tensor, Tensor]], steps: int, classes: int, pea
         rates = [warmup_cosine(step, peak=peak, warmup_steps=0, total_steps=steps) for peak in peaks]
         velocity.mul_(MOMENTUM).add_(gradient)
         weights -= h.new_tensor(rates).view(-1, 1, 1) * (gradient + MOMENTUM * velocity)
+        if pace:
+            pace.at(step + 1)
     return weights
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
@@ -12,6 +13,7 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.heads import SimCLRProjectionHead
 
 RANDOM_SEED = 0
+PIXELS_SIDE = 32  # 3,072 numbers an image; at 224 pixels there would be 150,528, which no classifier here can take
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,16 @@ class Subject:
 
 
 class RawPixels(nn.Module):
-    """The pixels themselves as features."""
+    """The pixels themselves as features, of larger images means over areas: `side` x `side` of them at most."""
+
+    def __init__(self, side: int = PIXELS_SIDE) -> None:
+        super().__init__()
+        self.side = side
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, 3 S S]."""
-        return images.flatten(1)
+        """[B, 3, S, S] -> [B, 3 s s], s = min(S, side)."""
+        small = images if images.shape[-1] <= self.side else F.interpolate(images, size=self.side, mode="area")
+        return small.flatten(1)
 
 
 class Projected(nn.Module):
@@ -49,10 +56,13 @@ def projected(subject: Subject, head: SimCLRProjectionHead) -> Subject:
     return replace(subject, name=f"{subject.name}, z", encoder=Projected(subject.encoder, head).eval())
 
 
-def subjects(encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int = 0) -> list[Subject]:
+def subjects(
+    encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int = 0, pixels_side: int = PIXELS_SIDE
+) -> list[Subject]:
     """The encoder and, on request, the two baselines that show what training added.
 
-    Raw pixels are those of the images as they are where all have one size, else those that the encoder sees.
+    Raw pixels are those of the images as they are where all have one size, else those that the encoder sees; of more
+    than pixels_side a side (0: any) they are averaged, and their name says so.
     """
     found = [Subject("encoder", encoder, law)]
     if baselines:
@@ -60,5 +70,8 @@ def subjects(encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int
             torch.manual_seed(RANDOM_SEED)
             random = ResNet(**encoder.architecture.as_dict()).eval()
         pixel_law = replace(law, size=native_size, evaluation_crop=1.0) if native_size else law
-        found += [Subject("raw pixels", RawPixels(), pixel_law), Subject("random encoder", random, law)]
+        side = min(pixels_side or pixel_law.size, pixel_law.size)
+        averaged = f", {side}x{side}" if side < pixel_law.size else ""
+        pixels = Subject(f"raw pixels{averaged}", RawPixels(side), pixel_law)
+        found += [pixels, Subject("random encoder", random, law)]
     return found

@@ -21,9 +21,19 @@ from torch.optim import Optimizer
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import checkpoint_tensors, write_tensors
 from simclr_plus.datasets import Images
-from simclr_plus.distributed import barrier, rank, sum_over_processes, world_size
+from simclr_plus.distributed import (
+    any_process,
+    barrier,
+    from_main,
+    rank,
+    require_agreement,
+    sum_over_processes,
+    world_size,
+)
 from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.evaluators.pace import Pace
 from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.image_identity import listing_digest
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import ViewBatches
 from simclr_plus.schedules import warmup_cosine
@@ -139,9 +149,11 @@ def train_classifier(
     processes = world_size()
     if steps.batch_size % processes:
         raise RecipeError(f"a batch of {steps.batch_size} images does not divide by {processes} processes")
+    _require_one_training(images, steps)
     done = 0 if state is None else _restore(state, model, optimizer)
     if done:
         say(f"goes on at step {done:,} of {steps.count:,}")
+    pace = Pace("training, steps", steps.count, say, done=done)
     views = ViewBatches(
         images,
         law.crop_and_flip_only(),
@@ -165,12 +177,12 @@ def train_classifier(
         optimizer.step()
         if step % 50 == 0 or step == steps.count - 1:
             value = float(loss.detach())
-            if not math.isfinite(value):
+            if any_process(not math.isfinite(value), device):  # decided together, so that all take the next rate
+                shown = "not finite on another process" if math.isfinite(value) else f"{value}"
                 raise DivergedError(
-                    f"the loss of step {step} is {value}: the learning rate {steps.peak:g} is too high for this encoder"
+                    f"the loss of step {step} is {shown}: the learning rate {steps.peak:g} is too high for this encoder"
                 )
-            if step % 500 == 0:
-                say(f"step {step:,} of {steps.count:,}: loss {value:.4f}")
+            pace.at(step + 1, f", loss {value:.4f}")
         if state is not None and rank() == 0 and time.monotonic() - saved > SAVE_SECONDS:
             save_state(state, model, optimizer, step + 1)
             saved = time.monotonic()
@@ -200,18 +212,43 @@ def save_state(state: State, model: nn.Module, optimizer: Optimizer, step: int) 
     write_tensors(state.file, checkpoint_tensors(model, optimizer), {"key": state.key, "step": str(step)})
 
 
+def _require_one_training(images: Images, steps: Steps) -> None:
+    """All processes train the same steps on the same images: batches are shared by number."""
+    if world_size() == 1:
+        return
+    facts = {
+        "images": len(images),
+        "classes": len(images.classes),
+        "names, order and labels of the images": listing_digest(images),
+        "batch": steps.batch_size,
+        "steps": steps.count,
+        "learning rate": steps.peak,
+        "seed": steps.seed,
+    }
+    require_agreement(facts, "Give every process the same options and a folder of the same images")
+
+
 def _restore(state: State, model: nn.Module, optimizer: Optimizer) -> int:
-    """The steps done by a state of the same training, put back; 0 where there is none."""
-    if not state.file.is_file():
+    """The steps done by a state of the same training, put back; 0 where there is none.
+
+    Process 0 reads it for all: another machine may not see the file yet, or an older one.
+    """
+    step, tensors = from_main(_read(state) if rank() == 0 else (0, {}))
+    if not step:
         return 0
-    with safe_open(state.file, framework="pt") as file:
-        header = file.metadata()
-        if header.get("key") != state.key:
-            return 0
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
     for name, parameter in model.named_parameters():
         buffer = tensors.get(f"optimizer.{name}.momentum_buffer")
         if buffer is not None:
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    return int(header["step"])
+    return step
+
+
+def _read(state: State) -> tuple[int, dict[str, Tensor]]:
+    if not state.file.is_file():
+        return 0, {}
+    with safe_open(state.file, framework="pt") as file:
+        header = file.metadata()
+        if header.get("key") != state.key:
+            return 0, {}
+        return int(header["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from simclr_plus.evaluators.logistic import fit_path
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
+from simclr_plus.evaluators.span import spanning
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.features import labels_of
@@ -45,12 +46,15 @@ def evaluate_transfer(
 
     (h, labels), (h_validation, labels_validation) = features("train"), features("validation")
     classes, scale = len(data.classes), 1 if relative_to == "sum" else len(h)
-    path = fit_path(h, labels, classes, [l2 * scale for l2 in PENALTIES])
-    found = [main_number(path.scores(h_validation, i), labels_validation, data.metric) for i in range(len(PENALTIES))]
+    basis = spanning(h)
+    path = fit_path(_turned(h, basis), labels, classes, [l2 * scale for l2 in PENALTIES])
+    turned = _turned(h_validation, basis)
+    found = [main_number(path.scores(turned, i), labels_validation, data.metric) for i in range(len(PENALTIES))]
     chosen = chosen_penalty(found)
     h_all, labels_all = torch.cat([h, h_validation]), torch.cat([labels, labels_validation])
     scale = 1 if relative_to == "sum" else len(h_all)
-    last = fit_path(h_all, labels_all, classes, [PENALTIES[chosen] * scale])
+    basis = spanning(h_all)
+    last = fit_path(_turned(h_all, basis), labels_all, classes, [PENALTIES[chosen] * scale])
     warnings = []
     if chosen in (0, len(PENALTIES) - 1):
         warnings.append(
@@ -64,7 +68,7 @@ def evaluate_transfer(
         say(f"warning: {warning}")
     h_test, labels_test = features("test")
     return outcome_of(
-        last.scores(h_test, 0),
+        last.scores(_turned(h_test, basis), 0),
         labels_test,
         data.metric,
         protocol="logistic regression by L-BFGS on frozen features of central squares",
@@ -74,6 +78,10 @@ def evaluate_transfer(
         converged=short == 0,
         warnings=warnings,
     )
+
+
+def _turned(h: Tensor, basis: Tensor | None) -> Tensor:
+    return h if basis is None else h.double() @ basis
 
 
 def chosen_penalty(found: list[float]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,12 +12,14 @@ import torch
 
 from simclr_plus.checkpoints import load_checkpoint, load_encoder, load_head
 from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected
 from simclr_plus.evaluators.supervised import Classifier, State
 from simclr_plus.evaluators.what_h_keeps import predict_transformation
+from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.few_labels import share_indices
 from simclr_plus.heads import SimCLRProjectionHead
@@ -26,12 +29,19 @@ from simclr_plus.studies.study import PAPER
 
 Figures = dict[str, float]
 Measure = Callable[[Run, str, torch.device], Figures]
+STATE = "measure_"  # begins the name of a state of a measure
 VALIDATION = 0.1  # of each class of the training images, where something is chosen
 
 
 def measured(run: Run, name: str, scale: str, device: torch.device) -> Figures:
     """The figures of one measure of a trained run."""
     return MEASURES[name](run, scale, device)
+
+
+def forget_states(run: Run) -> None:
+    """Remove what long measures kept while they went on; what else a user evaluates there keeps its own."""
+    for state in run.results.glob(f".{STATE}*.safetensors"):
+        state.unlink()
 
 
 def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosing: bool = False) -> Figures:
@@ -47,7 +57,7 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
     if of == "z":
         subject = projected(subject, _head(run, device))
     if scale == PAPER:
-        state = _state(run, f"linear_{of}{'_validation' if choosing else ''}")
+        state = _state(run, f"linear_{of}{'_validation' if choosing else ''}", subject, train)
         found = evaluate_linear(subject, train, test, device=device, batch_size=4096, state=state)
     else:
         found = evaluate_linear_fast(subject, train, test, device=device)
@@ -95,8 +105,9 @@ def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> 
     if scale != PAPER:
         epochs = {1: 60.0, 10: 30.0, 100: 5.0}[percent]
         protocol = replace(protocol, batch_size=128, epochs=epochs, seed=run.recipe().training.seed)
-    state = _state(run, f"few_labels_{percent}pct")
-    found = evaluate_few_labels(_subject(run, device), labelled, test, protocol, device=device, state=state)
+    subject = _subject(run, device)
+    state = _state(run, f"few_labels_{percent}pct", subject, labelled, protocol)
+    found = evaluate_few_labels(subject, labelled, test, protocol, device=device, state=state)
     return {f"top1_{percent}pct": float(found.numbers["top1"])}
 
 
@@ -105,9 +116,10 @@ def _images(run: Run) -> tuple[Images, Images]:
     return open_images(data, TRAIN), open_images(data, TEST)
 
 
-def _state(run: Run, name: str) -> State:
-    """Where a long measure is kept while it goes on."""
-    return State(run.results / f".{name}.safetensors", f"{name} of step {run.latest_checkpoint().stem}")
+def _state(run: Run, name: str, subject: Subject, images: Images, *facts: object) -> State:
+    """Where a long measure is kept while it goes on; its key says what it depends on."""
+    told = [encoder_digest(subject.encoder), repr(subject.law), decoded_digest(images), *map(repr, facts)]
+    return State(run.results / f".{STATE}{name}.safetensors", json.dumps([name, *told]))
 
 
 def _head(run: Run, device: torch.device) -> SimCLRProjectionHead:

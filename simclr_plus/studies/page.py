@@ -82,11 +82,15 @@ def best_of(findings: Findings, places: Sequence[Mapping[str, Any]], figure: str
 def group_ahead(
     findings: Findings, sentence: str, group: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]
 ) -> Claim:
-    """The claim that the best place of a group is above the best of the others."""
+    """The claim that the best place of a group is above the best of the others; the evidence says how both were chosen.
+
+    The interval is that of the two places. It does not hold that they were chosen among several by the same figures.
+    """
     a, b = best_of(findings, group), best_of(findings, others)
     if a is None or b is None:
         return Claim(sentence, MISSING, "not all of these places have been measured")
-    return decided(sentence, findings.difference(a, b), f"{_name(a)} against {_name(b)}")
+    of = f"best of {len(group)} against best of {len(others)}, chosen on these figures, which the interval leaves out"
+    return decided(sentence, findings.difference(a, b), f"{_name(a)} against {_name(b)} ({of})")
 
 
 def _name(place: Mapping[str, Any]) -> str:
