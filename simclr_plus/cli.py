@@ -75,12 +75,12 @@ def import_weights(
     as_json: AsJson = False,
 ) -> None:
     """Bring in weights: the authors' checkpoints, or a file of another trainer."""
-    from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow
+    from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow, mean_and_std
 
     if is_tensorflow(source):
         imported = import_tensorflow(source, output)
     else:
-        mean, std = _mean_and_std(normalize)
+        mean, std = mean_and_std(normalize)
         imported = import_pytorch(source, output, mean=mean, std=std, prefix=prefix, stem=stem)
     if as_json:
         print_json(imported.as_dict())
@@ -97,22 +97,6 @@ def import_weights(
     for kind, path in imported.heads.items():
         say(f"{kind} head: {path}")
     print(imported.encoder)
-
-
-def _mean_and_std(text: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    from simclr_plus.importers.trainers import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD
-
-    if text in ("imagenet", "none"):
-        return (IMAGENET_MEAN, IMAGENET_STD) if text == "imagenet" else (NO_MEAN, NO_STD)
-    try:
-        a, b, c, d, e, f = (float(part) for part in text.split(","))
-    except ValueError:
-        raise RecipeError(
-            f'--normalize {text!r}: use "imagenet", "none", or six numbers such as 0.5,0.5,0.5,0.25,0.25,0.25'
-        ) from None
-    if min(d, e, f) <= 0:
-        raise RecipeError(f"--normalize {text!r}: the last three numbers, the standard deviations, must be above 0")
-    return (a, b, c), (d, e, f)
 
 
 @app.command()

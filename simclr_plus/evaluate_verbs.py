@@ -34,6 +34,13 @@ EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled fol
 LabelCount = Annotated[int, typer.Option(min=0, help="Training images to use: the first n, of a folder any n; 0: all.")]
 On = Annotated[str, typer.Option(help='"h": the features of the encoder; "z": those of the projection head on it.')]
 WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
+Normalize = Annotated[
+    str,
+    typer.Option(
+        help="torchvision:NAME@FILE: how its images were normalised, where FILE does not say: "
+        '"imagenet", "none", or six numbers (mean, std).'
+    ),
+]
 DATA = Path("data")
 
 
@@ -107,6 +114,7 @@ def few_labels(
     data: EvaluationData = "",
     test: TestFolder = "",
     image_size: ImageSize = 0,
+    normalize: Normalize = "",
     seed: Seed = 0,
     baselines: Baselines = False,
     nproc: Nproc = "1",
@@ -118,7 +126,7 @@ def few_labels(
     from simclr_plus.evaluation_on_sets import few_labels as evaluate
     from simclr_plus.evaluation_on_sets import open_target
 
-    opened = open_target(target, runs, image_size)
+    opened = open_target(target, runs, image_size, normalize)
     given = {"epochs": epochs, "batch_size": batch_size}
     results = [
         evaluate(
@@ -150,6 +158,7 @@ def transfer(
         str, typer.Option(help='The penalty is added to the "sum" of losses or the "mean".')
     ] = "sum",
     image_size: ImageSize = 0,
+    normalize: Normalize = "",
     seed: Seed = 0,
     baselines: Baselines = False,
     nproc: Nproc = "1",
@@ -161,7 +170,7 @@ def transfer(
     from simclr_plus.evaluation_on_sets import open_target
     from simclr_plus.evaluation_on_sets import transfer as evaluate
 
-    opened = open_target(target, runs, image_size)
+    opened = open_target(target, runs, image_size, normalize)
 
     def one(name: str) -> dict[str, Any]:
         return evaluate(
@@ -183,6 +192,7 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: 256.")] = 0,
     random_start: Annotated[bool, typer.Option("--random", help="The baseline: random weights.")] = False,
     image_size: ImageSize = 0,
+    normalize: Normalize = "",
     seed: Seed = 0,
     nproc: Nproc = "1",
     runs: RunsFolder = RUNS,
@@ -192,7 +202,7 @@ def finetune(
     in_processes(nproc)
     from simclr_plus.evaluation_on_sets import fine_tune, open_target
 
-    opened, number = open_target(target, runs, image_size), _part(part)
+    opened, number = open_target(target, runs, image_size, normalize), _part(part)
 
     def one(name: str) -> dict[str, Any] | None:
         return fine_tune(

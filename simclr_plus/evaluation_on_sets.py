@@ -28,7 +28,7 @@ from simclr_plus.evaluators.fine_tuning import (
     few_labels_protocol,
     grid,
 )
-from simclr_plus.evaluators.foreign_encoders import foreign_subject, is_foreign
+from simclr_plus.evaluators.foreign_encoders import foreign_network, is_foreign
 from simclr_plus.evaluators.outcomes import Outcome
 from simclr_plus.evaluators.subjects import Subject, subjects
 from simclr_plus.evaluators.supervised import State
@@ -59,6 +59,8 @@ class Target:
     title: str
     data: Data | None
     image_size: int = 0  # of the images shown; 0: that of the training
+    normalize: str = ""  # as asked for
+    choices: tuple[str, ...] = ()  # what its file does not say and was taken
 
     @property
     def stem(self) -> str:
@@ -75,12 +77,15 @@ class Target:
         return [s for s in subjects(self.subject.encoder, self.subject.law, baselines=True) if s.name != "raw pixels"]
 
 
-def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
+def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:
     """A run, checkpoint or encoder file, or a network of torchvision or timm; results of files go to RUNS/NAME."""
     if is_foreign(target):
-        subject = foreign_subject(target)
-        opened = Target(target, subject, Run(runs / plain(target)), None, None, target, None)
+        network = foreign_network(target, normalize)
+        opened = Target(target, network.subject, Run(runs / plain(target)), None, None, target, None)
+        opened = replace(opened, normalize=normalize, choices=network.choices)
     else:
+        if normalize:
+            raise RecipeError(f"--normalize {normalize}: {target} itself says how its images are normalised")
         file, run = weights_of(target, runs)
         encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
         opened = Target(
@@ -223,7 +228,7 @@ def few_labels(
 
 def _changed(target: Target, **settings: Any) -> dict[str, Any]:
     """What was asked for beyond the protocol: options that are not empty."""
-    given = {"image_size": target.image_size} | settings
+    given = {"image_size": target.image_size, "normalize": target.normalize} | settings
     return {key: value for key, value in given.items() if value}
 
 
@@ -258,7 +263,7 @@ def _written(
         "image_size": target.subject.law.size,
         "settings": settings,
         "changed": changed,
-        "choices": list(image_choices),
+        "choices": [*target.choices, *image_choices],
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
         "predictions": f"predictions/{name}.safetensors",
     }
