@@ -66,8 +66,11 @@ def import_weights(
     output: Annotated[Path, typer.Option("--output", "-o", help="Encoder file to write; heads go beside it.")],
     normalize: Annotated[
         str,
-        typer.Option(help='PyTorch files: how images were normalised: "imagenet", "none", or six numbers (mean, std).'),
-    ] = "imagenet",
+        typer.Option(
+            help='PyTorch files: how images were normalised: "imagenet" (taken and said if left out), "none", or six '
+            "numbers (mean, std)."
+        ),
+    ] = "",
     prefix: Annotated[str, typer.Option(help="PyTorch files with several encoders: the prefix of its names.")] = "",
     stem: Annotated[
         str, typer.Option(help="PyTorch files with a 3x3 stem: cifar, cifar_pad2 (solo-learn), cifar_no_relu.")
@@ -80,7 +83,7 @@ def import_weights(
     if is_tensorflow(source):
         imported = import_tensorflow(source, output)
     else:
-        mean, std = mean_and_std(normalize)
+        mean, std = mean_and_std(normalize) if normalize else (None, None)
         imported = import_pytorch(source, output, mean=mean, std=std, prefix=prefix, stem=stem)
     if as_json:
         print_json(imported.as_dict())

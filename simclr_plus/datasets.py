@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -37,6 +37,13 @@ FASHION_CLASSES = (
 )
 
 
+class Unreadable(set[Path]):
+    """Files that could not be read so far. A data set and its subsets share one; it is no part of what they show."""
+
+    def __repr__(self) -> str:
+        return "Unreadable()"
+
+
 @dataclass(frozen=True)
 class Images:
     """N images with or without labels; `pixels` holds them all, or `paths` says where they lie."""
@@ -47,6 +54,7 @@ class Images:
     labels: NDArray[np.int64] | None = None  # [N]
     classes: tuple[str, ...] = ()
     skip_bad: bool = False  # what to do with an unreadable image: leave it out, or stop
+    unreadable: Unreadable = field(default_factory=Unreadable, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths) if self.pixels is None else len(self.pixels)
@@ -60,9 +68,8 @@ class Images:
         try:
             return decode_image(path.read_bytes())
         except (OSError, UnreadableImageError) as error:
-            raise UnreadableImageError(
-                f'image {path} cannot be read: {error}; remove it, or set data.on_bad_image = "skip"'
-            ) from None
+            self.unreadable.add(path)
+            raise UnreadableImageError(f"image {path} cannot be read: {error}") from None
 
     def subset(self, indices: NDArray[np.int64]) -> Images:
         """The images at `indices`, in that order."""
@@ -270,6 +277,17 @@ def check_trainable(images: Images, batch_size: int) -> None:
             f"use {1 << (len(images).bit_length() - 1)} or less"
             if len(images) > 1
             else f"{images.name} holds {len(images)} image; contrastive learning needs two or more"
+        )
+
+
+def require_several_classes(images: Images) -> None:
+    """Raises SimclrPlusError where all images are of one class: whatever is said of the others would be right."""
+    shown = np.unique(require_labels(images))
+    if len(shown) < 2:
+        which = images.classes[int(shown[0])] if len(shown) and 0 <= int(shown[0]) < len(images.classes) else "none"
+        raise SimclrPlusError(
+            f"the {len(images)} training images of {images.name} show one class alone ({which}): nothing can be "
+            "told apart; take images of two or more"
         )
 
 

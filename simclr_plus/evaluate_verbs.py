@@ -14,7 +14,7 @@ import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, RunsFolder, Target
+from simclr_plus.verbs import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
 
 app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 
@@ -53,13 +53,14 @@ def knn(
     test: TestFolder = "",
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """k nearest neighbours on frozen features."""
     from simclr_plus.evaluators.knn import evaluate_knn
 
-    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, runs, as_json)
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, skip_bad, runs, as_json)
 
 
 @app.command()
@@ -82,6 +83,7 @@ def linear(
     test: TestFolder = "",
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -97,7 +99,7 @@ def linear(
         settings["optimizer"] = optimizer
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
-    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, runs, as_json)
+    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, skip_bad, runs, as_json)
 
 
 @app.command("few-labels")
@@ -118,6 +120,7 @@ def few_labels(
     seed: Seed = 0,
     baselines: Baselines = False,
     nproc: Nproc = "1",
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -128,8 +131,9 @@ def few_labels(
 
     opened = open_target(target, runs, image_size, normalize)
     given = {"epochs": epochs, "batch_size": batch_size}
-    results = [
-        evaluate(
+
+    def one(number: int) -> dict[str, Any]:
+        return evaluate(
             opened,
             data=data,
             test=test,
@@ -138,13 +142,15 @@ def few_labels(
             protocol_name=protocol,
             changes={key: value for key, value in given.items() if value},
             rates=_numbers(rates),
-            seed=seed + i,
+            seed=number,
             head_file=head,
             baselines=baselines,
+            skip_bad=skip_bad,
             say=say,
         )
-        for i in range(seeds)
-    ]
+
+    with offering_skip_bad(skip_bad):
+        results = [one(seed + i) for i in range(seeds)]
     _show(results, as_json)
 
 
@@ -162,6 +168,7 @@ def transfer(
     seed: Seed = 0,
     baselines: Baselines = False,
     nproc: Nproc = "1",
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -174,10 +181,20 @@ def transfer(
 
     def one(name: str) -> dict[str, Any]:
         return evaluate(
-            opened, name, str(root), test=test, relative_to=relative_to, seed=seed, baselines=baselines, say=say
+            opened,
+            name,
+            str(root),
+            test=test,
+            relative_to=relative_to,
+            seed=seed,
+            baselines=baselines,
+            skip_bad=skip_bad,
+            say=say,
         )
 
-    _show(_of_each(data, one), as_json)
+    with offering_skip_bad(skip_bad):
+        results = _of_each(data, one)
+    _show(results, as_json)
 
 
 @app.command()
@@ -195,6 +212,7 @@ def finetune(
     normalize: Normalize = "",
     seed: Seed = 0,
     nproc: Nproc = "1",
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -216,10 +234,13 @@ def finetune(
             batch_size=batch_size,
             seed=seed,
             random_start=random_start,
+            skip_bad=skip_bad,
             say=say,
         )
 
-    _show(_of_each(data, one), as_json)
+    with offering_skip_bad(skip_bad):
+        results = _of_each(data, one)
+    _show(results, as_json)
 
 
 @app.command()
@@ -275,13 +296,16 @@ def _evaluate(
     test: str,
     labels: int,
     baselines: bool,
+    skip_bad: bool,
     runs: Path,
     as_json: bool,
 ) -> None:
     from simclr_plus.evaluation import evaluate_target
 
     given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "baselines": baselines}
-    result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
+    given["skip_bad"] = skip_bad
+    with offering_skip_bad(skip_bad):
+        result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
     if as_json:
         print_json(result)
     else:

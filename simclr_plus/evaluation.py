@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,22 @@ import torch
 from torch import nn
 
 from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
-from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
+from simclr_plus.datasets import (
+    TEST,
+    TRAIN,
+    Images,
+    open_folder,
+    open_images,
+    require_labels,
+    require_several_classes,
+)
 from simclr_plus.distributed import rank, start
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
+from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import images_digest
 from simclr_plus.importers.imported import beside
@@ -71,6 +81,7 @@ def evaluate_target(
     test: str = "",
     labels: int = 0,
     baselines: bool = False,
+    skip_bad: bool = False,
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], Path | None]:
@@ -86,8 +97,9 @@ def evaluate_target(
     recipe, header = recipe_of(weights), read_header(weights)
     if "recipe" not in header and not data:
         raise RecipeError(f"{weights} does not say what it was trained on: name a data set or folder with --data")
-    train, held_out = labelled_images(recipe.data, data, test)
+    train, held_out = labelled_images(recipe.data, data, test, skip_bad=skip_bad)
     train = train.first(labels)
+    require_several_classes(train)
     device = best_device()
     found: dict[str, Any] = {}
     classifier = None
@@ -127,6 +139,7 @@ def evaluate_target(
         "changed": changed,
         "results": found,
         "classifier": classifier and classifier.name,
+        "left_out": told_left_out((train, held_out), device, say),
     }
     path = run.write_result(file_name, result) if run and rank() == 0 else None
     return result, path
@@ -144,7 +157,15 @@ def _keeper(file: Path, name: str, on: str, weights: Path, train: Images) -> Cal
     return keep
 
 
-def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
+def told_left_out(parts: Sequence[Images], device: torch.device, say: Callable[[str], None]) -> list[str]:
+    """Files that could not be read and were left out, of all processes, which ask together; said to people too."""
+    files = left_out(parts, device)
+    if files:
+        say(f"{len(files)} images could not be read and were left out: {listed(files)}")
+    return files
+
+
+def labelled_images(data: Data, other: str, test: str, *, skip_bad: bool = False) -> tuple[Images, Images]:
     """Training and test images: the recipe's, a data set by name, one folder split in two, or two folders."""
     if test:
         train, held_out = open_folder(Path(other or data.root)), open_folder(Path(test))
@@ -162,4 +183,6 @@ def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
             f"{train.name} and {held_out.name} have different classes ({', '.join(differ[:5])}); "
             "both need one folder for each class, of the same names"
         )
+    if skip_bad:
+        train, held_out = replace(train, skip_bad=True), replace(held_out, skip_bad=True)
     return train, held_out

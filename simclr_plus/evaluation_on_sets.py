@@ -13,14 +13,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from simclr_plus.checkpoints import load_encoder, read_header
-from simclr_plus.datasets import Images
+from simclr_plus.datasets import Images, require_several_classes
 from simclr_plus.distributed import rank, start
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError
-from simclr_plus.evaluation import labelled_images, projection_head_of, weights_of
+from simclr_plus.evaluation import labelled_images, projection_head_of, told_left_out, weights_of
 from simclr_plus.evaluators.fine_tuning import (
     Protocol,
     evaluate_few_labels,
@@ -105,12 +106,21 @@ def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "
 
 
 def transfer(
-    target: Target, data: str, root: str, *, test: str, relative_to: str, seed: int, baselines: bool, say: Say
+    target: Target,
+    data: str,
+    root: str,
+    *,
+    test: str,
+    relative_to: str,
+    seed: int,
+    baselines: bool,
+    say: Say,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Logistic regression on frozen features; returns the result as written."""
     if relative_to not in RELATIVE_TO:
         raise RecipeError(f'--relative-to {relative_to!r} is unknown; use "sum" or "mean"')
-    found, device = _opened(data, root, test, seed, say), start("auto")
+    found, device = _opened(data, root, test, seed, skip_bad, say), start("auto")
     cache = target.run.path.parent / ".features"
     outcomes = {}
     for subject in target.subjects(baselines=baselines):
@@ -121,7 +131,7 @@ def transfer(
     settings = {"relative_to": relative_to, "seed": seed}
     changed = _changed(target, test=test, seed=seed)
     mean = "_mean" if relative_to == "mean" else ""
-    return _written(target, f"transfer{mean}", found, settings, changed, outcomes, image_choices=found.choices)
+    return _written(target, f"transfer{mean}", found, settings, changed, outcomes, image_choices=found.choices, say=say)
 
 
 def fine_tune(
@@ -137,9 +147,10 @@ def fine_tune(
     seed: int,
     random_start: bool,
     say: Say,
+    skip_bad: bool = False,
 ) -> dict[str, Any] | None:
     """The grid of rates and decays; None while other parts are still missing."""
-    found, device = _opened(data, root, test, seed, say), start("auto")
+    found, device = _opened(data, root, test, seed, skip_bad, say), start("auto")
     subject = target.subjects(baselines=True)[1] if random_start else target.subject
     protocols = [
         replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
@@ -154,7 +165,7 @@ def fine_tune(
     changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed)
     choices = (*found.choices, *FINE_TUNING_CHOICES)
     kind = "fine_tuned_random" if random_start else "fine_tuned"
-    return _written(target, kind, found, settings, changed, {subject.name: outcome}, image_choices=choices)
+    return _written(target, kind, found, settings, changed, {subject.name: outcome}, image_choices=choices, say=say)
 
 
 FINE_TUNING_CHOICES = (
@@ -177,11 +188,12 @@ def few_labels(
     head_file: str,
     baselines: bool,
     say: Say,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Fine-tuning on a share of the labels; the images that keep theirs are listed in results/splits."""
     if target.data is None and not data:
         raise RecipeError(f"{target.name} does not say what it was trained on: name a data set or folder with --data")
-    train, held_out = labelled_images(target.data or Data(), data, test)
+    train, held_out = labelled_images(target.data or Data(), data, test, skip_bad=skip_bad)
     device = start("auto")
     if list_file:
         indices = listed_indices(train, Path(list_file))
@@ -189,6 +201,7 @@ def few_labels(
     else:
         indices = share_indices(train, share, seed)
     labelled = train.subset(indices)
+    require_several_classes(labelled)
     protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
     head = _head(target, head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
@@ -223,7 +236,7 @@ def few_labels(
         choices.append("labels: an equal share of each class, drawn by the seed")
     if protocol_name == "simclr_v2" and share > 0.05:
         choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
-    return _written(target, kind, found, settings, changed, outcomes, image_choices=choices)
+    return _written(target, kind, found, settings, changed, outcomes, image_choices=choices, say=say)
 
 
 def _changed(target: Target, **settings: Any) -> dict[str, Any]:
@@ -232,8 +245,9 @@ def _changed(target: Target, **settings: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value}
 
 
-def _opened(data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
+def _opened(data: str, root: str, test: str, seed: int, skip_bad: bool, say: Say) -> LabelledSet:
     found = open_labelled_set(data, root, test=test, seed=seed)
+    found = found.without_bad_images() if skip_bad else found
     say(f"found {found.found()}")
     return found
 
@@ -247,6 +261,7 @@ def _written(
     outcomes: dict[str, Outcome],
     *,
     image_choices: Sequence[str],
+    say: Say,
 ) -> dict[str, Any]:
     name = result_name(kind, target.stem, data.name, changed=changed)
     result = {
@@ -266,13 +281,14 @@ def _written(
         "choices": [*target.choices, *image_choices],
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
         "predictions": f"predictions/{name}.safetensors",
+        "left_out": told_left_out((data.train, data.validation, data.test), start("auto"), say),
     }
     if rank() != 0:
         return result
     first = next(iter(outcomes.values()))
     write_predictions(
         target.run.results / str(result["predictions"]),
-        data.test,
+        _read_ones(data.test, set(result["left_out"])),
         first.numbers["metric"],
         first.labels,
         {subject: outcome.predictions for subject, outcome in outcomes.items()},
@@ -281,6 +297,13 @@ def _written(
         _write_split(target.run.results / "splits" / f"{plain(data.name)}.json", data)
     target.run.write_result(name, result)
     return result
+
+
+def _read_ones(images: Images, left_out: set[str]) -> Images:
+    """The images that predictions stand for, so that those of other images are not paired with them."""
+    if not left_out:
+        return images
+    return images.subset(np.array([i for i, path in enumerate(images.paths) if str(path) not in left_out]))
 
 
 def _write_split(file: Path, data: LabelledSet) -> None:

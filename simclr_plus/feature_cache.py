@@ -8,6 +8,7 @@ shown.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import all_gather, barrier, rank, sum_over_processes, world_size
-from simclr_plus.features import features_of
+from simclr_plus.features import features_of, require_finite
 from simclr_plus.image_identity import images_digest
 
 
@@ -36,7 +37,10 @@ def cached_features(
         if file is not None and rank() == 0:
             write_tensors(file, {"features": features, "kept": kept}, {"format": "simclr-plus cached features 1"})
         barrier()
-    return features, images if len(kept) == len(images) else images.subset(kept.numpy())
+    if len(kept) == len(images):
+        return features, images
+    images.unreadable.update(images.paths[i] for i in np.setdiff1d(np.arange(len(images)), kept.numpy()))
+    return features, images.subset(kept.numpy())
 
 
 def _digest(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
@@ -52,8 +56,8 @@ def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.d
     """Features and places of the images that could be read; each process does every W-th image."""
     processes = world_size()
     mine = np.arange(rank(), len(images), processes)
-    numbered = Images(images.name, images.pixels, images.paths, np.arange(len(images)), skip_bad=images.skip_bad)
-    features, seen = features_of(encoder, numbered.subset(mine), law, device=device)
+    numbered = replace(images, labels=np.arange(len(images)))
+    features, seen = features_of(encoder, numbered.subset(mine), law, device=device, finite=processes == 1)
     assert seen.labels is not None
     kept = torch.from_numpy(seen.labels)
     if processes == 1:
@@ -68,4 +72,6 @@ def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.d
     assert int(sum_over_processes(torch.tensor([len(kept)], device=device))) == int(rows[:, -1].sum())
     there = rows[:, -1] == 1
     order = numbers[there].argsort()
-    return rows[there][order, :-1].contiguous(), numbers[there][order]
+    features, kept = rows[there][order, :-1].contiguous(), numbers[there][order]
+    require_finite(features, images.subset(kept.numpy()))  # of all processes, so that all of them refuse
+    return features, kept

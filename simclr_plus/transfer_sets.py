@@ -17,7 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_folder, open_images, require_labels
+from simclr_plus.datasets import (
+    TEST,
+    TRAIN,
+    Images,
+    held_out_indices,
+    open_folder,
+    open_images,
+    require_labels,
+)
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe_keys import Data
 
@@ -50,6 +58,12 @@ class LabelledSet:
     def train_and_validation(self) -> Images:
         """What the chosen classifier is fitted on in the end."""
         return joined(self.train, self.validation)
+
+    def without_bad_images(self) -> LabelledSet:
+        """The same set, whose unreadable images are left out."""
+        parts = (self.train, self.validation, self.test)
+        train, validation, test = (replace(part, skip_bad=True) for part in parts)
+        return replace(self, train=train, validation=validation, test=test)
 
     def found(self) -> str:
         """How many images of how many, for people."""

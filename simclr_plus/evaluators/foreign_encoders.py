@@ -127,7 +127,8 @@ def _of_torchvisions_file(name: str, file: Path, normalize: str) -> ForeignNetwo
     if header.get("format") == CHECKPOINT_FORMAT:
         raise CheckpointError(f"{file} is a checkpoint of SimCLR+: evaluate it by its own name, without torchvision:")
     shown: Any = weights.transforms()
-    mean, std, choices = tuple(shown.mean), tuple(shown.std), ()
+    mean, std = tuple(shown.mean), tuple(shown.std)
+    choices: tuple[str, ...] = ()
     if header.get("format") == ENCODER_FORMAT:
         mean, std = _normalisation_in(header, file, normalize)
     elif normalize:

@@ -22,7 +22,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import checkpoint_tensors, write_tensors
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import barrier, rank, sum_over_processes, world_size
-from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.errors import NotFiniteError, RecipeError
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import ViewBatches
@@ -32,7 +32,7 @@ MOMENTUM = 0.9
 SAVE_SECONDS = 120.0  # between two saved states
 
 
-class DivergedError(SimclrPlusError):
+class DivergedError(NotFiniteError):
     """The loss is no number any more."""
 
 

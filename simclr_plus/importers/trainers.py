@@ -32,6 +32,10 @@ from simclr_plus.importers.imported import Imported, filled, linear_head, write_
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what most trainers normalise by
 NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 Three = tuple[float, float, float]
+ASSUMED = (
+    "the file does not say how its images were normalised: ImageNet's mean and standard deviation are taken; if its "
+    "training subtracted nothing: --normalize none, if it took others: --normalize with six numbers"
+)
 
 _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 # our top-level names in a named ResNet, in Sequential(*resnet.children()), and in that of Lightly's ResNetGenerator
@@ -62,14 +66,15 @@ def import_pytorch(
     path: str | Path,
     out_path: str | Path,
     *,
-    mean: Three = IMAGENET_MEAN,
-    std: Three = IMAGENET_STD,
+    mean: Three | None = None,
+    std: Three | None = None,
     prefix: str = "",
     stem: str = "",
 ) -> Imported:
     """Write the encoder of a .pth, .ckpt or .safetensors file to `out_path`, a linear classifier to a file beside it.
 
-    mean, std: how the trainer normalised images in [0, 1]; the file does not say. The encoder then does it by itself.
+    mean, std: how the trainer normalised images in [0, 1], which the file does not say; without them ImageNet's, as a
+    note says. The encoder then does it by itself.
     prefix: of the encoder's names, where a file holds several. stem: "cifar" or "cifar_pad2" where one knows better.
     Raises NotFoundError, RecipeError (prefix, stem), CheckpointError (foreign, damaged, malicious, another network).
     """
@@ -82,6 +87,9 @@ def import_pytorch(
     found = _choose(tensors, prefix, path)
     own = dict(_renamed(tensors, found))
     architecture, notes = _architecture_of(found, own, tensors, stem, path)
+    if mean is None or std is None:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        notes = (*notes, ASSUMED)
     architecture = Architecture(**(architecture.as_dict() | {"mean": mean, "std": std}))
     state = {name: tensors[theirs].float() for name, theirs in own.items() if not name.endswith("num_batches_tracked")}
     encoder = filled(lambda: ResNet(**architecture.as_dict()), state, f"{path} under {found.prefix!r}")
