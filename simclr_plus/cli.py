@@ -16,7 +16,7 @@ import typer
 from simclr_plus import bench_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, Target
+from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 
 if TYPE_CHECKING:
     from simclr_plus.doctor import Look
@@ -42,9 +42,12 @@ def export(
     format: Annotated[
         str, typer.Option(help='"encoder": a safetensors file; "timm": a folder timm opens.')
     ] = "encoder",
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Leave folders of this machine out of the recorded recipe.")
+    ] = False,
     runs: RunsFolder = RUNS,
 ) -> None:
-    """Write an encoder for other projects."""
+    """Write an encoder for other projects; its header holds the whole recipe."""
     from simclr_plus.evaluation import weights_of
     from simclr_plus.export import export_encoder, export_timm
 
@@ -52,10 +55,10 @@ def export(
         raise RecipeError(f'--format {format!r} is unknown; use "encoder" or "timm"')
     source, _ = weights_of(target, runs)
     if format == "timm":
-        export_timm(source, output)
+        export_timm(source, output, anonymous=anonymous)
         say(f'open it with: timm.create_model("local-dir:{output}", pretrained=True, num_classes=0)')
     else:
-        encoder = export_encoder(source, output)
+        encoder = export_encoder(source, output, anonymous=anonymous)
         say(f"{output}: {encoder.feature_dim} features; open it with: simclr_plus.load_encoder({str(output)!r})")
     print(output)
 
@@ -78,8 +81,11 @@ def import_weights(
     as_json: AsJson = False,
 ) -> None:
     """Bring in weights: the authors' checkpoints, or a file of another trainer."""
+    from simclr_plus.checkpoints import ENCODER_FORMAT
     from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow, mean_and_std
+    from simclr_plus.outputs import require_output
 
+    require_output(output, ENCODER_FORMAT, inputs=[source])
     if is_tensorflow(source):
         imported = import_tensorflow(source, output)
     else:
@@ -120,6 +126,9 @@ def verify(
         typer.Option(help="The authors' figure: v1-linear, v2-linear, v2-1pct, v2-10pct, v2-100pct, v2-supervised."),
     ] = "",
     classes: Annotated[Path | None, typer.Option(help="Class names in the head's order, one a line.")] = None,
+    root: Annotated[
+        str, typer.Option(help='Folder of a data set that is named; default: that of the recipe, or "data".')
+    ] = "",
     selector: Annotated[
         int | None,
         typer.Option(
@@ -130,31 +139,42 @@ def verify(
         Path | None, typer.Option(help="Projection head; default: the checkpoint's, or what import wrote.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write the result to.")] = None,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate weights with a given linear head, beside the figure their publishers state."""
-    from simclr_plus.evaluation import best_device, weights_of
+    from dataclasses import replace
+
+    from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.export import recipe_of
-    from simclr_plus.verify import images_to_verify
+    from simclr_plus.outputs import require_no_input
+    from simclr_plus.verify import classes_in, images_to_verify
     from simclr_plus.verify import verify as verify_weights
     from simclr_plus.whole_files import write_text_whole
 
     if stated is not None and published:
         raise RecipeError("--stated and --published both name a figure; give one of them")
     weights, _ = weights_of(target, runs)
-    result = verify_weights(
-        weights,
-        images_to_verify(data),
-        recipe_of(weights).law,
-        device=best_device(),
-        head=head,
-        projection=projection,
-        selector=selector,
-        classes=tuple(classes.read_text("utf-8").splitlines()) if classes else (),
-        stated=stated,
-        published=published,
-    )
+    if output:
+        require_no_input(output, [path for path in (weights, head, projection, classes) if path])
+    recipe, device = recipe_of(weights), best_device()
+    images = images_to_verify(data, recipe.data, root)
+    images = replace(images, skip_bad=skip_bad)
+    with offering_skip_bad(skip_bad):
+        result = verify_weights(
+            weights,
+            images,
+            recipe.law,
+            device=device,
+            head=head,
+            projection=projection,
+            selector=selector,
+            classes=classes_in(classes) if classes else (),
+            stated=stated,
+            published=published,
+        )
+    result["left_out"] = told_left_out([images], device, say)
     if output:
         write_text_whole(output, json.dumps(result, indent=2) + "\n")
     if as_json:
@@ -168,6 +188,8 @@ def verify(
         rows.append(["difference", f"{100 * result['difference']:+.2f} points", "", ""])
     title = f"{result['test_images']:,} images of {result['data']}; standard error {result['standard_error']:.2%}"
     print_table(["", "top-1", "top-5", "mean per class"], rows, title)
+    if not result["classes_by_name"]:
+        say("note: the head does not name its classes: the images' are taken in the order of their names (--classes)")
     for part, file in result["files"].items():
         say(f"{part}: {file['path']} sha256 {file['sha256']}")
 
@@ -179,23 +201,24 @@ def embed(
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")] = Path(
         "features.safetensors"
     ),
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out.")] = False,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
 ) -> None:
     """Write features and file names of any folder of images."""
     from dataclasses import replace
 
     from simclr_plus.datasets import open_folder
-    from simclr_plus.evaluation import best_device, weights_of
+    from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.export import embed as embed_images
     from simclr_plus.export import recipe_of
 
     source, _ = weights_of(target, runs)
     images = open_folder(folder)
     images = replace(images, skip_bad=skip_bad)
-    features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=best_device())
-    if len(features) < len(images):
-        say(f"{len(images) - len(features)} images could not be read and were left out")
+    device = best_device()
+    with offering_skip_bad(skip_bad):
+        features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=device)
+    told_left_out([images], device, say)
     say(f"{len(features):,} images, {features.shape[1]} features each")
     print(output)
 

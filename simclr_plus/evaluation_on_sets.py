@@ -264,6 +264,7 @@ def _written(
     say: Say,
 ) -> dict[str, Any]:
     name = result_name(kind, target.stem, data.name, changed=changed)
+    unread = told_left_out((data.train, data.validation, data.test), start("auto"), say)
     result = {
         "schema": 1,
         "evaluator": kind,
@@ -281,14 +282,14 @@ def _written(
         "choices": [*target.choices, *image_choices],
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
         "predictions": f"predictions/{name}.safetensors",
-        "left_out": told_left_out((data.train, data.validation, data.test), start("auto"), say),
+        "left_out": unread,
     }
     if rank() != 0:
         return result
     first = next(iter(outcomes.values()))
     write_predictions(
         target.run.results / str(result["predictions"]),
-        _read_ones(data.test, set(result["left_out"])),
+        _read_ones(data.test, set(unread)),
         first.numbers["metric"],
         first.labels,
         {subject: outcome.predictions for subject, outcome in outcomes.items()},

@@ -19,7 +19,7 @@ PARTS = (
 )
 MODEL = (
     "model checkpoints background_saving file_list datasets metrics loading features progress "
-    "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures"
+    "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures outputs"
 )
 WORK = "trainer evaluators export importers pictures report studies"
 LAUNCH = (

@@ -96,10 +96,9 @@ def _require_fit(features: Tensor, labels: Tensor, classes: int) -> None:
             f"labels run from {int(labels.min())} to {int(labels.max())}, not from 0 to {classes - 1}: some images "
             "have none"
         )
-    if labels.ndim == 1 and len(labels.unique()) < 2:
+    if labels.ndim == 1 and (not len(labels) or int(labels.min()) == int(labels.max())):
         raise SimclrPlusError(
-            f"{len(labels)} examples of {len(labels.unique())} class: nothing can be told apart; take images of two "
-            "classes or more"
+            f"the {len(labels)} examples are of one class: nothing can be told apart; take images of two or more"
         )
 
 
