@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simclr_plus import bench_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
+from simclr_plus import bench_verbs, clean_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json, print_table, say
 from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.add_typer(run_verbs.app)
 app.add_typer(watch_verbs.app)
 app.add_typer(study_verbs.app)
+app.add_typer(clean_verbs.app)
 app.add_typer(evaluate_verbs.app, name="evaluate")
 app.add_typer(recipe_verbs.app, name="recipes")
 app.add_typer(bench_verbs.app, name="bench")

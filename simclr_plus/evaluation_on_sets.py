@@ -43,6 +43,7 @@ from simclr_plus.recipe_keys import Data
 from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
+from simclr_plus.twins import told_twins
 from simclr_plus.whole_files import write_text_whole
 
 Say = Callable[[str], None]
@@ -249,6 +250,10 @@ def _opened(data: str, root: str, test: str, seed: int, skip_bad: bool, say: Say
     found = open_labelled_set(data, root, test=test, seed=seed)
     found = found.without_bad_images() if skip_bad else found
     say(f"found {found.found()}")
+    note = told_twins(found.train_and_validation, found.test) if rank() == 0 else ""
+    if note:
+        say(f"note: {note}")
+        found = replace(found, notes=(*found.notes, note))
     return found
 
 
@@ -280,6 +285,7 @@ def _written(
         "settings": settings,
         "changed": changed,
         "choices": [*target.choices, *image_choices],
+        "notes": list(data.notes),
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
         "predictions": f"predictions/{name}.safetensors",
         "left_out": unread,
