@@ -74,4 +74,6 @@ def why_no_safetensors(path: Path) -> str:
             f"is no whole safetensors file but cut off: its header promises {promised:,} bytes, the file has "
             f"{size:,}; copy it again"
         )
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)):
+        return "has a name, or lies in a folder, that is no UTF-8, which safetensors cannot open; rename that"
     return "is no safetensors file that can be read, or is damaged; copy it again"

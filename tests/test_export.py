@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import warnings
@@ -19,7 +20,7 @@ from simclr_plus.checkpoints import load_encoder, read_header, save_encoder
 from simclr_plus.cli import main
 from simclr_plus.datasets import open_folder
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import RecipeError
+from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.export import embed, export_encoder, export_timm, recipe_of
 
 
@@ -158,6 +159,24 @@ def test_features_name_their_images_and_those_left_out_whatever_their_names_are(
     assert json.loads(header["left_out"]) == [f"{odd}/broken.png"]
     assert sorted(json.loads(header["classes"])) == sorted([odd, "dog"])
     assert torch.equal(load_file(file)["features"], features) and len(features) == 2
+
+
+def test_a_name_that_is_no_utf8_is_written_and_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_encoder(ResNet(18, 1 / 8, stem="cifar"), tmp_path / "e.safetensors")
+    printed, target = io.BytesIO(), os.fsencode(tmp_path) + b"/caf\xe9.safetensors"
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "utf-8", write_through=True))
+    monkeypatch.setattr(
+        "sys.argv", ["simclr-plus", "export", str(tmp_path / "e.safetensors"), "-o", os.fsdecode(target)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and printed.getvalue() == target + b"\n"
+    with open(target, "rb") as file:  # noqa: PTH123 (bytes)
+        assert file.read() == (tmp_path / "e.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="UTF-8"):
+        load_encoder(os.fsdecode(target))  # safetensors opens no such name
 
 
 @pytest.mark.slow
