@@ -29,18 +29,20 @@ def cached_features(
 ) -> tuple[Tensor, Images]:
     """`features_of`, from the folder where it has them; several processes share the work. No folder: nothing kept."""
     file = None if folder is None else folder / f"{_digest(encoder, images, law)}.safetensors"
-    if file is not None and file.is_file():
+    kept_before = file is not None and file.is_file()
+    if file is not None and kept_before:
         stored = load_file(file)
         features, kept = stored["features"], stored["kept"]
     else:
         features, kept = _extracted(encoder, images, law, device)
-        if file is not None and rank() == 0:
+    seen = images if len(kept) == len(images) else images.subset(kept.numpy())
+    require_finite(features, seen)  # of all processes, so that all of them refuse
+    images.unreadable.update(images.paths[i] for i in np.setdiff1d(np.arange(len(images)), kept.numpy()))
+    if file is not None and not kept_before:
+        if rank() == 0:
             write_tensors(file, {"features": features, "kept": kept}, {"format": "simclr-plus cached features 1"})
         barrier()
-    if len(kept) == len(images):
-        return features, images
-    images.unreadable.update(images.paths[i] for i in np.setdiff1d(np.arange(len(images)), kept.numpy()))
-    return features, images.subset(kept.numpy())
+    return features, seen
 
 
 def _digest(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
@@ -57,7 +59,7 @@ def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.d
     processes = world_size()
     mine = np.arange(rank(), len(images), processes)
     numbered = replace(images, labels=np.arange(len(images)))
-    features, seen = features_of(encoder, numbered.subset(mine), law, device=device, finite=processes == 1)
+    features, seen = features_of(encoder, numbered.subset(mine), law, device=device, finite=False)
     assert seen.labels is not None
     kept = torch.from_numpy(seen.labels)
     if processes == 1:
@@ -72,6 +74,4 @@ def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.d
     assert int(sum_over_processes(torch.tensor([len(kept)], device=device))) == int(rows[:, -1].sum())
     there = rows[:, -1] == 1
     order = numbers[there].argsort()
-    features, kept = rows[there][order, :-1].contiguous(), numbers[there][order]
-    require_finite(features, images.subset(kept.numpy()))  # of all processes, so that all of them refuse
-    return features, kept
+    return rows[there][order, :-1].contiguous(), numbers[there][order]

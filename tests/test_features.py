@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,3 +151,57 @@ def test_unreadable_images_are_left_out_on_request_and_named_in_the_result(
     assert any("05.png" in text and "11.png" in text for text in said)
     knn, _ = evaluate_target(str(encoder), "knn", evaluate_knn, {}, data=str(folder), skip_bad=True, runs=tmp_path)
     assert sorted(knn["left_out"]) == [str(path) for path in bad] and knn["results"]["encoder"]["k"] == 20
+
+
+PROGRAM = """
+import sys, torch, numpy as np
+from pathlib import Path
+from dataclasses import replace
+from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.datasets import open_folder
+from simclr_plus.distributed import rank, start, stop
+from simclr_plus.errors import NotFiniteError
+from simclr_plus.feature_cache import cached_features
+from simclr_plus.features import left_out
+
+class Nan(torch.nn.Module):
+    def forward(self, images):
+        mean = images.mean(dim=(2, 3))
+        return torch.where(mean.amax(dim=1, keepdim=True) < 0.1, torch.nan, mean)
+
+class Mean(torch.nn.Module):
+    def forward(self, images):
+        return images.mean(dim=(2, 3))
+
+device, law, folder = start("cpu"), simclr_law(16, blur_prob=0.0), Path(sys.argv[1])
+images = replace(open_folder(folder), skip_bad=True)
+try:
+    cached_features(Nan(), images, law, folder / "cache", device=device)
+    told = "nothing"
+except NotFiniteError as error:
+    told = str(error)
+h, _ = cached_features(Mean(), images, law, None, device=device)
+Path(sys.argv[2], f"{rank()}.txt").write_text("\\n".join([told, str(len(h)), *left_out([images], device)]))
+stop()
+"""
+
+
+def test_all_processes_refuse_what_is_not_finite_on_one_and_know_what_each_could_not_read(
+    folder: Path, tmp_path: Path
+) -> None:
+    for path in (folder / "blue" / "04.png", folder / "red" / "07.png"):  # an even and an odd place
+        path.write_bytes(b"no image")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    for processes in (1, 2):
+        out = tmp_path / f"out{processes}"
+        out.mkdir()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        ended = subprocess.run(
+            [*command, str(tmp_path / "program.py"), str(folder), str(out)], capture_output=True, text=True, timeout=300
+        )
+        assert ended.returncode == 0, ended.stderr
+        told = [(out / f"{rank}.txt").read_text().splitlines() for rank in range(processes)]
+        for error, count, *files in told:
+            assert "2 of 38" in error and "blue/03.png" in error and "red/03.png" in error and count == "38"
+            assert files == [str(folder / "blue" / "04.png"), str(folder / "red" / "07.png")]
+    assert not (folder / "cache").exists()
