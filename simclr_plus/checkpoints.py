@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from simclr_plus.architecture import Architecture
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
+from simclr_plus.file_kinds import why_no_safetensors
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.whole_files import write_whole
@@ -155,7 +156,10 @@ def load_encoder(path: str | Path) -> ResNet:
         architecture = parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
-        raise CheckpointError(f"{path} was not written by SimCLR+: its header does not say how to build the encoder")
+        raise CheckpointError(
+            f"{path} was not written by SimCLR+: its header does not say how to build the encoder; `simclr-plus import "
+            f"{path} -o encoder.safetensors` makes one of another trainer's file"
+        )
     encoder = ResNet(**architecture.as_dict())
     _load_into(encoder, tensors, path)
     return encoder.eval()
@@ -220,8 +224,8 @@ def read_header(path: str | Path) -> dict[str, str]:
             return dict(file.metadata() or {})
     except FileNotFoundError:
         raise NotFoundError(f"no file {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no safetensors file, or is cut off: {error}") from None
+    except (SafetensorError, OSError):
+        raise CheckpointError(f"{path} {why_no_safetensors(path)}") from None
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

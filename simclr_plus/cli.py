@@ -5,6 +5,7 @@ Data goes to stdout, talk to stderr; heavy imports are inside the verbs.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -13,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simclr_plus import bench_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
+from simclr_plus import bench_verbs, clean_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, Target
+from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 
 if TYPE_CHECKING:
     from simclr_plus.doctor import Look
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.add_typer(run_verbs.app)
 app.add_typer(watch_verbs.app)
 app.add_typer(study_verbs.app)
+app.add_typer(clean_verbs.app)
 app.add_typer(evaluate_verbs.app, name="evaluate")
 app.add_typer(recipe_verbs.app, name="recipes")
 app.add_typer(bench_verbs.app, name="bench")
@@ -42,9 +44,12 @@ def export(
     format: Annotated[
         str, typer.Option(help='"encoder": a safetensors file; "timm": a folder timm opens.')
     ] = "encoder",
+    anonymous: Annotated[
+        bool, typer.Option("--anonymous", help="Leave folders of this machine out of the recorded recipe.")
+    ] = False,
     runs: RunsFolder = RUNS,
 ) -> None:
-    """Write an encoder for other projects."""
+    """Write an encoder for other projects; its header holds the whole recipe."""
     from simclr_plus.evaluation import weights_of
     from simclr_plus.export import export_encoder, export_timm
 
@@ -52,10 +57,10 @@ def export(
         raise RecipeError(f'--format {format!r} is unknown; use "encoder" or "timm"')
     source, _ = weights_of(target, runs)
     if format == "timm":
-        export_timm(source, output)
+        export_timm(source, output, anonymous=anonymous)
         say(f'open it with: timm.create_model("local-dir:{output}", pretrained=True, num_classes=0)')
     else:
-        encoder = export_encoder(source, output)
+        encoder = export_encoder(source, output, anonymous=anonymous)
         say(f"{output}: {encoder.feature_dim} features; open it with: simclr_plus.load_encoder({str(output)!r})")
     print(output)
 
@@ -66,8 +71,11 @@ def import_weights(
     output: Annotated[Path, typer.Option("--output", "-o", help="Encoder file to write; heads go beside it.")],
     normalize: Annotated[
         str,
-        typer.Option(help='PyTorch files: how images were normalised: "imagenet", "none", or six numbers (mean, std).'),
-    ] = "imagenet",
+        typer.Option(
+            help='PyTorch files: how images were normalised: "imagenet" (taken and said if left out), "none", or six '
+            "numbers (mean, std)."
+        ),
+    ] = "",
     prefix: Annotated[str, typer.Option(help="PyTorch files with several encoders: the prefix of its names.")] = "",
     stem: Annotated[
         str, typer.Option(help="PyTorch files with a 3x3 stem: cifar, cifar_pad2 (solo-learn), cifar_no_relu.")
@@ -75,12 +83,15 @@ def import_weights(
     as_json: AsJson = False,
 ) -> None:
     """Bring in weights: the authors' checkpoints, or a file of another trainer."""
-    from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow
+    from simclr_plus.checkpoints import ENCODER_FORMAT
+    from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow, mean_and_std
+    from simclr_plus.outputs import require_output
 
+    require_output(output, ENCODER_FORMAT, inputs=[source])
     if is_tensorflow(source):
         imported = import_tensorflow(source, output)
     else:
-        mean, std = _mean_and_std(normalize)
+        mean, std = mean_and_std(normalize) if normalize else (None, None)
         imported = import_pytorch(source, output, mean=mean, std=std, prefix=prefix, stem=stem)
     if as_json:
         print_json(imported.as_dict())
@@ -97,22 +108,6 @@ def import_weights(
     for kind, path in imported.heads.items():
         say(f"{kind} head: {path}")
     print(imported.encoder)
-
-
-def _mean_and_std(text: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    from simclr_plus.importers.trainers import IMAGENET_MEAN, IMAGENET_STD, NO_MEAN, NO_STD
-
-    if text in ("imagenet", "none"):
-        return (IMAGENET_MEAN, IMAGENET_STD) if text == "imagenet" else (NO_MEAN, NO_STD)
-    try:
-        a, b, c, d, e, f = (float(part) for part in text.split(","))
-    except ValueError:
-        raise RecipeError(
-            f'--normalize {text!r}: use "imagenet", "none", or six numbers such as 0.5,0.5,0.5,0.25,0.25,0.25'
-        ) from None
-    if min(d, e, f) <= 0:
-        raise RecipeError(f"--normalize {text!r}: the last three numbers, the standard deviations, must be above 0")
-    return (a, b, c), (d, e, f)
 
 
 @app.command()
@@ -133,6 +128,9 @@ def verify(
         typer.Option(help="The authors' figure: v1-linear, v2-linear, v2-1pct, v2-10pct, v2-100pct, v2-supervised."),
     ] = "",
     classes: Annotated[Path | None, typer.Option(help="Class names in the head's order, one a line.")] = None,
+    root: Annotated[
+        str, typer.Option(help='Folder of a data set that is named; default: that of the recipe, or "data".')
+    ] = "",
     selector: Annotated[
         int | None,
         typer.Option(
@@ -143,31 +141,42 @@ def verify(
         Path | None, typer.Option(help="Projection head; default: the checkpoint's, or what import wrote.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write the result to.")] = None,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate weights with a given linear head, beside the figure their publishers state."""
-    from simclr_plus.evaluation import best_device, weights_of
+    from dataclasses import replace
+
+    from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.export import recipe_of
-    from simclr_plus.verify import images_to_verify
+    from simclr_plus.outputs import require_no_input
+    from simclr_plus.verify import classes_in, images_to_verify
     from simclr_plus.verify import verify as verify_weights
     from simclr_plus.whole_files import write_text_whole
 
     if stated is not None and published:
         raise RecipeError("--stated and --published both name a figure; give one of them")
     weights, _ = weights_of(target, runs)
-    result = verify_weights(
-        weights,
-        images_to_verify(data),
-        recipe_of(weights).law,
-        device=best_device(),
-        head=head,
-        projection=projection,
-        selector=selector,
-        classes=tuple(classes.read_text("utf-8").splitlines()) if classes else (),
-        stated=stated,
-        published=published,
-    )
+    if output:
+        require_no_input(output, [path for path in (weights, head, projection, classes) if path])
+    recipe, device = recipe_of(weights), best_device()
+    images = images_to_verify(data, recipe.data, root)
+    images = replace(images, skip_bad=skip_bad)
+    with offering_skip_bad(skip_bad):
+        result = verify_weights(
+            weights,
+            images,
+            recipe.law,
+            device=device,
+            head=head,
+            projection=projection,
+            selector=selector,
+            classes=classes_in(classes) if classes else (),
+            stated=stated,
+            published=published,
+        )
+    result["left_out"] = told_left_out([images], device, say)
     if output:
         write_text_whole(output, json.dumps(result, indent=2) + "\n")
     if as_json:
@@ -181,6 +190,8 @@ def verify(
         rows.append(["difference", f"{100 * result['difference']:+.2f} points", "", ""])
     title = f"{result['test_images']:,} images of {result['data']}; standard error {result['standard_error']:.2%}"
     print_table(["", "top-1", "top-5", "mean per class"], rows, title)
+    if not result["classes_by_name"]:
+        say("note: the head does not name its classes: the images' are taken in the order of their names (--classes)")
     for part, file in result["files"].items():
         say(f"{part}: {file['path']} sha256 {file['sha256']}")
 
@@ -192,22 +203,23 @@ def embed(
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")] = Path(
         "features.safetensors"
     ),
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave unreadable images out.")] = False,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
 ) -> None:
     """Write features and file names of any folder of images."""
     from dataclasses import replace
 
     from simclr_plus.datasets import open_folder
-    from simclr_plus.evaluation import best_device, weights_of
+    from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.export import embed as embed_images
     from simclr_plus.export import recipe_of
 
     source, _ = weights_of(target, runs)
     images = replace(open_folder(folder, recipe_of(source).data), skip_bad=skip_bad)
-    features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=best_device())
-    if len(features) < len(images):
-        say(f"{len(images) - len(features)} images could not be read and were left out")
+    device = best_device()
+    with offering_skip_bad(skip_bad):
+        features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=device)
+    told_left_out([images], device, say)
     say(f"{len(features):,} images, {features.shape[1]} features each")
     print(output)
 
@@ -374,6 +386,8 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # threads that spin while they wait starve those that make views
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name is printed as it is, in UTF-8 or not
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

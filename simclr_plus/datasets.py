@@ -39,6 +39,13 @@ FASHION_CLASSES = (
 )
 
 
+class Unreadable(set[Path]):
+    """Files that could not be read so far. A data set and its subsets share one; it is no part of what they show."""
+
+    def __repr__(self) -> str:
+        return "Unreadable()"
+
+
 @dataclass(frozen=True)
 class Images:
     """N images with or without labels; `pixels` holds them all, or `paths` says where they lie."""
@@ -52,6 +59,7 @@ class Images:
     reading: Reading = field(default_factory=Reading)  # how files become pixels
     unlabelled_because: str = ""
     notes: tuple[str, ...] = ()  # what a user should know of the folder
+    unreadable: Unreadable = field(default_factory=Unreadable, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.paths) if self.pixels is None else len(self.pixels)
@@ -65,6 +73,7 @@ class Images:
         try:
             return decode_image(path.read_bytes(), self.reading)
         except (OSError, UnreadableImageError) as error:
+            self.unreadable.add(path)
             what = (isinstance(error, OSError) and error.strerror) or error
             raise UnreadableImageError(f"image {shown_name(path)} cannot be read: {what}") from None
 
@@ -276,6 +285,17 @@ def check_trainable(images: Images, batch_size: int) -> None:
             f"use {1 << (len(images).bit_length() - 1)} or less"
             if len(images) > 1
             else f"{images.name} holds {len(images)} image; contrastive learning needs two or more"
+        )
+
+
+def require_several_classes(images: Images) -> None:
+    """Raises SimclrPlusError where all images are of one class: whatever is said of the others would be right."""
+    shown = np.unique(require_labels(images))
+    if len(shown) < 2:
+        which = images.classes[int(shown[0])] if len(shown) and 0 <= int(shown[0]) < len(images.classes) else "none"
+        raise SimclrPlusError(
+            f"the {len(images)} training images of {images.name} show one class alone ({which}): nothing can be "
+            "told apart; take images of two or more"
         )
 
 

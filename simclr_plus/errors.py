@@ -32,6 +32,10 @@ class UnreadableImageError(SimclrPlusError):
     """A file is no image that can be decoded."""
 
 
+class NotFiniteError(SimclrPlusError):
+    """Features, scores or a loss are no numbers any more (NaN or infinite)."""
+
+
 class UnlabelledError(SimclrPlusError):
     """Images have no labels where labels are needed."""
 

@@ -20,7 +20,7 @@ import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, RunsFolder, Target
+from simclr_plus.verbs import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
 
 app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 
@@ -43,6 +43,13 @@ WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and
 PixelsSide = Annotated[
     int, typer.Option("--raw-pixels", min=0, help="Side to which the baseline's pixels are averaged; 0: as they are.")
 ]
+Normalize = Annotated[
+    str,
+    typer.Option(
+        help="torchvision:NAME@FILE: how its images were normalised, where FILE does not say: "
+        '"imagenet", "none", or six numbers (mean, std).'
+    ),
+]
 DATA = Path("data")
 
 
@@ -56,13 +63,16 @@ def knn(
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
     pixels: PixelsSide = 32,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
     """k nearest neighbours on frozen features."""
     from simclr_plus.evaluators.knn import evaluate_knn
 
-    _evaluate(target, "knn", evaluate_knn, {"k": k}, on, data, test, labels, baselines, pixels, runs, as_json)
+    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
+    given |= {"baselines": baselines, "pixels_side": pixels}
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, given, runs, as_json)
 
 
 @app.command()
@@ -86,6 +96,7 @@ def linear(
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
     pixels: PixelsSide = 32,
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -101,7 +112,9 @@ def linear(
         settings["optimizer"] = optimizer
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
-    _evaluate(target, name, evaluator, settings, on, data, test, labels, baselines, pixels, runs, as_json)
+    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
+    given |= {"baselines": baselines, "pixels_side": pixels}
+    _evaluate(target, name, evaluator, settings, given, runs, as_json)
 
 
 @app.command("few-labels")
@@ -118,9 +131,11 @@ def few_labels(
     data: EvaluationData = "",
     test: TestFolder = "",
     image_size: ImageSize = 0,
+    normalize: Normalize = "",
     seed: Seed = 0,
     baselines: Baselines = False,
     nproc: Nproc = "1",
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -132,10 +147,11 @@ def few_labels(
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
     best_device()  # together with the other processes, before a checkpoint is chosen
-    opened, kept = open_target(target, runs, image_size), KeptOutcomes()
+    opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
     given = {"epochs": epochs, "batch_size": batch_size}
-    results = [
-        evaluate(
+
+    def one(number: int) -> dict[str, Any]:
+        return evaluate(
             opened,
             data=data,
             test=test,
@@ -144,14 +160,16 @@ def few_labels(
             protocol_name=protocol,
             changes={key: value for key, value in given.items() if value},
             rates=_numbers(rates),
-            seed=seed + i,
+            seed=number,
             head_file=head,
             baselines=baselines,
+            skip_bad=skip_bad,
             say=say,
             kept=kept,
         )
-        for i in range(seeds)
-    ]
+
+    with offering_skip_bad(skip_bad):
+        results = [one(seed + i) for i in range(seeds)]
     kept.forget()
     _show(results, as_json)
 
@@ -166,9 +184,11 @@ def transfer(
         str, typer.Option(help='The penalty is added to the "sum" of losses or the "mean".')
     ] = "sum",
     image_size: ImageSize = 0,
+    normalize: Normalize = "",
     seed: Seed = 0,
     baselines: Baselines = False,
     nproc: Nproc = "1",
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -180,13 +200,15 @@ def transfer(
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
     best_device()  # together with the other processes, before a checkpoint is chosen
-    opened, kept = open_target(target, runs, image_size), KeptOutcomes()
+    opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
     given: dict[str, Any] = {"test": test, "relative_to": relative_to, "seed": seed, "baselines": baselines}
+    given["skip_bad"] = skip_bad
 
     def one(name: str) -> dict[str, Any]:
         return evaluate(opened, name, str(root), **given, say=say, kept=kept)
 
-    results = _of_each(data, one)
+    with offering_skip_bad(skip_bad):
+        results = _of_each(data, one)
     kept.forget()
     _show(results, as_json)
 
@@ -203,8 +225,10 @@ def finetune(
     batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: 256.")] = 0,
     random_start: Annotated[bool, typer.Option("--random", help="The baseline: random weights.")] = False,
     image_size: ImageSize = 0,
+    normalize: Normalize = "",
     seed: Seed = 0,
     nproc: Nproc = "1",
+    skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
@@ -215,7 +239,7 @@ def finetune(
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 
     best_device()  # together with the other processes, before a checkpoint is chosen
-    opened, number, kept = open_target(target, runs, image_size), _part(part), KeptOutcomes()
+    opened, number, kept = open_target(target, runs, image_size, normalize), _part(part), KeptOutcomes()
 
     def one(name: str) -> dict[str, Any] | None:
         return fine_tune(
@@ -229,11 +253,13 @@ def finetune(
             batch_size=batch_size,
             seed=seed,
             random_start=random_start,
+            skip_bad=skip_bad,
             say=say,
             kept=kept,
         )
 
-    results = _of_each(data, one)
+    with offering_skip_bad(skip_bad):
+        results = _of_each(data, one)
     kept.forget()
     _show(results, as_json)
 
@@ -295,20 +321,14 @@ def _evaluate(
     name: str,
     evaluator: Any,
     settings: dict[str, Any],
-    on: str,
-    data: str,
-    test: str,
-    labels: int,
-    baselines: bool,
-    pixels: int,
+    given: dict[str, Any],
     runs: Path,
     as_json: bool,
 ) -> None:
     from simclr_plus.evaluation import evaluate_target
 
-    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "baselines": baselines}
-    given["pixels_side"] = pixels
-    result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
+    with offering_skip_bad(given["skip_bad"]):
+        result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
     if as_json:
         print_json(result | {"file": str(path)})
     else:

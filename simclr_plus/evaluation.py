@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,15 @@ import torch
 from torch import nn
 
 from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
-from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_same_classes
+from simclr_plus.datasets import (
+    TEST,
+    TRAIN,
+    Images,
+    open_folder,
+    open_images,
+    require_same_classes,
+    require_several_classes,
+)
 from simclr_plus.distributed import from_main, rank, require_agreement, start, world_size
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
@@ -26,6 +34,7 @@ from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, sub
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
 from simclr_plus.feature_cache import decoded_digest
+from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import listing_digest
 from simclr_plus.importers.imported import beside
@@ -94,6 +103,7 @@ def evaluate_target(
     labels: int = 0,
     baselines: bool = False,
     pixels_side: int = PIXELS_SIDE,
+    skip_bad: bool = False,
     runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], Path]:
@@ -111,8 +121,9 @@ def evaluate_target(
     recipe, header = recipe_of(weights), read_header(weights)
     if "recipe" not in header and not data:
         raise RecipeError(f"{weights} does not say what it was trained on: name a data set or folder with --data")
-    train, held_out = labelled_images(recipe.data, data, test)
+    train, held_out = labelled_images(recipe.data, data, test, skip_bad=skip_bad)
     train = train.first(labels)
+    require_several_classes(train)
     encoder = load_encoder(weights)
     digest = encoder_digest(encoder)
     require_one_evaluation(digest, train, held_out)
@@ -163,6 +174,7 @@ def evaluate_target(
         "changed": changed,
         "results": found,
         "classifier": classifier and classifier.name,
+        "left_out": told_left_out((train, held_out), device, say),
     }
     path = folder.results / f"{file_name}.json"
     if rank() == 0:
@@ -240,7 +252,15 @@ def _keeper(file: Path, name: str, on: str, weights: Path, train: Images, key: s
     return keep
 
 
-def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
+def told_left_out(parts: Sequence[Images], device: torch.device, say: Callable[[str], None]) -> list[str]:
+    """Files that could not be read and were left out, of all processes, which ask together; said to people too."""
+    files = left_out(parts, device)
+    if files:
+        say(f"{len(files)} images could not be read and were left out: {listed(files)}")
+    return files
+
+
+def labelled_images(data: Data, other: str, test: str, *, skip_bad: bool = False) -> tuple[Images, Images]:
     """Training and test images: the recipe's, a data set by name, one folder split in two, or two folders."""
     if test:
         train, held_out = open_folder(Path(other or data.root), data), open_folder(Path(test), data)
@@ -252,4 +272,6 @@ def labelled_images(data: Data, other: str, test: str) -> tuple[Images, Images]:
             data = Data.model_validate(named | reading)
         train, held_out = open_images(data, TRAIN), open_images(data, TEST)
     require_same_classes(train, held_out)
+    if skip_bad:
+        train, held_out = replace(train, skip_bad=True), replace(held_out, skip_bad=True)
     return train, held_out

@@ -14,9 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from simclr_plus.checkpoints import load_encoder, read_header
+from simclr_plus.datasets import Images, require_several_classes
 from simclr_plus.distributed import from_main, rank, start
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
@@ -25,6 +27,7 @@ from simclr_plus.evaluation import (
     labelled_images,
     projection_head_of,
     require_one_evaluation,
+    told_left_out,
     weights_of,
     with_earlier,
 )
@@ -34,7 +37,7 @@ from simclr_plus.evaluators.fine_tuning import (
     few_labels_protocol,
     grid,
 )
-from simclr_plus.evaluators.foreign_encoders import foreign_subject, is_foreign
+from simclr_plus.evaluators.foreign_encoders import foreign_network, is_foreign
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.outcomes import Outcome
 from simclr_plus.evaluators.pace import telling
@@ -52,6 +55,7 @@ from simclr_plus.result_folders import folder_of, key_of, name_for, write_note
 from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
+from simclr_plus.twins import told_twins
 from simclr_plus.whole_files import write_text_whole
 
 Say = Callable[[str], None]
@@ -70,6 +74,8 @@ class Target:
     title: str
     data: Data | None
     image_size: int = 0  # of the images shown; 0: that of the training
+    normalize: str = ""  # as asked for
+    choices: tuple[str, ...] = ()  # what its file does not say and was taken
 
     @property
     def stem(self) -> str:
@@ -87,13 +93,17 @@ class Target:
         return [subject for subject in found if not isinstance(subject.encoder, RawPixels)]
 
 
-def open_target(target: str, runs: Path, image_size: int = 0) -> Target:
+def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:
     """A run, checkpoint or encoder file, or a network of torchvision or timm; result_folders.py says where to."""
     if is_foreign(target):
-        subject = foreign_subject(target)
-        digest = encoder_digest(subject.encoder)
-        opened = Target(target, subject, digest, folder_of(target, None, digest, runs), None, None, target, None)
+        network = foreign_network(target, normalize)
+        digest = encoder_digest(network.subject.encoder)
+        folder = folder_of(target, None, digest, runs)
+        opened = Target(target, network.subject, digest, folder, None, None, target, None)
+        opened = replace(opened, normalize=normalize, choices=network.choices)
     else:
+        if normalize:
+            raise RecipeError(f"--normalize {normalize}: {target} itself says how its images are normalised")
         file = from_main(weights_of(target, runs)[0])  # of a run one checkpoint for all processes
         encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
         digest = encoder_digest(encoder)
@@ -124,12 +134,13 @@ def transfer(
     seed: int,
     baselines: bool,
     say: Say,
+    skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
 ) -> dict[str, Any]:
     """Logistic regression on frozen features; returns the result as written, and the file as `file`."""
     if relative_to not in RELATIVE_TO:
         raise RecipeError(f'--relative-to {relative_to!r} is unknown; use "sum" or "mean"')
-    found, device = _opened(target, data, root, test, seed, say), start("auto")
+    found, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
     settings = {"relative_to": relative_to, "seed": seed}
     changed = _changed(target, test=test, seed=seed)
     mean = "_mean" if relative_to == "mean" else ""
@@ -141,7 +152,7 @@ def transfer(
         compute = partial(_transferred, subject, found, device, cache, relative_to, say)
         part, key = f"{asked.name}_{subject.name}", asked.key_for(subject)
         outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
-    result = _written(target, asked, found, outcomes, image_choices=found.choices)
+    result = _written(target, asked, found, outcomes, image_choices=found.choices, say=say)
     if kept is None:
         keeping.forget()
     return result
@@ -170,10 +181,11 @@ def fine_tune(
     seed: int,
     random_start: bool,
     say: Say,
+    skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
 ) -> dict[str, Any] | None:
     """The grid of rates and decays; None while other parts are still missing."""
-    found, device = _opened(target, data, root, test, seed, say), start("auto")
+    found, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
     subject = target.subjects(baselines=True)[1] if random_start else target.subject
     protocols = [
         replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
@@ -195,7 +207,7 @@ def fine_tune(
     if outcome is None:
         return None
     choices = (*found.choices, *FINE_TUNING_CHOICES)
-    result = _written(target, asked, found, {subject.name: outcome}, image_choices=choices)
+    result = _written(target, asked, found, {subject.name: outcome}, image_choices=choices, say=say)
     if kept is None:
         keeping.forget()
     return result
@@ -221,12 +233,13 @@ def few_labels(
     head_file: str,
     baselines: bool,
     say: Say,
+    skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
 ) -> dict[str, Any]:
     """Fine-tuning on a share of the labels; the images that keep theirs are listed in results/splits."""
     if target.data is None and not data:
         raise RecipeError(f"{target.name} does not say what it was trained on: name a data set or folder with --data")
-    train, held_out = labelled_images(target.data or Data(), data, test)
+    train, held_out = labelled_images(target.data or Data(), data, test, skip_bad=skip_bad)
     device = start("auto")
     require_one_evaluation(target.digest, train, held_out)
     if list_file:
@@ -235,6 +248,7 @@ def few_labels(
     else:
         indices = share_indices(train, share, seed)
     labelled = train.subset(indices)
+    require_several_classes(labelled)
     protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
     head = _head(target, head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
@@ -271,7 +285,7 @@ def few_labels(
         choices.append("labels: an equal share of each class, drawn by the seed")
     if protocol_name == "simclr_v2" and share > 0.05:
         choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
-    result = _written(target, asked, found, outcomes, image_choices=choices)
+    result = _written(target, asked, found, outcomes, image_choices=choices, say=say)
     if kept is None:
         keeping.forget()
     return result
@@ -307,22 +321,34 @@ def _asked(
 
 def _changed(target: Target, **settings: Any) -> dict[str, Any]:
     """What was asked for beyond the protocol: options that are not empty."""
-    given = {"image_size": target.image_size} | settings
+    given = {"image_size": target.image_size, "normalize": target.normalize} | settings
     return {key: value for key, value in given.items() if value}
 
 
-def _opened(target: Target, data: str, root: str, test: str, seed: int, say: Say) -> LabelledSet:
+def _opened(target: Target, data: str, root: str, test: str, seed: int, skip_bad: bool, say: Say) -> LabelledSet:
     found = open_labelled_set(data, root, test=test, seed=seed)
+    found = found.without_bad_images() if skip_bad else found
     say(f"found {found.found()}")
     require_one_evaluation(target.digest, found.train, found.validation, found.test)
+    note = told_twins(found.train_and_validation, found.test) if rank() == 0 else ""
+    if note:
+        say(f"note: {note}")
+        found = replace(found, notes=(*found.notes, note))
     return found
 
 
 def _written(
-    target: Target, asked: Asked, data: LabelledSet, outcomes: dict[str, Outcome], *, image_choices: Sequence[str]
+    target: Target,
+    asked: Asked,
+    data: LabelledSet,
+    outcomes: dict[str, Outcome],
+    *,
+    image_choices: Sequence[str],
+    say: Say,
 ) -> dict[str, Any]:
     """The result, written with its predictions; `file` is where, and is not in the file itself."""
     file = target.run.results / f"{asked.name}.json"
+    unread = told_left_out((data.train, data.validation, data.test), start("auto"), say)
     result = {
         "schema": 1,
         "evaluator": asked.kind,
@@ -340,9 +366,11 @@ def _written(
         "image_size": target.subject.law.size,
         "settings": asked.settings,
         "changed": asked.changed,
-        "choices": list(image_choices),
+        "choices": [*target.choices, *image_choices],
+        "notes": list(data.notes),
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
         "predictions": f"predictions/{asked.name}.safetensors",
+        "left_out": unread,
     }
     if rank() == 0:
         predictions = target.run.results / str(result["predictions"])
@@ -352,7 +380,7 @@ def _written(
         others = earlier_predictions(predictions, str(result["key"]), whole["results"].keys() - said.keys())
         write_predictions(
             predictions,
-            data.test,
+            _read_ones(data.test, set(unread)),
             first.numbers["metric"],
             first.labels,
             said | others,
@@ -374,6 +402,13 @@ def _digests(target: Target, subjects: Iterable[str]) -> str:
     """Which network each subject is, as JSON."""
     known = [target.subject] if set(subjects) == {"encoder"} else target.subjects(baselines=True)
     return json.dumps({subject.name: encoder_digest(subject.encoder) for subject in known})
+
+
+def _read_ones(images: Images, left_out: set[str]) -> Images:
+    """The images that predictions stand for, so that those of other images are not paired with them."""
+    if not left_out:
+        return images
+    return images.subset(np.array([i for i, path in enumerate(images.paths) if str(path) not in left_out]))
 
 
 def _write_split(file: Path, data: LabelledSet) -> None:

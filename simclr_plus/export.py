@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.checkpoints import CHECKPOINT_FORMAT, encoder_metadata, load_encoder, read_header, save_encoder
+from simclr_plus.checkpoints import (
+    CHECKPOINT_FORMAT,
+    ENCODER_FORMAT,
+    encoder_metadata,
+    load_encoder,
+    read_header,
+    save_encoder,
+    write_tensors,
+)
 from simclr_plus.datasets import Images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.features import features_of
+from simclr_plus.features import features_of, left_out
+from simclr_plus.outputs import require_output
 from simclr_plus.recipe import Recipe, parse_recipe
-from simclr_plus.whole_files import write_text_whole, write_whole
+from simclr_plus.whole_files import write_text_whole
 
+FEATURES_FORMAT = "simclr-plus features 1"
 MAX_NAMES = 80_000_000  # bytes; safetensors reads headers of up to 100 MB
+LEFT_OUT = "not recorded (export --anonymous)"  # in place of the folder of the images
 TIMM_DEPTHS = (18, 34, 50, 101, 152)
 
 
@@ -31,15 +42,20 @@ def recipe_of(path: Path) -> Recipe:
     return parse_recipe(header.get("recipe", views), origin=f"recipe in {path}")
 
 
-def export_encoder(source: Path, target: Path) -> ResNet:
-    """Checkpoint or encoder file -> encoder file: weights alone, and in the header all that one must know of them."""
+def export_encoder(source: Path, target: Path, *, anonymous: bool = False) -> ResNet:
+    """Checkpoint or encoder file -> encoder file: weights alone, and in the header all that one must know of them.
+
+    anonymous: no path of this machine.
+    """
+    require_output(target, ENCODER_FORMAT, inputs=[source])
     encoder = load_encoder(source)
-    save_encoder(encoder, target, training_metadata(source))
+    save_encoder(encoder, target, training_metadata(source, anonymous=anonymous))
     return encoder
 
 
-def export_timm(source: Path, folder: Path) -> ResNet:
+def export_timm(source: Path, folder: Path, *, anonymous: bool = False) -> ResNet:
     """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; RecipeError where timm has no such net."""
+    require_output(folder / "model.safetensors", ENCODER_FORMAT, inputs=[source])
     encoder = load_encoder(source)
     a = encoder.architecture
     reasons = [
@@ -77,39 +93,53 @@ def export_timm(source: Path, folder: Path) -> ResNet:
             "classifier": "fc",
         },
     }
-    save_encoder(encoder, folder / "model.safetensors", training_metadata(source))
+    save_encoder(encoder, folder / "model.safetensors", training_metadata(source, anonymous=anonymous))
     write_text_whole(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return encoder
 
 
-def training_metadata(source: Path) -> dict[str, Any]:
-    """Header values about the training: recipe, data, image size, step."""
+def training_metadata(source: Path, *, anonymous: bool = False) -> dict[str, Any]:
+    """Header values about the training: recipe, data, image size, step; anonymous: without paths of this machine."""
     header = read_header(source)
     if header.get("format") == CHECKPOINT_FORMAT:
-        return encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
-    return {
-        key: header[key] for key in ("recipe", "data", "image_size", "resize", "imported_from", "step") if key in header
-    }
+        found = encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
+    else:
+        known = ("recipe", "data", "image_size", "resize", "imported_from", "step")
+        found = {key: header[key] for key in known if key in header}
+    if anonymous and "recipe" in found:
+        recipe = _without_paths(parse_recipe(found["recipe"], origin=f"recipe in {source}"))
+        found |= {"recipe": recipe.to_toml(), "data": "folder" if recipe.data.name == "folder" else recipe.data.name}
+    return found
+
+
+def _without_paths(recipe: Recipe) -> Recipe:
+    """The same training, without the places of its files."""
+    data = recipe.data.model_copy(update={"root": LEFT_OUT})
+    encoder_from = {"init_from": Path(recipe.training.init_from).name if recipe.training.init_from else ""}
+    return recipe.model_copy(update={"data": data, "training": recipe.training.model_copy(update=encoder_from)})
 
 
 def embed(source: Path, images: Images, root: Path, target: Path, *, law: ViewLaw, device: torch.device) -> Tensor:
     """Write features [N, F] of images as safetensors: `features`, `labels` where there are some, names in the header.
 
-    The header's `files` is a JSON list of N file names below `root`, `classes` one of the class names.
+    The header's `files` is a JSON list of N file names below `root`, `left_out` one of those that could not be read,
+    `classes` one of the class names. JSON escapes what is no UTF-8 in a name.
     """
-    encoder = load_encoder(source).to(device)
-    if sum(len(str(path)) for path in images.paths) > MAX_NAMES:
+    require_output(target, FEATURES_FORMAT, inputs=[source])
+    names = [path.relative_to(root).as_posix() for path in images.paths]
+    if len(json.dumps(names)) > MAX_NAMES:
         raise SimclrPlusError(f"{images.name} has too many file names for one file's header; embed its folders apart")
+    encoder = load_encoder(source).to(device)
     features, seen = features_of(encoder, images, law, device=device)
-    names = [path.relative_to(root).as_posix() for path in seen.paths]
-    tensors = {"features": features}
     header = {
-        "format": "simclr-plus features 1",
-        "files": json.dumps(names),
-        "encoder": str(source),
+        "format": FEATURES_FORMAT,
+        "files": json.dumps([path.relative_to(root).as_posix() for path in seen.paths]),
+        "left_out": json.dumps([Path(name).relative_to(root).as_posix() for name in left_out([images], device)]),
+        "encoder": os.fsencode(source).decode("utf-8", "backslashreplace"),
     }
+    tensors = {"features": features}
     if seen.labels is not None:
         tensors["labels"] = torch.from_numpy(seen.labels)
         header["classes"] = json.dumps(seen.classes)
-    write_whole(target, lambda aside: save_file(tensors, aside, metadata=header))
+    write_tensors(target, tensors, header)
     return features

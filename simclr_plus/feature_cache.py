@@ -24,7 +24,7 @@ from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import all_gather, any_process, barrier, from_main, rank, sum_over_processes, world_size
 from simclr_plus.encoder_digest import encoder_digest
-from simclr_plus.features import features_of
+from simclr_plus.features import features_of, require_finite
 from simclr_plus.image_identity import images_digest
 
 
@@ -35,10 +35,13 @@ def cached_features(
     file = None if folder is None else folder / f"{from_main(_name(encoder, images, law))}.safetensors"
     stored = _stored(file, device)
     features, kept = stored or _extracted(encoder, images, law, device)
+    seen = images if len(kept) == len(images) else images.subset(kept.numpy())
+    require_finite(features, seen)  # of all processes, so that all of them refuse
+    images.unreadable.update(images.paths[i] for i in np.setdiff1d(np.arange(len(images)), kept.numpy()))
     if file is not None and stored is None and rank() == 0:
         write_tensors(file, {"features": features, "kept": kept}, {"format": "simclr-plus cached features 1"})
     barrier()
-    return features, images if len(kept) == len(images) else images.subset(kept.numpy())
+    return features, seen
 
 
 def decoded_digest(images: Images, *, times: bool = False) -> str:
@@ -75,7 +78,7 @@ def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.d
     processes = world_size()
     mine = np.arange(rank(), len(images), processes)
     numbered = replace(images, labels=np.arange(len(images)), classes=())
-    features, seen = features_of(encoder, numbered.subset(mine), law, device=device)
+    features, seen = features_of(encoder, numbered.subset(mine), law, device=device, finite=False)
     assert seen.labels is not None
     kept = torch.from_numpy(seen.labels)
     if processes == 1:

@@ -1,8 +1,9 @@
-"""Features of all images of a data set, from a frozen encoder in eval mode."""
+"""Features of all images of a data set, from a frozen encoder in eval mode; which images gave none."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +12,11 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets import Images
-from simclr_plus.errors import SimclrPlusError
+from simclr_plus.distributed import sum_over_processes
+from simclr_plus.errors import NotFiniteError, UnreadableImageError
 from simclr_plus.loading import evaluation_batches
+
+SHOWN = 10  # names in a message
 
 
 @torch.no_grad()
@@ -24,10 +28,12 @@ def features_of(
     device: torch.device,
     batch_size: int = 256,
     change: Callable[[Tensor, NDArray[np.int64]], Tensor] = lambda views, _: views,
+    finite: bool = True,
 ) -> tuple[Tensor, Images]:
     """h [N, F] of the images' central crops, float32 on the CPU, and the N images: unreadable ones may be left out.
 
-    The encoder's mode is put back. change: what is done to crops [B, 3, S, S] of the images at indices [B].
+    The encoder's mode is put back. change: what is done to crops [B, 3, S, S] of the images at indices [B]. Raises
+    NotFiniteError naming images; finite=False: whoever holds more than this process's share looks by himself.
     """
     was_training = encoder.training
     encoder.eval()
@@ -40,9 +46,47 @@ def features_of(
     finally:
         encoder.train(was_training)
     if not features:
-        raise SimclrPlusError(f"no image of {images.name} can be read; all {len(images)} were tried")
+        raise UnreadableImageError(f"no image of {images.name} can be read; all {len(images)} were tried")
     kept = np.concatenate(seen)
-    return torch.cat(features), images if len(kept) == len(images) else images.subset(kept)
+    found, images = torch.cat(features), images if len(kept) == len(images) else images.subset(kept)
+    if finite:
+        require_finite(found, images)
+    return found, images
+
+
+def require_finite(features: Tensor, images: Images) -> None:
+    """Raises NotFiniteError where a feature [N, F] is NaN or infinite: no accuracy and no file is made of such."""
+    broken = (~features.isfinite().all(dim=1)).nonzero().flatten().tolist()
+    if not broken:
+        return
+    if len(broken) == len(images):
+        raise NotFiniteError(
+            f"the features of all {len(images)} images of {images.name} are not finite (NaN or infinite): the weights "
+            "are not, or they are those of a training that diverged; take an earlier checkpoint"
+        )
+    shown = listed([str(images.paths[i]) if images.pixels is None else f"number {i}" for i in broken])
+    raise NotFiniteError(
+        f"the features of {len(broken)} of {len(images)} images of {images.name} are not finite (NaN or infinite): "
+        f"{shown}; look at these images, and at the weights"
+    )
+
+
+def left_out(parts: Sequence[Images], device: torch.device) -> list[str]:
+    """Files of these images that any process could not read, each once; all processes ask together."""
+    unreadable: set[Path] = set().union(*(images.unreadable for images in parts))
+    found: dict[str, None] = {}
+    for images in parts:
+        flags = torch.zeros(len(images.paths), device=device)
+        if unreadable:
+            flags[[i for i, path in enumerate(images.paths) if path in unreadable]] = 1
+        found |= {str(images.paths[int(i)]): None for i in sum_over_processes(flags).nonzero().flatten()}
+    return list(found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first ten names, and how many more there are."""
+    more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def labels_of(images: Images) -> Tensor:

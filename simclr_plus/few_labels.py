@@ -1,18 +1,21 @@
 """Which training images may keep their labels: the authors' lists, or a seeded class-balanced share.
 
-A list is a text file of one image name a line, as the authors' `imagenet_subsets/1percent.txt` for ImageNet. A seeded
-share takes the first images of one permutation of each class, so that 1 % lies inside 10 %.
+A list is a text file of one image a line: a file name, as the authors' `imagenet_subsets/1percent.txt` for ImageNet has
+them, or as much of the path's end as tells it from the others (`class_0/000.jpg`). A seeded share takes the first
+images of one permutation of each class, so that 1 % lies inside 10 %.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simclr_plus.datasets import Images, require_labels
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.file_list import FileList
 
 
 def share_indices(images: Images, share: float, seed: int = 0) -> NDArray[np.int64]:
@@ -39,28 +42,57 @@ def share_indices(images: Images, share: float, seed: int = 0) -> NDArray[np.int
 def listed_indices(images: Images, file: Path) -> NDArray[np.int64]:
     """Sorted places of the images that a list names, by their file names or their paths' ends."""
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")  # names are bytes, as the file system has them
     except OSError as error:
         raise NotFoundError(f"no readable list {file}: {error.strerror}") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not names:
+        raise RecipeError(f"the list {file} is empty: name the images that keep their labels, one a line")
     if images.pixels is not None:
         raise RecipeError(
             f"{images.name} has no file names, so that the list {file} cannot name its images: use --share"
         )
-    places = {path.name: i for i, path in enumerate(images.paths)}
-    missing = [name for name in names if Path(name).name not in places]
+    ends = [_parts_below(images, i) for i in range(len(images))]
+    named: dict[str, list[int]] = {}
+    for i, parts in enumerate(ends):
+        named.setdefault(parts[-1], []).append(i)
+    places, missing = [], []
+    for name in names:
+        parts = PurePosixPath(name).parts
+        meant = [i for i in named.get(parts[-1], ()) if _ends_alike(parts, ends[i])]
+        if len(meant) > 1:
+            raise SimclrPlusError(
+                f"{name} in {file} is {len(meant)} images of {images.name} ({images.paths[meant[0]]}, "
+                f"{images.paths[meant[1]]}): write more of the path's end, such as {'/'.join(ends[meant[0]][-2:])}"
+            )
+        places += meant
+        missing += [] if meant else [name]
     if missing:
         raise SimclrPlusError(
             f"{len(missing)} of {len(names)} images of {file} are not in {images.name}, e.g. {missing[0]}"
         )
-    if len(places) < len(images):
-        raise SimclrPlusError(
-            f"{images.name} has several files of one name, so that {file} does not say which are meant"
-        )
-    return np.unique([places[Path(name).name] for name in names])
+    return np.unique(places)
+
+
+def _parts_below(images: Images, index: int) -> tuple[str, ...]:
+    """An image's path below its folder; the whole path where images come from several places."""
+    paths = images.paths  # a million of them: no Path is made where the list holds names
+    return tuple(os.fsdecode(paths.name(index)).split("/")) if isinstance(paths, FileList) else paths[index].parts
+
+
+def _ends_alike(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    """Whether two paths agree from their ends on, as far as the shorter one reaches."""
+    shorter = min(len(a), len(b))
+    return a[-shorter:] == b[-shorter:]
 
 
 def as_list(images: Images, indices: NDArray[np.int64]) -> str:
-    """The list of these images, one a line: file names, or numbers where there are none."""
+    """A list of these images that `listed_indices` reads: file names, or where images share one their paths below the
+    folder; numbers where there are no files.
+    """
     if images.pixels is not None:
         return "".join(f"{i}\n" for i in indices)
-    return "".join(f"{images.paths[i].name}\n" for i in indices)
+    names = [images.paths[i].name for i in indices]
+    if len({_parts_below(images, i)[-1] for i in range(len(images))}) < len(images):
+        names = ["/".join(_parts_below(images, int(i))) for i in indices]
+    return "".join(f"{name}\n" for name in names)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from simclr_plus import lightly_parts
+from simclr_plus.errors import NotFiniteError, UnlabelledError
 
 VOTES = 1 << 25  # numbers that knn_predict may hold at a time: 128 MiB
 
@@ -25,11 +26,24 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
 
 
 def summary(scores: Tensor, labels: Tensor) -> dict[str, float]:
-    """top1, mean_per_class, and top5 where there are five classes or more."""
+    """top1, mean_per_class, and top5 where there are five classes or more; raises NotFiniteError.
+
+    NaN would count as the highest score, so that a classifier that diverged had the accuracy of one class.
+    """
+    require_finite_scores(scores)
     found = {"top1": top_k_accuracy(scores, labels, 1), "mean_per_class": mean_per_class_accuracy(scores, labels)}
     if scores.shape[1] >= 5:
         found["top5"] = top_k_accuracy(scores, labels, 5)
     return found
+
+
+def require_finite_scores(scores: Tensor) -> None:
+    """Raises NotFiniteError where a score is NaN or infinite."""
+    if not bool(scores.isfinite().all()):
+        raise NotFiniteError(
+            "the classifier's scores are not finite (NaN or infinite), so that they have no accuracy: its training "
+            "diverged (a smaller learning rate), or the weights did"
+        )
 
 
 def knn_scores(
@@ -38,11 +52,17 @@ def knn_scores(
     """Scores [B, classes] by rank: classes for the likeliest class, 1 for the least likely.
 
     Each of the k nearest of bank [M, D] by cosine similarity votes with weight exp(similarity / temperature) (Wu et al.
-    2018), by Lightly's knn_predict; k above M means all of the bank.
+    2018), by Lightly's knn_predict; k above M means all of the bank. Raises UnlabelledError.
     """
     if not temperature >= 0.0125:  # exp(1 / temperature) leaves float32
         raise ValueError(f"temperature = {temperature} of kNN; use 0.0125 or more (the usual value is 0.1)")
     k = min(k, len(bank))
+    known = (bank_labels >= 0) & (bank_labels < classes)
+    if not k or not bool(known.all()):
+        raise UnlabelledError(
+            f"{len(bank) - int(known.sum())} of the {len(bank)} images that vote in kNN have no label of {classes} "
+            "classes; take labelled images alone"
+        )
     unit = torch.nn.functional.normalize
     bank, scores = unit(bank.float(), dim=1), torch.empty(len(features), classes, device=features.device)
     ranks = torch.arange(classes, 0, -1, dtype=scores.dtype, device=features.device)
@@ -87,5 +107,6 @@ def average_precision_11(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_average_precision_11(scores: Tensor, labels: Tensor) -> float:
-    """Mean over the classes that occur of `average_precision_11`."""
+    """Mean over the classes that occur of `average_precision_11`; raises NotFiniteError."""
+    require_finite_scores(scores)
     return float(average_precision_11(scores, labels).nanmean())

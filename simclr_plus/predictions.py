@@ -18,9 +18,10 @@ from safetensors import SafetensorError, safe_open
 
 from simclr_plus.checkpoints import write_tensors
 from simclr_plus.datasets import Images
-from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
+from simclr_plus.file_kinds import why_no_safetensors
 from simclr_plus.image_identity import images_digest
-from simclr_plus.significance import Comparison, compare, right_answers, weights_of
+from simclr_plus.significance import Comparison, compare, right_answers, strata_of, weights_of
 
 
 def write_predictions(
@@ -59,8 +60,9 @@ def compare_predictions(a: Path, b: Path, subject_a: str = "encoder", subject_b:
     (header_a, labels, said_a), (header_b, labels_b, said_b) = _read(a, subject_a), _read(b, subject_b)
     if header_a["test_images"] != header_b["test_images"] or not np.array_equal(labels, labels_b):
         raise RecipeError(f"{a} and {b} are of other test images, so that their predictions cannot be paired")
-    weights = weights_of(labels, header_a["metric"])
-    return compare(right_answers(labels, said_a), right_answers(labels, said_b), weights)
+    metric = header_a["metric"]
+    right = right_answers(labels, said_a), right_answers(labels, said_b)
+    return compare(*right, weights_of(labels, metric), strata_of(labels, metric))
 
 
 def _read(file: Path, subject: str) -> tuple[dict[str, str], Any, Any]:
@@ -71,3 +73,5 @@ def _read(file: Path, subject: str) -> tuple[dict[str, str], Any, Any]:
             return opened.metadata(), opened.get_tensor("labels"), opened.get_tensor(f"predictions.{subject}")
     except FileNotFoundError:
         raise NotFoundError(f"no predictions {file}; evaluate the encoder first") from None
+    except (SafetensorError, OSError):
+        raise CheckpointError(f"{file} {why_no_safetensors(file)}") from None

@@ -38,11 +38,17 @@ class Comparison:
 
 
 def compare(
-    right_a: NDArray[np.int64], right_b: NDArray[np.int64], weights: NDArray[np.float64], *, seed: int = 0
+    right_a: NDArray[np.int64],
+    right_b: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
 ) -> Comparison:
     """Two encoders whose metric is the sum over examples of weight times right [N] (`weights_of` gives the weights).
 
-    `right` is 0 or 1, or for several labels an image the number of them that are right.
+    `right` is 0 or 1, or for several labels an image the number of them that are right. strata: see `interval`.
+    p is (1 + samples as uneven as what was observed) / (1 + samples), never 0 (Phipson and Smyth 2010).
     """
     if not len(right_a) == len(right_b) == len(weights):
         raise SimclrPlusError(
@@ -56,8 +62,9 @@ def compare(
     swapped = np.zeros(SAMPLES)
     for size, count in zip(sizes, counts, strict=True):
         swapped += size * (2.0 * generator.binomial(count, 0.5, SAMPLES) - count)
-    p = float((np.abs(swapped) >= abs(observed) * (1 - 1e-9)).mean())
-    low, high = _interval_of_difference(change, weights, generator)
+    as_uneven = int((np.abs(swapped) >= abs(observed) * (1 - 1e-9)).sum())
+    p = (as_uneven + 1) / (SAMPLES + 1)
+    low, high = _interval_of_sum(change, strata, generator)
     ones = right_a.max(initial=0) <= 1 and right_b.max(initial=0) <= 1
     plain = bool(ones and len(weights) and np.ptp(weights) == 0)
     a, b = float((right_a * weights).sum()), float((right_b * weights).sum())
@@ -76,6 +83,11 @@ def weights_of(labels: NDArray[np.int64], metric: str) -> NDArray[np.float64]:
         classes, of_class, counts = np.unique(labels, return_inverse=True, return_counts=True)
         return 1 / (len(classes) * counts[of_class])
     return np.full(len(labels), 1 / max(1, len(labels)))
+
+
+def strata_of(labels: NDArray[np.int64], metric: str) -> NDArray[np.int64] | None:
+    """What is resampled in itself: the classes where the metric is the mean over them, else all examples together."""
+    return labels if metric == "mean_per_class" and labels.ndim == 1 else None
 
 
 def right_answers(labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -99,19 +111,27 @@ def _ratio(number: int, power: int) -> float:
     return float(np.ldexp(float(number >> spare), spare - power))
 
 
-def interval(right: NDArray[np.int64], weights: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of a metric; classes that weigh differently are resampled each in itself."""
-    generator = np.random.Generator(np.random.Philox(seed))
-    return _interval_of_difference(right * weights, weights, generator)
-
-
-def _interval_of_difference(
-    values: NDArray[np.float64], weights: NDArray[np.float64], generator: np.random.Generator
+def interval(
+    right: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    strata: NDArray[np.int64] | None = None,
+    *,
+    seed: int = 0,
 ) -> tuple[float, float]:
-    """2.5 % and 97.5 % of the sum of values when examples of equal weight are drawn anew from among themselves."""
+    """95 % bootstrap interval of a metric; the examples of each of the `strata` [N] are resampled among themselves."""
+    return _interval_of_sum(right * weights, strata, np.random.Generator(np.random.Philox(seed)))
+
+
+def _interval_of_sum(
+    values: NDArray[np.float64], strata: NDArray[np.int64] | None, generator: np.random.Generator
+) -> tuple[float, float]:
+    """2.5 % and 97.5 % of the sum of values when those of each stratum are drawn anew from among themselves."""
     total = np.zeros(RESAMPLES)
-    for weight in np.unique(weights):
-        sizes, counts = np.unique(values[weights == weight], return_counts=True)
+    strata = np.zeros(len(values), dtype=np.int64) if strata is None else strata
+    order = np.argsort(strata, kind="stable")
+    edges = np.flatnonzero(np.diff(strata[order])) + 1
+    for part in np.split(values[order], edges) if len(values) else ():
+        sizes, counts = np.unique(part, return_counts=True)
         drawn = generator.multinomial(counts.sum(), counts / counts.sum(), RESAMPLES)
         total += drawn @ sizes
     low, high = np.percentile(total, (2.5, 97.5))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_folder, open_images, require_labels
+from simclr_plus.datasets import (
+    TEST,
+    TRAIN,
+    Images,
+    held_out_indices,
+    open_folder,
+    open_images,
+    require_labels,
+)
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe_keys import Data
 
 TOP1, MEAN_PER_CLASS, MAP11 = "top1", "mean_per_class", "map11"
 CALTECH_TRAIN, CALTECH_VALIDATION = 30, 5  # a class; the validation images are among the 30
+TESTED_ON_VAL = ("ImageNet", "Imagenette")  # torchvision's readers of sets whose test labels are not public
 OTHER_HELD_OUT = 0.1  # of each class, for validation, where no publication says how many
 
 
@@ -31,6 +40,7 @@ class LabelledSet:
     """Images to fit on, to choose on and to test on; `metric` ("top1", "mean_per_class", "map11") is the set's own.
 
     expected: published numbers of images of the three, 0 where none are. choices: what no source fixes and we chose.
+    notes: what is amiss with the images.
     """
 
     name: str
@@ -40,6 +50,7 @@ class LabelledSet:
     metric: str = TOP1
     expected: tuple[int, int, int] = (0, 0, 0)
     choices: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -50,6 +61,12 @@ class LabelledSet:
     def train_and_validation(self) -> Images:
         """What the chosen classifier is fitted on in the end."""
         return joined(self.train, self.validation)
+
+    def without_bad_images(self) -> LabelledSet:
+        """The same set, whose unreadable images are left out."""
+        parts = (self.train, self.validation, self.test)
+        train, validation, test = (replace(part, skip_bad=True) for part in parts)
+        return replace(self, train=train, validation=validation, test=test)
 
     def found(self) -> str:
         """How many images of how many, for people."""
@@ -102,11 +119,8 @@ def _with_held_out(
     expected: tuple[int, int, int] = (0, 0, 0),
 ) -> LabelledSet:
     """A set whose validation images are a seeded share of each training class."""
-    if train.classes != test.classes:
-        differ = ", ".join(sorted(set(train.classes) ^ set(test.classes))[:5])
-        raise SimclrPlusError(f"training and test images of {name} have different classes ({differ})")
+    train, test = _of_same_classes(name, train, test)
     labels = require_labels(train)
-    require_labels(test)
     held, kept = held_out_indices(labels, share, seed)
     choice = f"validation: {share:.0%} of each training class, seed {seed} (no source says which images)"
     return LabelledSet(name, train.subset(kept), train.subset(held), test, metric, expected, (choice,))
@@ -120,7 +134,32 @@ def _official(
     choices: tuple[str, ...] = (),
 ) -> LabelledSet:
     """A set that is distributed with validation images of its own."""
-    return LabelledSet(name, part("train"), part("val"), part("test"), metric, expected, choices)
+    train, validation, test = _of_same_classes(name, *map(part, ("train", "val", "test")))
+    return LabelledSet(name, train, validation, test, metric, expected, choices)
+
+
+def _of_same_classes(name: str, *parts: Images) -> tuple[Images, ...]:
+    """The parts, whose labels are numbers and must mean the same; SimclrPlusError where their classes differ.
+
+    Classes without names are numbers, and a part need not show the last ones.
+    """
+    for part in parts:
+        require_labels(part)
+    most = max((part.classes for part in parts), key=len)
+    if most == _numbered(len(most)):
+        return tuple(replace(p, classes=most) if p.classes == most[: len(p.classes)] else p for p in parts)
+    for part in parts:
+        if part.classes != parts[0].classes:
+            differ = ", ".join(sorted(set(parts[0].classes) ^ set(part.classes))[:5]) or "their order"
+            raise SimclrPlusError(
+                f"the parts of {name} have different classes ({differ}), so that a label does not mean the same in them"
+            )
+    return parts
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """Names of classes that have none."""
+    return tuple(map(str, range(count)))
 
 
 # ---- files and labels of torchvision's readers
@@ -141,6 +180,12 @@ def _torchvision(name: str, root: Path, **which: Any) -> Any:
         ) from None
     except ModuleNotFoundError as error:
         raise EnvironmentNotAbleError(f"{name} keeps its labels in .mat files: pip install scipy ({error})") from None
+    except (TypeError, ValueError) as error:  # a reader that wants more, or knows no such split
+        shown = ", ".join(f"{key}={value!r}" for key, value in which.items())
+        raise RecipeError(
+            f"torchvision's {name} cannot be read with {shown or 'its folder alone'} ({error}); copy its images into "
+            "one folder for each class, and name that folder"
+        ) from None
 
 
 def _images_of(reader: Any, name: str, classes: Sequence[str] | None = None) -> Images:
@@ -149,22 +194,50 @@ def _images_of(reader: Any, name: str, classes: Sequence[str] | None = None) -> 
     for files in ("_samples", "samples"):
         if hasattr(reader, files):
             pairs = list(getattr(reader, files))
-            return _files(name, [path for path, _ in pairs], [label for _, label in pairs], names)
+            return _shown(_files(name, [path for path, _ in pairs], [label for _, label in pairs], names), reader)
     for files in ("_image_files", "_images"):
         if hasattr(reader, files):
-            return _files(name, getattr(reader, files), reader._labels, names)
+            return _shown(_files(name, getattr(reader, files), reader._labels, names), reader)
     labels = getattr(reader, "targets", getattr(reader, "labels", None))
     if getattr(reader, "data", None) is None or labels is None:
         raise RecipeError(
             f"torchvision's {type(reader).__name__} has no list of labelled images; copy its images into one folder "
             "for each class and name that folder"
         )
-    return _pixels(name, np.asarray(reader.data), np.asarray(labels, dtype=np.int64), names)
+    data = np.asarray(reader.data)
+    if data.dtype.kind == "U":
+        return _files(name, data.tolist(), labels, names)
+    if data.ndim not in (3, 4):
+        raise RecipeError(
+            f"torchvision's {type(reader).__name__} holds arrays of shape {data.shape}, which are no images"
+        )
+    return _pixels(name, data, np.asarray(labels, dtype=np.int64), names)
+
+
+def _shown(images: Images, reader: Any) -> Images:
+    """The images without those in hidden folders, of which torchvision makes classes of their own."""
+    root = Path(str(reader.root))
+    hidden = [_is_hidden(path, root) for path in images.paths]
+    if not any(hidden):
+        return images
+    kept = images.subset(np.flatnonzero(~np.array(hidden)))
+    labels = require_labels(kept)
+    ghosts = [i for i, name in enumerate(images.classes) if name.startswith((".", "@")) and not (labels == i).any()]
+    left = [i for i in range(len(images.classes)) if i not in ghosts]
+    number = np.full(len(images.classes), -1)
+    number[left] = np.arange(len(left))
+    return replace(kept, labels=number[labels], classes=tuple(images.classes[i] for i in left))
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    """Whether a file, or a folder between the root and it, is one that file managers and notebooks leave."""
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-2:]
+    return any(part.startswith((".", "@")) for part in parts)
 
 
 def _files(name: str, paths: Iterable[Any], labels: Iterable[int], classes: tuple[str, ...]) -> Images:
     numbers = np.asarray(list(labels), dtype=np.int64)
-    classes = classes or tuple(map(str, range(int(numbers.max(initial=-1)) + 1)))
+    classes = classes or _numbered(int(numbers.max(initial=-1)) + 1)
     return Images(name, paths=tuple(map(Path, paths)), labels=numbers, classes=classes)
 
 
@@ -173,7 +246,7 @@ def _pixels(name: str, data: NDArray[Any], labels: NDArray[np.int64], classes: t
         data = np.repeat(data[..., None], 3, axis=-1)
     elif data.shape[1] == 3 and data.shape[-1] != 3:  # SVHN and STL-10 keep channels first
         data = data.transpose(0, 2, 3, 1)
-    classes = classes or tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
+    classes = classes or _numbered(int(labels.max(initial=-1)) + 1)
     return Images(name, np.ascontiguousarray(data, dtype=np.uint8), (), labels, classes)
 
 
@@ -185,15 +258,28 @@ def _any_of_torchvision(kind: str, root: Path, seed: int) -> LabelledSet:
     if kind.startswith("_") or not inspect.isclass(reader):
         raise RecipeError(f"--data torchvision:{kind}: torchvision.datasets has no {kind}")
     names, keys = f"torchvision:{kind}", inspect.signature(reader).parameters
+    own = _split_of_its_own(kind, keys)
+    if own:
+        which = ", ".join(f"{key}={value}" for key, value in own.items())
+        choice = f"{names}: its variant {which}"
+        train, test = (_images_of(_torchvision(kind, root, **own, train=t), names) for t in (True, False))
+        found = _with_held_out(names, train, test, OTHER_HELD_OUT, seed)
+        return replace(found, choices=(choice, *found.choices))
     if "train" in keys:
         train, test = (_images_of(_torchvision(kind, root, train=t), names) for t in (True, False))
     elif "split" in keys:
-        train, test = (_images_of(_torchvision(kind, root, split=s), names) for s in ("train", "test"))
+        tested = "val" if kind in TESTED_ON_VAL else "test"
+        train, test = (_images_of(_torchvision(kind, root, split=s), names) for s in ("train", tested))
     else:
         images = _images_of(_torchvision(kind, root), names)
         held, kept = held_out_indices(require_labels(images), 0.2, seed)
         train, test = images.subset(kept), images.subset(held)
     return _with_held_out(names, train, test, OTHER_HELD_OUT, seed)
+
+
+def _split_of_its_own(kind: str, keys: Mapping[str, inspect.Parameter]) -> dict[str, str]:
+    """What else a reader with a split asks for: EMNIST holds six sets, of which "balanced" is taken."""
+    return {"split": "balanced"} if kind == "EMNIST" and {"split", "kwargs"} <= keys.keys() else {}
 
 
 # ---- the twelve

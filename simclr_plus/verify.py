@@ -13,7 +13,7 @@ import torch
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, load_encoder, load_head, read_header
 from simclr_plus.datasets import TEST, Images, open_folder, open_images, require_labels
-from simclr_plus.errors import CheckpointError, NotFoundError, SimclrPlusError
+from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.evaluation import NAMES
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.heads import SimCLRProjectionHead
@@ -79,6 +79,7 @@ def verify(
         "data": images.name,
         "test_images": len(seen),
         "classes": linear.out_features,
+        "classes_by_name": bool(classes),
         "views": {"size": law.size, "central_crop": law.evaluation_crop, "resize": law.resize},
         "results": found,
         "standard_error": (found["top1"] * (1 - found["top1"]) / len(seen)) ** 0.5,
@@ -89,13 +90,29 @@ def verify(
     return result
 
 
-def images_to_verify(name: str) -> Images:
-    """The test images of a data set by name, of ImageNet's layout (val beside train), or all below a folder."""
+def images_to_verify(name: str, trained_on: Data | None = None, root: str = "") -> Images:
+    """The test images of a data set by name, of ImageNet's layout (val beside train), or all below a folder.
+
+    root: of a data set by name; without it the one of the training, or "data".
+    """
     if name in NAMES:
-        return open_images(Data(name=name), TEST)  # type: ignore[arg-type]
+        known = trained_on is not None and trained_on.name != "folder"
+        root = root or (trained_on.root if trained_on is not None and known else "data")
+        return open_images(Data.model_validate({"name": name, "root": root}), TEST)
+    if root:
+        raise RecipeError(f"--root {root} is for data sets by name ({', '.join(NAMES)}); {name} is none")
     if (Path(name) / "train").is_dir():
         return open_images(Data(name="folder", root=name), TEST)
     return open_folder(Path(name))
+
+
+def classes_in(file: Path) -> tuple[str, ...]:
+    """Class names, one a line; NotFoundError naming the file."""
+    try:
+        text = file.read_bytes().decode("utf-8-sig", "surrogateescape")  # names of folders need not be UTF-8
+    except OSError as error:
+        raise NotFoundError(f"no readable list of classes {file}: {error.strerror}") from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def own_head(weights: Path) -> Path:

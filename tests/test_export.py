@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from simclr_plus.checkpoints import load_encoder, save_encoder
+from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.checkpoints import load_encoder, read_header, save_encoder
+from simclr_plus.cli import main
+from simclr_plus.datasets import open_folder
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import RecipeError
-from simclr_plus.export import export_timm
+from simclr_plus.errors import CheckpointError, RecipeError
+from simclr_plus.export import embed, export_encoder, export_timm, recipe_of
 
 
 def lived_in(depth: int) -> ResNet:
@@ -91,6 +100,83 @@ def test_a_network_that_timm_cannot_express_is_refused_with_the_reason(
     with pytest.raises(RecipeError, match=f"{reason}.*load_encoder"):
         export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
     assert not (tmp_path / "timm").exists()
+
+
+def test_an_anonymous_export_names_no_place_of_this_machine(tmp_path: Path) -> None:
+    recipe = (
+        f'[data]\nname = "folder"\nroot = "{tmp_path}/photos"\n[training]\ninit_from = "{tmp_path}/first.safetensors"'
+    )
+    header = {"recipe": recipe + "\nepochs = 70", "data": f"folder {tmp_path}/photos"}
+    save_encoder(ResNet(18), tmp_path / "e.safetensors", header)
+    export_encoder(tmp_path / "e.safetensors", tmp_path / "as_it_is.safetensors")
+    export_encoder(tmp_path / "e.safetensors", tmp_path / "a.safetensors", anonymous=True)
+    export_timm(tmp_path / "e.safetensors", tmp_path / "timm", anonymous=True)
+    assert str(tmp_path) in str(read_header(tmp_path / "as_it_is.safetensors"))
+    for file in (tmp_path / "a.safetensors", tmp_path / "timm" / "model.safetensors"):
+        assert str(tmp_path) not in str(read_header(file)) and recipe_of(file).training.epochs == 70
+    assert str(tmp_path) not in (tmp_path / "timm" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("verb", ["export", "import", "embed", "verify"])
+def test_what_is_read_or_of_another_kind_is_never_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Whatever --output names: the source itself, also by a link, a photograph, a folder."""
+    torch.manual_seed(0)
+    source, photo = tmp_path / "e.safetensors", tmp_path / "photos" / "a.png"
+    encoder = ResNet(18, 1 / 8, stem="cifar")
+    if verb == "import":
+        save_file({f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}, source)
+    else:
+        save_encoder(encoder, source, {"image_size": "16"})
+    photo.parent.mkdir()
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(photo)
+    (tmp_path / "link").symlink_to(source)
+    before = {file: file.read_bytes() for file in (source, photo)}
+    between = {"embed": [str(photo.parent)], "verify": [str(photo.parent)]}.get(verb, [])
+    outputs = [source, tmp_path / "link", *([photo, photo.parent] if verb != "verify" else [])]
+    for output in outputs:
+        monkeypatch.setattr("sys.argv", ["simclr-plus", verb, str(source), *between, "--output", str(output)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2, output
+    assert {file: file.read_bytes() for file in (source, photo)} == before
+
+
+def test_features_name_their_images_and_those_left_out_whatever_their_names_are(tmp_path: Path) -> None:
+    save_encoder(ResNet(18, 1 / 8, stem="cifar"), tmp_path / "e.safetensors")
+    odd = os.fsdecode(b"caf\xe9")
+    for name in (f"{odd}/1.png", f"{odd}/broken.png", "dog/2.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 20, 3), 99, np.uint8)).save(tmp_path / "set" / name)
+    (tmp_path / "set" / odd / "broken.png").write_bytes(b"no image")
+    images = replace(open_folder(tmp_path / "set"), skip_bad=True)
+    file = tmp_path / "new" / "folder" / "f.safetensors"
+    law = simclr_law(16, blur_prob=0.0)
+    features = embed(tmp_path / "e.safetensors", images, tmp_path / "set", file, law=law, device=torch.device("cpu"))
+    header = read_header(file)
+    assert sorted(json.loads(header["files"])) == sorted([f"{odd}/1.png", "dog/2.png"])
+    assert json.loads(header["left_out"]) == [f"{odd}/broken.png"]
+    assert sorted(json.loads(header["classes"])) == sorted([odd, "dog"])
+    assert torch.equal(load_file(file)["features"], features) and len(features) == 2
+
+
+def test_a_name_that_is_no_utf8_is_written_and_printed_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_encoder(ResNet(18, 1 / 8, stem="cifar"), tmp_path / "e.safetensors")
+    printed, target = io.BytesIO(), os.fsencode(tmp_path) + b"/caf\xe9.safetensors"
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "utf-8", write_through=True))
+    monkeypatch.setattr(
+        "sys.argv", ["simclr-plus", "export", str(tmp_path / "e.safetensors"), "-o", os.fsdecode(target)]
+    )
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code and printed.getvalue() == target + b"\n"
+    with open(target, "rb") as file:  # noqa: PTH123 (bytes)
+        assert file.read() == (tmp_path / "e.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="UTF-8"):
+        load_encoder(os.fsdecode(target))  # safetensors opens no such name
 
 
 @pytest.mark.slow

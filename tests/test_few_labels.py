@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from simclr_plus.datasets import Images
+from simclr_plus.datasets import Images, open_folder
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 
@@ -61,3 +62,38 @@ def test_a_list_names_images_as_the_authors_do(tmp_path: Path) -> None:
         listed_indices(some, tmp_path / "none.txt")
     with pytest.raises(RecipeError, match="no file names"):
         listed_indices(Images("memory", np.zeros((2, 8, 8, 3), np.uint8), (), np.zeros(2, np.int64)), file)
+
+
+def test_a_list_names_images_that_share_their_names_by_the_ends_of_their_paths(tmp_path: Path) -> None:
+    root, file = tmp_path / "set", tmp_path / "list.txt"
+    for name in ("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg", "b/deep/0.jpg", "b/own.jpg"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    some = open_folder(root)
+    order = [path.relative_to(root).as_posix() for path in some.paths]
+    for text in ("a/0.jpg\nb/1.jpg\nown.jpg\n", "\ufeffset/a/0.jpg\r\nset/b/1.jpg\r\n\r\nelse/where/set/b/own.jpg\r\n"):
+        file.write_text(text, encoding="utf-8")
+        assert [order[i] for i in listed_indices(some, file)] == ["a/0.jpg", "b/1.jpg", "b/own.jpg"]
+    for name in ("0.jpg", "deep.jpg", "c/0.jpg", "eep/0.jpg"):
+        file.write_text(f"a/1.jpg\n{name}\n")
+        with pytest.raises(SimclrPlusError, match=name):
+            listed_indices(some, file)
+    every = np.arange(len(some))
+    file.write_text(as_list(some, every))
+    assert listed_indices(some, file).tolist() == every.tolist()
+
+
+def test_an_empty_list_is_an_error_that_names_it(tmp_path: Path) -> None:
+    for text in ("", "\n  \n"):
+        (tmp_path / "empty.txt").write_text(text)
+        with pytest.raises(RecipeError, match=r"empty\.txt"):
+            listed_indices(images([2, 2]), tmp_path / "empty.txt")
+
+
+def test_a_list_holds_names_that_are_no_utf8(tmp_path: Path) -> None:
+    root, file = tmp_path / "set", tmp_path / "list.txt"
+    for folder in ("a", "b"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / os.fsdecode(b"caf\xe9.jpg")).touch()
+    file.write_bytes(b"b/caf\xe9.jpg\n")
+    assert listed_indices(open_folder(root), file).tolist() == [1]

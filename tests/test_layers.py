@@ -15,18 +15,19 @@ PARTS = (
     "errors whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads losses "
     "compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
     "published processes tail metrics_table pulse failures hanging slurm states system_figures overview printing "
-    "result_names result_folders"
+    "result_names result_folders file_kinds leftovers"
 )
 MODEL = (
     "model checkpoints background_saving file_list splits decoding datasets metrics loading features progress "
-    "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures encoder_digest"
+    "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures encoder_digest "
+    "outputs twins"
 )
 WORK = "trainer evaluators export importers pictures report studies"
 LAUNCH = (
     "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent study_runs study_cell "
     "study_cost study_setting comparisons"
 )
-TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs study_verbs"
+TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs study_verbs clean_verbs"
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 

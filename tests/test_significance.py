@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.significance import compare, exact_mcnemar, interval, right_answers, weights_of
+from simclr_plus.significance import compare, exact_mcnemar, interval, right_answers, strata_of, weights_of
 
 
 @pytest.mark.parametrize("wins, losses", [(0, 0), (3, 1), (10, 10), (0, 7), (40, 61), (1500, 1400), (700, 300)])
@@ -66,7 +66,7 @@ def test_intervals_are_those_of_the_normal_law_when_there_are_many_examples() ->
     half = 1.96 * math.sqrt(0.7 * 0.3 / 20_000)
     assert low == pytest.approx(right.mean() - half, abs=5e-4) and high == pytest.approx(right.mean() + half, abs=5e-4)
     per_class = [right[labels == c].mean() for c in range(4)]
-    low, high = interval(right, weights_of(labels, "mean_per_class"))
+    low, high = interval(right, weights_of(labels, "mean_per_class"), strata_of(labels, "mean_per_class"))
     assert low < np.mean(per_class) < high and high - low == pytest.approx(2 * half, rel=0.1)
 
 
@@ -81,3 +81,30 @@ def test_a_real_difference_is_significant_and_its_interval_leaves_zero_out() -> 
 def test_predictions_of_other_images_cannot_be_paired() -> None:
     with pytest.raises(SimclrPlusError, match="2 and 3 images"):
         compare(np.ones(2, dtype=np.int64), np.ones(3, dtype=np.int64), np.ones(2))
+
+
+def test_p_of_samples_is_never_zero() -> None:
+    """Of 100,000 random swaps none is as uneven as 2,000 wins to 0: p is then 1 / 100,001."""
+    a, b = np.ones(2000, dtype=np.int64), np.zeros(2000, dtype=np.int64)
+    found = compare(a, b, np.full(2000, 1 / 2000))
+    assert found.p == pytest.approx(1 / 100_001) and found.significant
+
+
+def bootstrap_by_class(right: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The slow formula: each class drawn anew from itself, the mean over the classes taken."""
+    generator = np.random.default_rng(0)
+    classes = [right[labels == c] for c in np.unique(labels)]
+    means = [np.mean([generator.choice(own, len(own)).mean() for own in classes]) for _ in range(4000)]
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("sizes", [(50, 50, 50), (50, 51, 52)])
+def test_the_interval_of_a_mean_over_classes_does_not_depend_on_ties_of_their_sizes(sizes: tuple[int, ...]) -> None:
+    labels = np.repeat(np.arange(3), sizes)
+    right = np.concatenate([np.arange(size) < share * size for size, share in zip(sizes, (0.0, 0.5, 1.0), strict=True)])
+    low, high = interval(
+        right.astype(np.int64), weights_of(labels, "mean_per_class"), strata_of(labels, "mean_per_class")
+    )
+    slow_low, slow_high = bootstrap_by_class(right, labels)
+    assert low == pytest.approx(slow_low, abs=0.01) and high == pytest.approx(slow_high, abs=0.01)

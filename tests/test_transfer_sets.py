@@ -19,7 +19,7 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from simclr_plus.datasets import Images
-from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.transfer_sets import TWELVE, LabelledSet, joined, open_labelled_set
 
 drawn = np.random.default_rng(0)
@@ -303,3 +303,61 @@ def test_any_labelled_folder_is_a_set(photos: Path) -> None:
     assert found.classes == ("Aqua", "Dune") and sum(map(len, parts(found))) == 48
     both = joined(found.train, found.validation)
     assert both.labels is not None and len(both) == len(both.labels) == len(found.train_and_validation)
+
+
+def test_a_reader_that_asks_for_more_is_read_or_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Like:
+        """A reader of torchvision's kind, of pictures in memory."""
+
+        classes: tuple[str, ...] = ()
+
+        def __init__(self, labels: list[int]) -> None:
+            self.data, self.targets = np.zeros((len(labels), 8, 8), np.uint8), labels
+
+    class Emnist(Like):
+        classes = ("0", "A", "b")
+
+        def __init__(self, root: str, split: str, **kwargs: object) -> None:
+            assert split == "balanced"
+            super().__init__([0, 1, 2, 0, 1, 2] if kwargs["train"] else [2, 1, 0])
+
+    class Wanting(Like):
+        def __init__(self, root: str, another: str) -> None: ...
+
+    class Unnamed(Like):
+        """Its classes have no names, and its test images show the first two of three alone."""
+
+        def __init__(self, root: str, train: bool = True) -> None:
+            super().__init__([0, 1, 2, 0, 1, 2] if train else [0, 1])
+
+    class Split(Like):
+        """Each part has other classes behind the same numbers."""
+
+        def __init__(self, root: str, train: bool = True) -> None:
+            super().__init__([0, 1, 0, 1])
+            self.classes = ("cat", "dog") if train else ("dog", "cat")
+
+    for kind, reader in (("EMNIST", Emnist), ("Wanting", Wanting), ("Unnamed", Unnamed), ("Split", Split)):
+        monkeypatch.setattr(datasets, kind, reader, raising=False)
+    found = open_labelled_set("torchvision:EMNIST", tmp_path)
+    assert found.classes == ("0", "A", "b") and len(found.test) == 3 and "balanced" in found.choices[0]
+    assert open_labelled_set("torchvision:Unnamed", tmp_path).test.classes == ("0", "1", "2")
+    with pytest.raises(RecipeError, match="another"):
+        open_labelled_set("torchvision:Wanting", tmp_path)
+    with pytest.raises(SimclrPlusError, match="different classes"):
+        open_labelled_set("torchvision:Split", tmp_path)
+
+
+def test_hidden_folders_are_no_classes_of_torchvisions_readers(tmp_path: Path) -> None:
+    for label in ("Forest", ".ipynb_checkpoints", "River", "@eaDir"):
+        for i in range(5):
+            jpeg(tmp_path / "set" / label / f"{i}.jpg")
+    jpeg(tmp_path / "set" / "River" / ".ipynb_checkpoints" / "0-checkpoint.jpg")
+    found = open_labelled_set("torchvision:ImageFolder", tmp_path / "set")
+    assert found.classes == ("Forest", "River")
+    for part, each in ((found.train_and_validation, 4), (found.test, 1)):
+        assert part.labels is not None and np.bincount(part.labels).tolist() == [each, each]
+        for path, label in zip(part.paths, part.labels, strict=True):
+            assert path.parent.name == found.classes[label]

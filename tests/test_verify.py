@@ -265,3 +265,35 @@ def test_a_mistake_is_one_plain_message(
     ended, _, said = typed(*arguments)
     assert ended == code and says in said and "Traceback" not in said, said
     assert not (tmp_path / "e").exists()
+
+
+def test_a_data_set_by_name_is_sought_where_it_is_said_or_where_the_training_had_its_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sought: list[str] = []
+    monkeypatch.setattr("simclr_plus.verify.open_images", lambda data, _: sought.append(data.root))
+    images_to_verify("cifar10", None, "here")
+    images_to_verify("cifar10", Data(name="cifar100", root="there"))
+    images_to_verify("cifar10", Data(name="folder", root="photos"))
+    assert sought == ["here", "there", "data"]
+    with pytest.raises(RecipeError, match="--root"):
+        images_to_verify(".", None, "here")
+
+
+def test_a_result_says_whether_classes_were_matched_by_their_names(
+    tmp_path: Path, encoder: ResNet, images: Images
+) -> None:
+    """Ten classes of one set and ten of another are not the same; a head without names cannot tell."""
+    nameless = verify(tmp_path / "e.safetensors", images, LAW, device=CPU)
+    named = verify(tmp_path / "e.safetensors", images, LAW, device=CPU, classes=FASHION_CLASSES)
+    assert (nameless["classes_by_name"], named["classes_by_name"]) == (False, True)
+    assert nameless["results"] == named["results"]
+
+
+def test_a_list_of_classes_may_begin_with_a_byte_order_mark_and_hold_any_name(tmp_path: Path) -> None:
+    from simclr_plus.verify import classes_in
+
+    (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9\r\ndog\r\n\r\n")
+    assert classes_in(tmp_path / "c.txt") == (b"caf\xe9".decode("utf-8", "surrogateescape"), "dog")
+    with pytest.raises(NotFoundError, match=r"none\.txt"):
+        classes_in(tmp_path / "none.txt")

@@ -22,12 +22,11 @@ from torch import nn
 from simclr_plus.datasets import Images, held_out_indices, require_labels
 from simclr_plus.distributed import barrier, from_main, rank
 from simclr_plus.encoder_digest import encoder_digest
-from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.errors import NotFiniteError, RecipeError, SimclrPlusError
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.supervised import (
     Classifier,
-    DivergedError,
     State,
     Steps,
     batch_within,
@@ -190,7 +189,7 @@ def _losses_of(
             model = fine_tuned(subject, labelled.subset(kept), tuned, device=device, head=head, state=own, say=say)
             scores, seen = cached_features(model, labelled.subset(held), subject.law, None, device=device)
             found[f"{rate:g}"] = from_main(float(F.cross_entropy(scores, labels_of(seen))))
-        except DivergedError as error:  # a rate that diverges is a bad rate, not the end
+        except NotFiniteError as error:  # a rate that diverges is a bad rate, not the end
             say(f"rate {rate:g}: {error}")
             found[f"{rate:g}"] = None
         if tried and state and own and rank() == 0:
@@ -235,7 +234,7 @@ def evaluate_grid(
         try:
             model = fine_tuned(subject, data.train, cell, device=device, state=state, say=say)
             value: float | None = _score(model, subject, data.validation, data.metric, device)
-        except DivergedError as error:
+        except NotFiniteError as error:
             say(f"diverged: {error}")
             value = None
         if rank() == 0:

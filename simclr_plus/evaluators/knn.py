@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from simclr_plus.datasets import Images, require_labels
+from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.metrics import knn_scores, summary
@@ -15,10 +16,18 @@ from simclr_plus.metrics import knn_scores, summary
 def evaluate_knn(
     subject: Subject, train: Images, test: Images, *, device: torch.device, k: int = 20, temperature: float = 0.1
 ) -> dict[str, Any]:
-    """top-1, top-5 and mean per class of the k nearest training images, weighted exp(similarity / temperature)."""
+    """top-1, top-5 and mean per class of the k nearest training images, weighted exp(similarity / temperature).
+
+    k: with fewer training images all of them vote; the number in the result is that of the votes.
+    """
     require_labels(train), require_labels(test)
+    if train.classes != test.classes:
+        raise SimclrPlusError(
+            f"{train.name} and {test.name} have other classes, or another order of them: their labels are numbers, "
+            "which then mean different things"
+        )
     bank, train = features_of(subject.encoder, train, subject.law, device=device)
     h, test = features_of(subject.encoder, test, subject.law, device=device)
     labels = labels_of(train).to(device)
     scores = knn_scores(h.to(device), bank.to(device), labels, len(train.classes), k=k, temperature=temperature)
-    return {**summary(scores.cpu(), labels_of(test)), "k": k, "temperature": temperature}
+    return {**summary(scores.cpu(), labels_of(test)), "k": min(k, len(train)), "temperature": temperature}

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr_plus.errors import NotFiniteError, SimclrPlusError, UnlabelledError
+
 MEMORY = 12  # pairs of steps and gradient changes that L-BFGS keeps
 NEW_DIAGONAL = 25  # iterations after which the Hessian's diagonal is measured again
 FLATTEST = 1e-10  # curvature an example that is counted at least: offsets of classes that never occur have none
@@ -57,8 +59,9 @@ def fit_path(
     """The optima for each penalty of `l2`, which is gone through from the strongest to the weakest.
 
     labels [N]: one softmax over the classes. labels [N, C] of 1, 0 and -1 (present, absent, left out): one logistic
-    regression a class, all with the same penalty.
+    regression a class, all with the same penalty. Raises SimclrPlusError for what has no such optimum.
     """
+    _require_fit(features, labels, classes)
     x = features.double()
     mean = x.mean(dim=0)
     x = x - mean
@@ -82,6 +85,21 @@ def fit_path(
         iterations=tuple(o.iterations for o in ordered),
         converged=tuple(o.converged for o in ordered),
     )
+
+
+def _require_fit(features: Tensor, labels: Tensor, classes: int) -> None:
+    """Each example with finite features and a label, and more than one class among them."""
+    if not bool(features.isfinite().all()):
+        raise NotFiniteError("features that are not finite (NaN or infinite) have no logistic regression")
+    if labels.ndim == 1 and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UnlabelledError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}, not from 0 to {classes - 1}: some images "
+            "have none"
+        )
+    if labels.ndim == 1 and (not len(labels) or int(labels.min()) == int(labels.max())):
+        raise SimclrPlusError(
+            f"the {len(labels)} examples are of one class: nothing can be told apart; take images of two or more"
+        )
 
 
 class _Optimum(NamedTuple):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_plus.metrics import mean_average_precision_11, summary
-from simclr_plus.significance import interval, right_answers, weights_of
+from simclr_plus.significance import interval, right_answers, strata_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def outcome_of(scores: Tensor, labels: Tensor, metric: str, **numbers: Any) -> O
     else:
         predictions, found = scores.argmax(dim=1), summary(scores, labels)
     known, said = labels.cpu().numpy(), predictions.cpu().numpy()
-    low, high = interval(right_answers(known, said), weights_of(known, metric))
+    low, high = interval(right_answers(known, said), weights_of(known, metric), strata_of(known, metric))
     of = "accuracy" if labels.ndim == 2 else metric
     return Outcome({**found, "metric": metric, f"{of}_interval_95": [low, high], **numbers}, known, said)
 

@@ -30,7 +30,7 @@ from simclr_plus.distributed import (
     sum_over_processes,
     world_size,
 )
-from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.errors import NotFiniteError, RecipeError
 from simclr_plus.evaluators.pace import Pace
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import listing_digest
@@ -42,7 +42,7 @@ MOMENTUM = 0.9
 SAVE_SECONDS = 120.0  # between two saved states
 
 
-class DivergedError(SimclrPlusError):
+class DivergedError(NotFiniteError):
     """The loss is no number any more."""
 
 

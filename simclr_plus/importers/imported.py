@@ -69,7 +69,7 @@ def linear_head(tensors: dict[str, Tensor], origin: str) -> nn.Linear:
 def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: str) -> nn.Module:
     """The module with these values, every one of them; counters of batches, which not every file has, are 0.
 
-    Raises CheckpointError naming the origin and what is missing, unknown or of another shape.
+    Raises CheckpointError naming the origin and what is missing, unknown, of another shape or not finite.
     """
     with torch.device("meta"):  # no time for initial weights that nobody reads
         module = build()
@@ -86,6 +86,13 @@ def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: s
         raise CheckpointError(
             f"{origin} does not fit {type(module).__name__}: {len(missing)} tensors missing, {len(foreign)} unknown, "
             f"{len(wrong)} of another shape ({'; '.join([*missing[:4], *foreign[:4], *wrong[:4]])})"
+        )
+    broken = [key for key in sorted(tensors) if not bool(tensors[key].isfinite().all())]
+    if broken:
+        shown = ", ".join(broken[:4]) + (", ..." if len(broken) > 4 else "")
+        raise CheckpointError(
+            f"{origin} holds numbers that are not finite (NaN or infinite) in {len(broken)} of {len(tensors)} tensors "
+            f"({shown}): its training diverged, or the file is damaged; take an earlier checkpoint of it"
         )
     module.load_state_dict(tensors | counters, assign=True)
     return module

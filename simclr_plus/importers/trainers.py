@@ -10,6 +10,7 @@ all of these trainers have it (the oldest Caffe networks have it in the first 1x
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,10 +26,16 @@ from simclr_plus.architecture import BLOCKS, STEMS, Architecture
 from simclr_plus.checkpoints import read_header
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
+from simclr_plus.file_kinds import is_safetensors, no_weights, why_no_safetensors
 from simclr_plus.importers.imported import Imported, filled, linear_head, write_files
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what most trainers normalise by
 NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+Three = tuple[float, float, float]
+ASSUMED = (
+    "the file does not say how its images were normalised: ImageNet's mean and standard deviation are taken; if its "
+    "training subtracted nothing: --normalize none, if it took others: --normalize with six numbers"
+)
 
 _PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 # our top-level names in a named ResNet, in Sequential(*resnet.children()), and in that of Lightly's ResNetGenerator
@@ -59,26 +66,30 @@ def import_pytorch(
     path: str | Path,
     out_path: str | Path,
     *,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    mean: Three | None = None,
+    std: Three | None = None,
     prefix: str = "",
     stem: str = "",
 ) -> Imported:
     """Write the encoder of a .pth, .ckpt or .safetensors file to `out_path`, a linear classifier to a file beside it.
 
-    mean, std: how the trainer normalised images in [0, 1]; the file does not say. The encoder then does it by itself.
+    mean, std: how the trainer normalised images in [0, 1], which the file does not say; without them ImageNet's, as a
+    note says. The encoder then does it by itself.
     prefix: of the encoder's names, where a file holds several. stem: "cifar" or "cifar_pad2" where one knows better.
     Raises NotFoundError, RecipeError (prefix, stem), CheckpointError (foreign, damaged, malicious, another network).
     """
     path, out = Path(path), Path(out_path)
     tensors = read_tensors(path)
-    if _is_safetensors(path) and str(read_header(path).get("format", "")).startswith("simclr-plus"):
+    if is_safetensors(path) and str(read_header(path).get("format", "")).startswith("simclr-plus"):
         raise CheckpointError(
             f"{path} is a file of SimCLR+ already: simclr_plus.load_encoder and every command open it"
         )
     found = _choose(tensors, prefix, path)
     own = dict(_renamed(tensors, found))
     architecture, notes = _architecture_of(found, own, tensors, stem, path)
+    if mean is None or std is None:
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+        notes = (*notes, ASSUMED)
     architecture = Architecture(**(architecture.as_dict() | {"mean": mean, "std": std}))
     state = {name: tensors[theirs].float() for name, theirs in own.items() if not name.endswith("num_batches_tracked")}
     encoder = filled(lambda: ResNet(**architecture.as_dict()), state, f"{path} under {found.prefix!r}")
@@ -111,6 +122,25 @@ def read_linear_head(path: Path) -> nn.Linear:
     return linear_head(values, str(path))
 
 
+def mean_and_std(text: str) -> tuple[Three, Three]:
+    """What --normalize says: "imagenet", "none", or three means and three standard deviations of images in [0, 1]."""
+    if text in ("imagenet", "none"):
+        return (IMAGENET_MEAN, IMAGENET_STD) if text == "imagenet" else (NO_MEAN, NO_STD)
+    try:
+        a, b, c, d, e, f = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RecipeError(
+            f'--normalize {text!r}: use "imagenet", "none", or six numbers such as 0.5,0.5,0.5,0.25,0.25,0.25'
+        ) from None
+    if not all(map(math.isfinite, (a, b, c, d, e, f))) or min(d, e, f) <= 0:
+        raise RecipeError(
+            f"--normalize {text!r}: use finite numbers; the last three, the standard deviations, must be above 0"
+        )
+    if max(a, b, c, d, e, f) > 2:
+        raise RecipeError(f"--normalize {text!r}: images are in [0, 1] here; divide numbers for 0 to 255 by 255")
+    return (a, b, c), (d, e, f)
+
+
 # reading
 
 
@@ -122,28 +152,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise NotFoundError(f"no file {path}; name a .pth, .ckpt or .safetensors file, or a TensorFlow checkpoint")
-    if _is_safetensors(path):
+    if is_safetensors(path):
         try:
             return dict(load_file(path))
-        except (SafetensorError, ValueError, OSError) as error:
-            raise CheckpointError(f"{path} is no safetensors file, or is cut off: {error}") from None
+        except (SafetensorError, ValueError, OSError):
+            raise CheckpointError(f"{path} {why_no_safetensors(path)}") from None
+    if known := no_weights(path):
+        raise CheckpointError(f"{path} {known}")
     found = dict(_flat(_unpickled(path), ""))
     if not found:
         raise CheckpointError(f"{path} holds no tensors; save the network's state_dict() and import that")
     return found
 
 
-def _is_safetensors(path: Path) -> bool:
-    with path.open("rb") as file:
-        return path.suffix == ".safetensors" or file.read(9)[8:] == b"{"  # after eight bytes of length comes JSON
-
-
 def _unpickled(path: Path) -> Any:
     stand_ins: dict[str, Any] = {}
     while True:
         try:
-            with torch.serialization.safe_globals(list(stand_ins.values())):
-                return torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals(list(stand_ins.values())), path.open("rb") as file:
+                return torch.load(file, map_location="cpu", weights_only=True)  # by its content, not by its ending
         except Exception as error:  # a foreign file raises anything, KeyError and UnicodeDecodeError among them
             wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
             if not wanted:

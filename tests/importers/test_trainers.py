@@ -401,3 +401,19 @@ def test_the_header_holds_mean_and_deviation(tmp_path: Path, resnet18: nn.Module
     images = torch.rand(1, 3, 8, 8)
     expected = torch.stack([images[:, 0] - 0.5, (images[:, 1] - 0.25) / 0.5, images[:, 2] / 0.25], dim=1)
     assert torch.equal(load_encoder(tmp_path / "e.safetensors").normalize(images), expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_training_that_diverged_are_refused(tmp_path: Path, resnet18: nn.Module, value: float) -> None:
+    state = {name: tensor.clone() for name, tensor in resnet18.state_dict().items()}
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = value
+    torch.save(state, tmp_path / "diverged.pth")
+    with pytest.raises(CheckpointError, match=r"not finite.*layer1\.0\.conv1\.weight"):
+        import_pytorch(tmp_path / "diverged.pth", tmp_path / "e.safetensors")
+    assert not (tmp_path / "e.safetensors").exists()
+    state["layer1.0.conv1.weight"][0, 0, 0, 0] = 0
+    state["fc.bias"][0] = value
+    torch.save(state, tmp_path / "head.pth")
+    with pytest.raises(CheckpointError, match=r"not finite.*bias"):
+        import_pytorch(tmp_path / "head.pth", tmp_path / "e.safetensors")
+    assert not (tmp_path / "e.safetensors").exists()

@@ -1,0 +1,32 @@
+"""Files that a verb is asked to write: no input is replaced, nor a file of another kind. Asked before the work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from simclr_plus.checkpoints import read_header
+from simclr_plus.errors import CheckpointError, RecipeError
+
+
+def require_output(target: Path, format: str, *, inputs: Iterable[Path] = ()) -> None:
+    """Raises RecipeError unless `target` is free, or a file of this format that is none of the inputs."""
+    if target.is_dir():
+        raise RecipeError(f"--output {target} is a folder; name a file in it")
+    if not target.exists():
+        return
+    require_no_input(target, inputs)
+    try:
+        there = read_header(target).get("format")
+    except CheckpointError:
+        there = None
+    if there != format:
+        raise RecipeError(
+            f"--output {target} is there already and is no file of this kind ({format}); name another, or remove it"
+        )
+
+
+def require_no_input(target: Path, inputs: Iterable[Path]) -> None:
+    """Raises RecipeError where `target` is a file that is read."""
+    if target.exists() and any(path.exists() and path.samefile(target) for path in inputs):
+        raise RecipeError(f"--output {target} is the file that is read; name another, so that both are there")

@@ -1,0 +1,157 @@
+"""Networks of torchvision and timm: nothing in their files is run, and images are normalised as the weights need it."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+from simclr_plus.checkpoints import save_encoder
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
+from simclr_plus.evaluation_on_sets import open_target
+from simclr_plus.evaluators.foreign_encoders import foreign_network
+
+CACHED = "resnet18-f37072fd.pth"  # torchvision's name of its weights of resnet18
+IMAGENET = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+
+
+class Planted:
+    """What a pickled file of a stranger may hold: opening it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of PyTorch's, and no network."""
+
+    def no_network(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    folder = tmp_path / "torch" / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resnet18() -> nn.Module:
+    torch.manual_seed(0)
+    return torchvision.models.resnet18().eval()
+
+
+def features(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Those of torchvision's network of images as they are given."""
+    classifier, network.fc = network.fc, nn.Identity()
+    with torch.no_grad():
+        found: torch.Tensor = network(images)
+    network.fc = classifier
+    return found
+
+
+def same(found: nn.Module, images: torch.Tensor, expected: torch.Tensor) -> bool:
+    with torch.no_grad():
+        return torch.allclose(found(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_code_planted_in_torchvisions_cache_is_not_run(
+    cache: Path, tmp_path: Path, resnet18: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save({**resnet18.state_dict(), "x": Planted(tmp_path / "ran")}, cache / CACHED)
+    for name in ("", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"):
+        if name:
+            monkeypatch.setenv(name, "1")
+        with pytest.raises(CheckpointError, match=CACHED):
+            foreign_network("torchvision:resnet18")
+        assert not (tmp_path / "ran").exists()
+        assert os.environ.get(name or "TORCH_FORCE_WEIGHTS_ONLY_LOAD") == ("1" if name else None)  # left as it was
+
+
+def test_code_planted_in_a_folder_of_timms_is_not_run(tmp_path: Path) -> None:
+    from simclr_plus.export import export_timm
+
+    save_encoder(ResNet(18), tmp_path / "e.safetensors")
+    export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
+    (tmp_path / "timm" / "model.safetensors").unlink()
+    torch.save({"x": Planted(tmp_path / "ran")}, tmp_path / "timm" / "pytorch_model.bin")
+    with pytest.raises(NotFoundError, match="timm:local-dir"):
+        foreign_network(f"timm:local-dir:{tmp_path / 'timm'}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_planted_in_a_file_that_is_named_is_not_run(tmp_path: Path, resnet18: nn.Module) -> None:
+    torch.save({**resnet18.state_dict(), "x": Planted(tmp_path / "ran")}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="refused"):
+        foreign_network(f"torchvision:resnet18@{tmp_path / 'x.pth'}")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_in_torchvisions_cache_are_those_that_are_evaluated(cache: Path, resnet18: nn.Module) -> None:
+    torch.save(resnet18.state_dict(), cache / CACHED)
+    images = torch.rand(2, 3, 64, 64)
+    expected = features(resnet18, (images - IMAGENET[0]) / IMAGENET[1])
+    assert same(foreign_network("torchvision:resnet18").subject.encoder, images, expected)
+
+
+def test_without_network_the_file_to_put_into_the_cache_is_named(cache: Path) -> None:
+    with pytest.raises(NotFoundError) as error:
+        foreign_network("torchvision:resnet18")
+    assert str(cache / CACHED) in str(error.value) and "download.pytorch.org" in str(error.value)
+    for name in ("nothing", "fcn_resnet50", "raft_large"):  # the last two classify nothing
+        with pytest.raises(NotFoundError, match="no classifier"):
+            foreign_network(f"torchvision:{name}")
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "pth"])
+def test_a_file_that_does_not_say_is_normalised_as_torchvisions_own_and_that_is_said(
+    tmp_path: Path, resnet18: nn.Module, ending: str
+) -> None:
+    file, images = tmp_path / f"theirs.{ending}", torch.rand(2, 3, 64, 64)
+    (save_file if ending == "safetensors" else torch.save)(resnet18.state_dict(), file)
+    target = open_target(f"torchvision:resnet18@{file}", tmp_path)
+    assert same(target.subject.encoder, images, features(resnet18, (images - IMAGENET[0]) / IMAGENET[1]))
+    assert len(target.choices) == 1 and file.name in target.choices[0]
+    plain = open_target(f"torchvision:resnet18@{file}", tmp_path, normalize="none")
+    assert same(plain.subject.encoder, images, features(resnet18, images)) and plain.choices == ()
+    other = open_target(f"torchvision:resnet18@{file}", tmp_path, normalize="0.5,0.5,0.5,0.25,0.25,0.25")
+    assert same(other.subject.encoder, images, features(resnet18, (images - 0.5) / 0.25))
+
+
+def test_a_file_of_ours_is_normalised_as_its_header_says(tmp_path: Path) -> None:
+    images, file = torch.rand(2, 3, 64, 64), tmp_path / "ours.safetensors"
+    for numbers in ({}, {"mean": (0.5, 0.4, 0.3), "std": (0.3, 0.2, 0.1)}):
+        encoder = ResNet(18, **numbers).eval()
+        save_encoder(encoder, file)
+        with torch.no_grad():
+            expected = encoder(images)
+        found = foreign_network(f"torchvision:resnet18@{file}")
+        assert same(found.subject.encoder, images, expected) and found.choices == ()
+        with pytest.raises(RecipeError, match="--normalize"):
+            foreign_network(f"torchvision:resnet18@{file}", "none")
+
+
+def test_a_file_of_another_network_is_refused(tmp_path: Path, resnet18: nn.Module) -> None:
+    save_encoder(ResNet(18, flavor="reference"), tmp_path / "authors.safetensors")
+    with pytest.raises(CheckpointError, match="flavor"):
+        foreign_network(f"torchvision:resnet18@{tmp_path / 'authors.safetensors'}")
+    save_file(resnet18.state_dict(), tmp_path / "theirs.safetensors")
+    with pytest.raises(CheckpointError, match="does not fit torchvision's resnet34"):
+        foreign_network(f"torchvision:resnet34@{tmp_path / 'theirs.safetensors'}")
+    state = resnet18.state_dict()
+    state["layer1.0.conv1.weight"] = torch.full_like(state["layer1.0.conv1.weight"], torch.nan)
+    save_file(state, tmp_path / "diverged.safetensors")
+    with pytest.raises(CheckpointError, match=r"not finite.*layer1\.0\.conv1\.weight"):
+        foreign_network(f"torchvision:resnet18@{tmp_path / 'diverged.safetensors'}")
