@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any
+
+from simclr_plus import torchrun
 
 
 def say(text: str) -> None:
     """A line for people, to stderr."""
-    if _first_process():
+    if torchrun.is_first():
         print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """One JSON document."""
-    if _first_process():
+    if torchrun.is_first():
         print(json.dumps(value, indent=2))
 
 
@@ -28,7 +29,7 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, g
     from rich.table import Table
     from rich.text import Text
 
-    if not _first_process():
+    if not torchrun.is_first():
         return
     table = Table()
     for column in columns:
@@ -45,7 +46,3 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, g
     if title:  # above the table, not within its width
         console.print(Text(title, "italic"))
     console.print(table)
-
-
-def _first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # torchrun's

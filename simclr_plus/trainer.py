@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from simclr_plus import distributed, metrics
+from simclr_plus import distributed, metrics, torchrun
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
@@ -95,9 +95,9 @@ def train(run: Run, *, quiet: bool = False) -> str:
     Raises SimclrPlusError with a plain message; the newest complete checkpoint stays in the run folder.
     """
     recipe = run.recipe()
-    pulse = PulseWriter(pulse_file(run.logs, distributed.rank_to_be()), recipe.monitor.hung_after_seconds)
+    pulse = PulseWriter(pulse_file(run.logs, torchrun.place().rank), recipe.monitor.hung_after_seconds)
     pulse.beat(0, "preparing")
-    device = distributed.start(recipe.training.device)
+    device = distributed.start(recipe.training.device, hung_after=recipe.monitor.hung_after_seconds)
     with _stop_on_signals() as stop:
         try:
             training = _prepare(run, recipe, device, pulse, quiet)
@@ -521,13 +521,13 @@ def main() -> None:
         die_with_parent(int(options[options.index("--parent") + 1]))
     run = Run(Path(sys.argv[1]))
     if "--to-logs" in options:
-        _print_to(run.logs / f"rank_{distributed.rank_to_be()}.log")
+        _print_to(run.logs / f"rank_{torchrun.place().rank}.log")
     faulthandler.enable()  # a crash, or SIGABRT from a supervisor that finds us hung, prints the stacks of all threads
     try:
         train(run, quiet="--quiet" in options)
     except Exception as error:
         traceback.print_exc()
-        failure = failure_of(error, distributed.rank_to_be())
+        failure = failure_of(error, torchrun.place().rank)
         with suppress(SimclrPlusError, OSError):  # the disk may be full
             note_failure(run.logs, failure)
             if failure.rank == 0:

@@ -14,10 +14,11 @@ ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads losses "
     "compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations published "
-    "processes tail metrics_table pulse failures hanging slurm states system_figures overview printing result_names"
+    "processes tail metrics_table pulse failures hanging slurm states system_figures overview printing result_names "
+    "torchrun"
 )
 MODEL = (
-    "model checkpoints background_saving file_list datasets metrics loading features progress "
+    "model precision checkpoints continuation background_saving file_list datasets metrics loading features progress "
     "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures"
 )
 WORK = "trainer evaluators export importers pictures report studies"
