@@ -107,10 +107,6 @@ class Recipe(Section):
         """Whether both make the same run: the same but for what they say about themselves."""
         return self.model_copy(update={"about": other.about}) == other
 
-    def halves_on(self, device_type: str) -> bool:
-        """Whether the network computes in bfloat16 on a device of that type, "cpu" or "cuda"."""
-        return self.training.precision == "bfloat16" or (self.training.precision == "auto" and device_type == "cuda")
-
     @property
     def head_layers(self) -> int:
         """Layers of the projection head that is trained."""

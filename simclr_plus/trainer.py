@@ -48,6 +48,7 @@ from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import Plan, make_plan
+from simclr_plus.precision import halves_on
 from simclr_plus.processes import die_with_parent
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.pulse import PulseWriter, pulse_file
@@ -197,7 +198,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
     images = batch.views.to(t.device, dtype, non_blocking=True, memory_format=layout)
-    with torch.autocast(t.device.type, torch.bfloat16, enabled=recipe.halves_on(t.device.type)):
+    with torch.autocast(t.device.type, torch.bfloat16, enabled=halves_on(recipe, t.device)):
         h, z, logits = model(images)
     accuracy, of_labels = None, None
     if logits is not None:
