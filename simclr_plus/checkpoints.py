@@ -191,6 +191,21 @@ def load_encoder(path: str | Path) -> ResNet:
     return encoder.eval()
 
 
+def encoder_to_start_from(recipe: Recipe) -> ResNet:
+    """The encoder that training.init_from names; raises CheckpointError where it is another, or holds no numbers."""
+    path = recipe.training.init_from
+    given = load_encoder(path)
+    if given.architecture != recipe.architecture:
+        raise CheckpointError(
+            f"training.init_from = {path!r} holds {given.architecture}, the recipe {recipe.architecture}; "
+            "set [encoder] to match"
+        )
+    for name, tensor in given.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"training.init_from = {path!r} holds numbers that are not finite, in {name}")
+    return given
+
+
 def save_head(head: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
     """Write a projection head or a linear classifier (nn.Linear) alone, with what `load_head` needs in the header."""
     linears = [module for module in head.modules() if isinstance(module, nn.Linear)]

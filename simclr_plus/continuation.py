@@ -1,7 +1,7 @@
 """What a checkpoint may be gone on from with: the same images, the same network, the same stream of batches.
 
 Step s of a run shows the images that its number, seed and batch size say. Under other ones step s + 1 would show images
-that were seen already, or pass over some. A resumed run is looked at for its images, a branch for its recipe too.
+that were seen already, or pass over some. A branch, a run with keys changed, is looked at before it is made.
 """
 
 from __future__ import annotations
@@ -54,15 +54,26 @@ def require_same_images(checkpoint: Checkpoint, images: Images, identity: Identi
         )
 
 
-def require_same_course(checkpoint: Checkpoint, recipe: Recipe, images: Images, plan: Plan) -> None:
-    """That a recipe with keys changed can go on there; raises RecipeError naming key, both values and the remedy."""
+def require_same_stream(checkpoint: Checkpoint, recipe: Recipe, images: Images) -> None:
+    """That step s + 1 of the recipe follows step s of the checkpoint; raises RecipeError naming key and both values."""
     for key, old, new, why in _differences(checkpoint.recipe, recipe, images):
         if old != new:
-            weights = "" if key.startswith(("encoder.", "training.init_from")) else _from_weights(checkpoint)
+            weights = "" if key.startswith("encoder.") else _from_weights(checkpoint)
             raise RecipeError(
                 f"{key} = {_as_toml(new)}, but {checkpoint.path} was trained with {_as_toml(old)}: {why}. Leave {key} "
                 f"as it was, or start a new run: simclr-plus run RECIPE {key}={_as_toml(new)}{weights}"
             )
+
+
+def require_branch(checkpoint: Checkpoint, recipe: Recipe, images: Images, plan: Plan) -> None:
+    """That a run with keys changed can go on there; raises RecipeError naming the key, its values and the remedy."""
+    require_same_stream(checkpoint, recipe, images)
+    before, after = checkpoint.recipe.training.init_from, recipe.training.init_from
+    if after != before:
+        raise RecipeError(
+            f"training.init_from = {after!r}: a run with keys changed begins with the weights of {checkpoint.path}; "
+            f"leave it out, or start a new run: simclr-plus run RECIPE training.init_from={after}"
+        )
     _require_same_data(checkpoint, recipe, images)
     if plan.total_steps <= checkpoint.step:
         done = checkpoint.step * plan.global_batch / plan.images
@@ -102,8 +113,6 @@ def _differences(before: Recipe, after: Recipe, images: Images) -> Iterator[tupl
     yield "training.batch_size", before.training.batch_size, after.training.batch_size, counts
     order = "the order of the images and every view come from it"
     yield "training.seed", before.training.seed, after.training.seed, order
-    begins = "a run with keys changed begins with the weights of the run that it leaves"
-    yield "training.init_from", before.training.init_from, after.training.init_from, begins
     network = "it holds the weights of that network"
     if before.supervised != after.supervised:
         yield "loss.name", before.loss.name, after.loss.name, "labels are learnt by another network on other images"

@@ -90,6 +90,10 @@ def run(
         _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
         return
     plan = _plan(loaded, _world(order), checked=allocation is None)
+    if loaded.training.init_from and allocation is None:
+        from simclr_plus.checkpoints import encoder_to_start_from
+
+        encoder_to_start_from(loaded)
     new = join_run(loaded, runs, name) if order.rdzv else create_run(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
     for doubt in loaded.doubts():
@@ -221,7 +225,7 @@ def _processes_of(run: Run) -> int:
 def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe, Plan]:
     """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
     from simclr_plus.checkpoints import load_checkpoint
-    from simclr_plus.continuation import require_same_course
+    from simclr_plus.continuation import require_branch
     from simclr_plus.datasets import open_training_images
     from simclr_plus.plan import make_plan
     from simclr_plus.recipe import parse_recipe
@@ -231,7 +235,7 @@ def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe
     checkpoint = load_checkpoint(parent.latest_checkpoint(), tensors=False)
     images = open_training_images(recipe)
     plan = make_plan(recipe, len(images), processes)
-    require_same_course(checkpoint, recipe, images, plan)
+    require_branch(checkpoint, recipe, images, plan)
     return recipe, plan
 
 

@@ -37,13 +37,13 @@ from simclr_plus.checkpoints import (
     Checkpoint,
     checkpoint_header,
     encoder_metadata,
+    encoder_to_start_from,
     load_checkpoint,
-    load_encoder,
     restore,
     save_encoder,
 )
 from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
-from simclr_plus.continuation import Identity, identity_of, require_same_images
+from simclr_plus.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images, open_training_images
 from simclr_plus.errors import CheckpointError, SimclrPlusError
 from simclr_plus.failures import failure_of, note_failure
@@ -351,6 +351,7 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter,
         checkpoint = None if newest is None else load_checkpoint(_appeared(run.checkpoints / newest))
         if checkpoint is not None:
             require_same_images(checkpoint, images, identity)
+            require_same_stream(checkpoint, recipe, images)
             keeps = checkpoint.recipe.optimizer.rule == recipe.optimizer.rule
             restore(checkpoint, model, optimizer if keeps else None)
         knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
@@ -436,7 +437,7 @@ def _build(recipe: Recipe, images: Images, device: torch.device, *, starts: bool
     classified = images.labels is not None and (recipe.training.probe or recipe.supervised)
     model = build_model(recipe, len(images.classes) if classified else 0)
     if recipe.training.init_from and starts:
-        _start_from(model, recipe)
+        model.encoder.load_state_dict(encoder_to_start_from(recipe).state_dict())
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     model.to(device, torch.float64 if recipe.training.precision == "float64" else torch.float32)
     model.to(memory_format=layout)
@@ -496,16 +497,6 @@ def _lars_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         groups[0]["params"] = [p for p in groups[0]["params"] if p is not probe.weight]
         groups.append({"params": [probe.weight], "weight_decay": weight_decay, "adapt": False})
     return groups
-
-
-def _start_from(model: SimCLR, recipe: Recipe) -> None:
-    given = load_encoder(recipe.training.init_from)
-    if given.architecture != recipe.architecture:
-        raise CheckpointError(
-            f"training.init_from = {recipe.training.init_from!r} holds {given.architecture}, the recipe "
-            f"{recipe.architecture}; set [encoder] to match"
-        )
-    model.encoder.load_state_dict(given.state_dict())
 
 
 def _in_processes(t: Training) -> nn.Module:

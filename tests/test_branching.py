@@ -61,6 +61,7 @@ def resume(run: Run, *arguments: str) -> Any:
         ["training.batch_size=64"],
         ["training.seed=1", "training.epochs=2"],
         ["training.epochs=0.5"],
+        ["training.init_from=x.safetensors", "training.epochs=2"],
         ["data.limit=128", "training.epochs=2"],
         ["encoder.width=0.25", "training.epochs=2"],
         ["head.num_layers=3", "training.epochs=2"],

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from simclr_plus.augmentations.law import OPERATIONS
-from simclr_plus.checkpoints import load_checkpoint, load_encoder, read_header, write_tensors
+from simclr_plus.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
+from simclr_plus.cli import app
+from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
@@ -144,6 +147,18 @@ def test_init_from_starts_from_given_weights(tmp_path: Path, tiny: list[str]) ->
     other = create_run(load_recipe("demo", [f"training.init_from={encoder}"]), tmp_path, "other")
     with pytest.raises(CheckpointError, match=r"init_from .*set \[encoder\] to match"):
         train(other, quiet=True)
+
+
+def test_a_file_to_start_from_that_will_not_do_is_told_before_a_run_is_made(tmp_path: Path, tiny: list[str]) -> None:
+    bad = ResNet(18, 0.125, stem="cifar")
+    with torch.no_grad():
+        bad.conv1.weight[0] = torch.nan
+    save_encoder(bad, tmp_path / "bad.safetensors")
+    save_encoder(ResNet(18, 0.25, stem="cifar"), tmp_path / "other.safetensors")
+    for name in ("bad", "other", "absent"):
+        given = f"training.init_from={tmp_path / name}.safetensors"
+        done = CliRunner().invoke(app, ["run", "demo", *tiny, given, "--runs", str(tmp_path / "runs")])
+        assert done.exit_code != 0 and not (tmp_path / "runs").exists()
 
 
 def test_the_newest_checkpoints_and_one_each_n_epochs_are_kept(tmp_path: Path, tiny: list[str]) -> None:
@@ -276,6 +291,16 @@ def test_a_checkpoint_that_does_not_tell_which_images_it_saw_is_gone_on_from(tmp
     assert header.pop("listing_digest") and header.pop("images_digest")
     write_tensors(path, load_file(path), header)
     assert train(run, quiet=True) == "finished" and last_bytes(run) == last_bytes(unbroken)
+
+
+@pytest.mark.parametrize("key", ["batch_size = 32", "seed = 0"])
+def test_a_run_is_not_resumed_by_a_recipe_that_shows_other_images(tmp_path: Path, tiny: list[str], key: str) -> None:
+    run = cut_after_the_first_step(trained(tmp_path, [*tiny, *EACH_STEP]))
+    run.recipe_file.write_text(run.recipe_file.read_text().replace(key, f"{key.split()[0]} = 16"))
+    logged = run.metrics_file.read_bytes()
+    with pytest.raises(RecipeError, match=f"{key.split()[0]} = 16"):
+        train(run, quiet=True)
+    assert run.metrics_file.read_bytes() == logged and len(run.checkpoint_files()) == 1
 
 
 def test_a_stop_is_heard_within_seconds_though_nothing_is_logged(tmp_path: Path, tiny: list[str]) -> None:
