@@ -16,6 +16,8 @@ from simclr_plus.image_identity import images_digest, listing_digest
 from simclr_plus.plan import Plan
 from simclr_plus.recipe import Recipe
 
+HOW_DATA_ARE_FETCHED = ("download", "expected_images", "on_bad_image", "threads")  # keys of [data]; the rest says which
+
 
 @dataclass(frozen=True)
 class Identity:
@@ -42,10 +44,10 @@ def require_same_images(checkpoint: Checkpoint, images: Images, identity: Identi
             f"{images.name} now holds {len(images)} of {len(images.classes)}; {remedy}"
         )
     if checkpoint.listing and checkpoint.listing != identity.listing:
-        what = "pixels or labels" if images.pixels is not None else "names: files were renamed, moved or exchanged"
+        files = "names: files were renamed, moved or exchanged, or they are read in another way"
         raise CheckpointError(
             f"{checkpoint.path} was trained on {checkpoint.images} images, {images.name} now holds as many with other "
-            f"{what}; {remedy}"
+            f"{files if images.pixels is None else 'pixels or labels'}; {remedy}"
         )
     if checkpoint.sizes and identity.sizes and checkpoint.sizes != identity.sizes:
         raise CheckpointError(
@@ -88,8 +90,8 @@ def _require_same_data(checkpoint: Checkpoint, recipe: Recipe, images: Images) -
     before, after = checkpoint.recipe.data, recipe.data
     changed = [
         f"data.{key} = {_as_toml(getattr(after, key))} (it was {_as_toml(getattr(before, key))})"
-        for key in ("name", "root", "limit")
-        if getattr(after, key) != getattr(before, key)
+        for key in type(after).model_fields
+        if key not in HOW_DATA_ARE_FETCHED and getattr(after, key) != getattr(before, key)
     ]
     if changed and not checkpoint.listing:
         raise RecipeError(

@@ -139,7 +139,7 @@ def resume(
         _show_plan(recipe, plan, shown, order, None, as_json)
         return
     if overrides:
-        found = branch_run(found, recipe, name, overrides, processes=_world(order))
+        found = branch_run(found, recipe, name, overrides)
         say(f"new run {found.path}: it goes on from a checkpoint of {run}")
     done = found.checkpoint_files()
     at = int(done[-1].stem.removeprefix("step_")) if done else 0
@@ -213,13 +213,15 @@ def _world(order: Order) -> int:
 
 def _processes_of(run: Run) -> int:
     """Processes on each machine as it was started last; where it never was, those of the run that it comes from."""
+    from simclr_plus.runs import Run
     from simclr_plus.states import read_status
 
-    told = [event.get("processes") for event in run.events()]
-    for processes in (read_status(run).get("processes"), *reversed(told)):
+    events = run.events()
+    for processes in (read_status(run).get("processes"), *(event.get("processes") for event in reversed(events))):
         if isinstance(processes, int) and processes > 0:
             return processes
-    return 1
+    parents = [str(event["parent"]) for event in events if event.get("event") == "branch" and event.get("parent")]
+    return _processes_of(Run(run.path.with_name(parents[0]))) if parents and parents[0] != run.name else 1
 
 
 def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe, Plan]:

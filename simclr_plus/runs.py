@@ -235,7 +235,7 @@ def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
         return run
 
 
-def branch_run(parent: Run, recipe: Recipe, name: str, changes: list[str], *, processes: int = 1) -> Run:
+def branch_run(parent: Run, recipe: Recipe, name: str, changes: list[str]) -> Run:
     """A new run beside its parent, with another recipe, that begins at the parent's newest checkpoint.
 
     The checkpoint is fetched before the run is made, so that a run without one never stands there.
@@ -251,7 +251,7 @@ def branch_run(parent: Run, recipe: Recipe, name: str, changes: list[str], *, pr
         try:
             run.checkpoints.mkdir()
             (fetched / start).replace(run.checkpoints / start)
-            run.log_event("branch", parent=parent.name, checkpoint=start, changes=changes, processes=processes)
+            run.log_event("branch", parent=parent.name, checkpoint=start, changes=changes)
         except BaseException:
             shutil.rmtree(run.path, ignore_errors=True)
             raise
