@@ -11,13 +11,13 @@ from simclr_plus import torchrun
 
 def say(text: str) -> None:
     """A line for people, to stderr."""
-    if torchrun.is_first():
+    if _first_process():
         print(text, file=sys.stderr, flush=True)
 
 
 def print_json(value: Any) -> None:
     """One JSON document."""
-    if torchrun.is_first():
+    if _first_process():
         print(json.dumps(value, indent=2))
 
 
@@ -29,7 +29,7 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, g
     from rich.table import Table
     from rich.text import Text
 
-    if not torchrun.is_first():
+    if not _first_process():
         return
     table = Table()
     for column in columns:
@@ -46,3 +46,7 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, g
     if title:  # above the table, not within its width
         console.print(Text(title, "italic"))
     console.print(table)
+
+
+def _first_process() -> bool:
+    return torchrun.is_first()

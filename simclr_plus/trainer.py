@@ -362,11 +362,7 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter,
     if recipe.training.compile:
         model.encoder.compile()
     step = 0 if checkpoint is None else checkpoint.step
-    if is_main:
-        remove_unfinished(run.checkpoints)
-        _note_start(run, recipe, plan, images, device, checkpoint, precision)
-    progress = TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main)
-    return Training(
+    training = Training(
         run=run,
         recipe=recipe,
         plan=plan,
@@ -374,13 +370,17 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter,
         model=model,
         optimizer=optimizer,
         device=device,
-        progress=progress,
+        progress=TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main),
         saver=CheckpointSaver(),
         knn_images=knn_images,
         step=step,
         pulse=pulse,
         identity=identity,
     )
+    if is_main:
+        remove_unfinished(run.checkpoints)
+        _note_start(training, checkpoint, precision)
+    return training
 
 
 _SAME_DATA = (
@@ -445,29 +445,19 @@ def _build(recipe: Recipe, images: Images, device: torch.device, *, starts: bool
     return model, build_optimizer(model, recipe)
 
 
-def _note_start(
-    run: Run,
-    recipe: Recipe,
-    plan: Plan,
-    images: Images,
-    device: torch.device,
-    checkpoint: Checkpoint | None,
-    precision: str,
-) -> None:
-    come_from = {} if checkpoint is None else {"from_step": checkpoint.step}
-    kind = "start" if checkpoint is None else "resume"
-    figures = {"steps": plan.total_steps, "processes": plan.processes, "device": str(device), "precision": precision}
-    run.log_event(kind, **come_from, **figures, **machine())
-    notes = []
-    if recipe.data.expected_images and recipe.data.expected_images != len(images):
-        notes.append(f"{images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}")
-    if checkpoint is not None and checkpoint.recipe.optimizer.rule != recipe.optimizer.rule:
-        notes.append(
-            f"the optimizer starts afresh: {checkpoint.path.name} holds the state of "
-            f"{checkpoint.recipe.optimizer.rule}, which means nothing to {recipe.optimizer.rule}"
-        )
-    for note in notes:
-        run.log_event("note", message=note)
+def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str) -> None:
+    """The event that says what begins where, and what a user should know of it."""
+    come_from = {"from_step": t.step} if t.step else {}
+    kind = "resume" if t.step else "start"
+    figures = {"steps": t.plan.total_steps, "processes": t.plan.processes, "device": str(t.device)}
+    t.run.log_event(kind, **come_from, **figures, precision=precision, **machine())
+    if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
+        note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"
+        t.run.log_event("note", message=note)
+    before, now = checkpoint and checkpoint.recipe.optimizer.rule, t.recipe.optimizer.rule
+    if checkpoint is not None and before != now:
+        note = f"the optimizer starts afresh: {checkpoint.path.name} holds the state of {before}, no use to {now}"
+        t.run.log_event("note", message=note)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -591,9 +581,7 @@ def _note_skipped(t: Training, batches: ViewBatches) -> int:
     if batches.skipped:
         t.run.logs.mkdir(exist_ok=True)
         names = sorted(str(t.images.paths[i]) for i in batches.skipped)
-        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_text(
-            "\n".join(names) + "\n", encoding="utf-8", errors="surrogateescape"
-        )
+        (t.run.logs / f"skipped.{distributed.rank()}.txt").write_text("\n".join(names) + "\n")
     skipped = torch.zeros(len(t.images), device=t.device)
     skipped[sorted(batches.skipped)] = 1
     return int((distributed.sum_over_processes(skipped) > 0).sum())
