@@ -29,6 +29,7 @@ class CheckpointSaver:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._buffers: Tensors = {}
+        self._device: torch.device | None = None  # where the weights lie, if on a CUDA device
         self._copying: Future[torch.cuda.Event | None] | None = None
         self._writing: Future[Path] | None = None
 
@@ -47,7 +48,8 @@ class CheckpointSaver:
         steady = checkpoint_tensors(model, optimizer)
         moving = {name: steady.pop(name) for name, _ in model.named_buffers() if name in steady}
         self._keep(moving)
-        ready = torch.cuda.current_stream().record_event() if any(x.is_cuda for x in steady.values()) else None
+        self._device = next((tensor.device for tensor in steady.values() if tensor.is_cuda), None)
+        ready = None if self._device is None else torch.cuda.current_stream(self._device).record_event()
         self._copying = self._thread.submit(self._copy, steady, ready)
         self._writing = self._thread.submit(self._write, path, [*steady, *moving], header, self._copying)
 
@@ -56,7 +58,7 @@ class CheckpointSaver:
         copying, self._copying = self._copying, None
         copied = copying.result() if copying is not None else None
         if copied is not None:
-            torch.cuda.current_stream().wait_event(copied)
+            torch.cuda.current_stream(self._device).wait_event(copied)
 
     def finished(self) -> Path | None:
         """The file that was completed since the last call, if any."""
@@ -79,11 +81,12 @@ class CheckpointSaver:
         if ready is None:
             self._keep(steady)
             return None
-        side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_event(ready)
-        with torch.cuda.stream(side):
-            self._keep(steady)
-        copied: torch.cuda.Event = side.record_event()
+        with torch.cuda.device(self._device):  # CUDA's current device is a thread's own, and this is another thread
+            side: torch.cuda.Stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_event(ready)
+            with torch.cuda.stream(side):
+                self._keep(steady)
+            copied: torch.cuda.Event = side.record_event()
         return copied
 
     def _write(

@@ -9,6 +9,8 @@ Header values are strings.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -36,7 +38,10 @@ NORMALIZED_INPUT = "RGB in [0, 1]; load_encoder's network itself applies the mea
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: tensors by name, updates done, the recipe, number of images and class names of the data."""
+    """An opened checkpoint: tensors by name, updates done, the recipe, and what the data was.
+
+    `listing` and `sizes` are image_identity's digests of the images; "" in checkpoints of earlier versions.
+    """
 
     path: Path
     tensors: dict[str, Tensor]
@@ -44,6 +49,8 @@ class Checkpoint:
     recipe: Recipe
     images: int
     classes: tuple[str, ...]
+    listing: str = ""
+    sizes: str = ""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose names begin with `prefix.`, without it."""
@@ -74,41 +81,64 @@ def checkpoint_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tens
     return tensors
 
 
-def checkpoint_header(step: int, recipe: Recipe, images: int = 0, classes: tuple[str, ...] = ()) -> dict[str, str]:
+def checkpoint_header(
+    step: int,
+    recipe: Recipe,
+    images: int = 0,
+    classes: tuple[str, ...] = (),
+    *,
+    listing: str = "",
+    sizes: str = "",
+) -> dict[str, str]:
     """The strings of a checkpoint's header."""
+    digests = {"listing_digest": listing, "images_digest": sizes} if listing else {}
     return {
         "format": CHECKPOINT_FORMAT,
         "step": str(step),
         "recipe": recipe.to_toml(),
         "images": str(images),
         "classes": json.dumps(classes),
+        **digests,
         "simclr_plus": version("simclr-plus"),
     }
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint; raises NotFoundError or CheckpointError naming the file."""
-    header, tensors = _read(path)
+def load_checkpoint(path: Path, *, tensors: bool = True) -> Checkpoint:
+    """Read a checkpoint, or without its tensors; raises NotFoundError or CheckpointError naming the file."""
+    header, read = _read(path) if tensors else (read_header(path), {})
     if header.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{path} is no checkpoint of SimCLR+ (its header says format = {header.get('format')!r}); "
             "name a file of a run's checkpoints folder"
         )
-    recipe = parse_recipe(header["recipe"], origin=f"recipe in {path}")
-    classes = tuple(json.loads(header["classes"]))
-    return Checkpoint(path, tensors, int(header["step"]), recipe, int(header["images"]), classes)
+    return Checkpoint(
+        path=path,
+        tensors=read,
+        step=int(header["step"]),
+        recipe=parse_recipe(header["recipe"], origin=f"recipe in {path}"),
+        images=int(header["images"]),
+        classes=tuple(json.loads(header["classes"])),
+        listing=header.get("listing_digest", ""),
+        sizes=header.get("images_digest", ""),
+    )
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
-    """Put weights and optimizer state back, in the memory layout they had; raises CheckpointError when they differ."""
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | None) -> None:
+    """Put weights and optimizer state back, in the memory layout they had; raises CheckpointError when they differ.
+
+    Without an optimizer the weights alone. Every tensor of its state comes to its parameter's device, Adam's count of
+    steps too, and those of the parameter's shape to its type.
+    """
     _load_into(model, {k: v for k, v in checkpoint.tensors.items() if not k.startswith("optimizer.")}, checkpoint.path)
+    if optimizer is None:
+        return
     parameters = dict(model.named_parameters())
     for name, value in checkpoint.part("optimizer").items():
         parameter_name, _, key = name.rpartition(".")
         parameter = parameters[parameter_name]
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(value)
-        optimizer.state[parameter][key] = value
+        optimizer.state[parameter][key] = value.to(parameter.device)
 
 
 def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
@@ -165,6 +195,21 @@ def load_encoder(path: str | Path) -> ResNet:
     return encoder.eval()
 
 
+def encoder_to_start_from(recipe: Recipe) -> ResNet:
+    """The encoder that training.init_from names; raises CheckpointError where it is another, or holds no numbers."""
+    path = recipe.training.init_from
+    given = load_encoder(path)
+    if given.architecture != recipe.architecture:
+        raise CheckpointError(
+            f"training.init_from = {path!r} holds {given.architecture}, the recipe {recipe.architecture}; "
+            "set [encoder] to match"
+        )
+    for name, tensor in given.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"training.init_from = {path!r} holds numbers that are not finite, in {name}")
+    return given
+
+
 def save_head(head: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
     """Write a projection head or a linear classifier (nn.Linear) alone, with what `load_head` needs in the header."""
     linears = [module for module in head.modules() if isinstance(module, nn.Linear)]
@@ -218,20 +263,25 @@ def load_head(path: str | Path, kind: str) -> nn.Module:
 
 def read_header(path: str | Path) -> dict[str, str]:
     """The strings in a file's header; the tensors are not read."""
-    path = Path(path)
+    with _opened(Path(path)) as file:
+        return dict(file.metadata() or {})
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors by one opening: a run that drops its older checkpoints may delete the file meanwhile."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
+            yield file
     except FileNotFoundError:
         raise NotFoundError(f"no file {path}") from None
     except (SafetensorError, OSError):
         raise CheckpointError(f"{path} {why_no_safetensors(path)}") from None
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    header = read_header(path)
-    with safe_open(path, framework="pt") as file:
-        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:

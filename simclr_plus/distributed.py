@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from simclr_plus import lightly_parts
-from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
+from simclr_plus import lightly_parts, torchrun
+from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, SimclrPlusError
 
 T = TypeVar("T")
+
+WEEK = 7 * 24 * 3600.0
+HUNG_AFTER = 1800.0  # as monitor.hung_after_seconds, where no recipe says it
 
 
 def world_size() -> int:
@@ -27,26 +30,70 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def rank_to_be() -> int:
-    """The number that torchrun gave this process, before it joined the others too; 0 without torchrun."""
-    return int(os.environ.get("RANK", "0"))
+def start(device: str, *, hung_after: float = HUNG_AFTER) -> torch.device:
+    """Join the processes that torchrun started, if any, and give this process its device ("auto", "cpu", "cuda").
+
+    hung_after: seconds after which the supervisor calls a step hung, 0: never. Collectives wait for longer than the
+    supervisor does, so that it is the supervisor that speaks first and names the process that is behind.
+    """
+    place = torchrun.place()
+    if not torchrun.started_this_process() or dist.is_initialized():
+        return _own_device(device, place)
+    timeout = collective_timeout(hung_after)
+    store, rank, size = next(iter(dist.rendezvous("env://", timeout=timeout)))  # type: ignore[attr-defined]
+    store.set_timeout(timeout)
+    found = _devices_together(device, place, store)
+    dist.init_process_group(
+        "nccl" if found.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+        device_id=found if found.type == "cuda" else None,
+    )
+    return found
 
 
-def start(device: str) -> torch.device:
-    """Join the processes that torchrun started, if any, and give this process its device ("auto", "cpu", "cuda")."""
+def _own_device(device: str, place: torchrun.Place) -> torch.device:
     wants_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    if wants_cuda and not torch.cuda.is_available():
+    if not wants_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise EnvironmentNotAbleError('training.device = "cuda", but PyTorch finds no CUDA device; use "cpu" or "auto"')
-    if wants_cuda:
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        if local_rank >= torch.cuda.device_count():
-            raise EnvironmentNotAbleError(
-                f"process {local_rank} has no GPU: {torch.cuda.device_count()} GPUs are visible; lower --nproc"
-            )
-        torch.cuda.set_device(local_rank)
-    if "WORLD_SIZE" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if wants_cuda else "gloo", timeout=timedelta(minutes=30))
-    return torch.device("cuda", torch.cuda.current_device()) if wants_cuda else torch.device("cpu")
+    if place.local_rank >= torch.cuda.device_count():
+        raise EnvironmentNotAbleError(
+            f"process {place.local_rank} has no GPU: {torch.cuda.device_count()} GPUs are visible; lower --nproc"
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _devices_together(device: str, place: torchrun.Place, store: Any) -> torch.device:
+    """This process's device, once all have one of a kind: GPUs do not talk to CPUs, and would wait for them."""
+    error, found = None, torch.device("cpu")
+    try:
+        found = _own_device(device, place)
+    except EnvironmentNotAbleError as raised:
+        error = raised
+    store.set(f"device of {place.rank}", f"failed: {error}" if error else found.type)
+    told = [store.get(f"device of {rank}").decode() for rank in range(place.world_size)]
+    if error is not None:
+        raise error
+    failed = [rank for rank, text in enumerate(told) if text.startswith("failed")]
+    if failed:
+        raise AnotherProcessError(f"{_numbered(failed)} {told[failed[0]]}")
+    if len(set(told)) > 1:
+        gpus = _numbered([rank for rank, text in enumerate(told) if text == "cuda"])
+        raise EnvironmentNotAbleError(
+            f"{gpus} found a GPU, the others none: they cannot train together; set training.device = "
+            '"cpu", or start processes where there are GPUs'
+        )
+    return found
+
+
+def collective_timeout(hung_after: float) -> timedelta:
+    """Longer than the longest wait that pulse.py allows a process, four times `hung_after`; a week where that is 0."""
+    return timedelta(seconds=min(4 * hung_after + 600, WEEK) if hung_after else WEEK)
 
 
 def stop() -> None:
@@ -99,6 +146,27 @@ def from_main(value: T) -> T:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """What fails on one process ends all of them here: each of the others raises AnotherProcessError with its words.
+
+    One collective at the end. What is inside must hold none, for a process that failed would not take part.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    words: list[str | None] = [None] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(words, None if error is None else f"{error}" or type(error).__name__)
+    if error is not None:
+        raise error
+    failed = [number for number, text in enumerate(words) if text is not None]
+    if failed:
+        raise AnotherProcessError(f"{_numbered(failed)} failed: {words[failed[0]]}")
 
 
 def require_agreement(facts: Mapping[str, object], remedy: str) -> None:

@@ -28,6 +28,10 @@ class EnvironmentNotAbleError(SimclrPlusError):
     exit_code = 4
 
 
+class AnotherProcessError(SimclrPlusError):
+    """Another process of the run failed, and this one ends with it; the cause is the other's."""
+
+
 class UnreadableImageError(SimclrPlusError):
     """A file is no image that can be decoded."""
 

@@ -299,21 +299,25 @@ def compare(
 
 def in_processes(nproc: str) -> None:
     """With --nproc above 1 run this command under torchrun in its place, and exit with its code."""
+    from simclr_plus import torchrun
     from simclr_plus.launch import process_count
     from simclr_plus.runs import cpu_count
 
     processes = process_count(nproc)
-    if "WORLD_SIZE" in os.environ:
+    if torchrun.started_this_process():
         from simclr_plus.distributed import stop
 
         atexit.register(stop)
         return
+    if note := torchrun.disregarded():
+        say(f"note: {note}")
     if processes == 1:
         return
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     threads = {"OMP_NUM_THREADS": str(max(1, cpu_count() // processes))}
     command += ["-m", "--", "simclr_plus.cli", *sys.argv[1:]]  # after -- torchrun takes no option for its own
-    raise typer.Exit(subprocess.run(command, env={**threads, **os.environ}, check=False).returncode)
+    environment = {**threads, **torchrun.without_torchrun(os.environ)}
+    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
 def _evaluate(

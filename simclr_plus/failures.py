@@ -16,10 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
+from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.whole_files import write_text_whole
 
 RAISED, KILLED, OUT_OF_MEMORY, HUNG, TOLD = "raised", "killed", "out of memory", "hung", "told"
+ANOTHERS = "another's"  # of another process, which ended this one
 _CONNECTION = ("connection closed by peer", "connection reset", "timed out waiting", "nccl", "gloo", "broken pipe")
 
 
@@ -45,7 +46,7 @@ class Failure:
 
     def sentence(self) -> str:
         """For the screen."""
-        if self.kind == TOLD:
+        if self.kind in (TOLD, ANOTHERS):
             return self.message
         who = "a process" if self.rank is None else f"rank {self.rank}"
         where = f" on {self.host}" if self.host else ""
@@ -63,6 +64,8 @@ class Exit:
 def failure_of(error: BaseException, rank: int) -> Failure:
     """What an exception means."""
     of = partial(Failure, rank=rank, host=socket.gethostname(), time=time.time())
+    if isinstance(error, AnotherProcessError):
+        return of(ANOTHERS, str(error), exit_code=error.exit_code)
     if isinstance(error, SimclrPlusError):
         return of(TOLD, str(error), exit_code=error.exit_code)
     if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError):  # a file, a disk
@@ -131,4 +134,6 @@ def _killed(end: Exit, memory_kills: int) -> Failure:
 
 
 def _is_about_others(failure: Failure) -> bool:
+    if failure.kind == ANOTHERS:
+        return True
     return failure.kind == RAISED and any(word in failure.message.lower() for word in _CONNECTION)

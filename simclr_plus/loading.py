@@ -14,7 +14,6 @@ batch is held once: `simclr-plus bench data` measures them beside DataLoader's w
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simclr_plus import torchrun
 from simclr_plus.augmentations.draws import COLUMNS, draw_views, epoch_order
 from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.finishing import Finish, finish_in_parts, packed
@@ -359,7 +359,7 @@ def evaluation_batches(
 
 def default_threads() -> int:
     """Cores that this process may use, shared with the other processes of this machine."""
-    return max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, cpu_count() // torchrun.place().local_world_size)
 
 
 class _Makers:

@@ -80,9 +80,18 @@ def feature_std(h: Tensor) -> float:
 
 
 def effective_rank(h: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of centred features [B, D] (Roy and Vetterli 2007)."""
-    h = h.float()
-    values = torch.linalg.svdvals(h - h.mean(dim=0))
+    """exp of the entropy of the normalised singular values of centred features [B, D] (Roy and Vetterli 2007).
+
+    From the eigenvalues of the smaller Gram matrix, in float64 on the CPU. NaN for features that are not finite: a
+    figure for people must not end the training.
+    """
+    h = h.detach().to("cpu", torch.float64)
+    centred = h - h.mean(dim=0)
+    gram = centred @ centred.T if h.shape[0] <= h.shape[1] else centred.T @ centred
+    try:
+        values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    except RuntimeError:  # torch.linalg.LinAlgError is one
+        return torch.nan
     p = values / values.sum().clamp_min(1e-12)
     return float(torch.exp(-(p * (p + 1e-12).log()).sum()))
 

@@ -21,6 +21,7 @@ KNOWN_SIZES = {
 }
 
 
+CUDA_MEMORY = 2 << 30  # 0.5 GiB of context, 1.0 to 1.4 of the loader's stream, workspaces of cuDNN and NCCL
 LABELLED_SIZES = {"stl10": 5_000}  # where fewer have labels
 
 
@@ -39,6 +40,7 @@ class Plan:
     encoder_parameters: int
     head_parameters: int
     memory: int
+    memory_on_gpu: int  # of the card: CUDA's own, the loader's stream, NCCL and what the allocator keeps come on top
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -78,6 +80,7 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
         encoder_parameters=recipe.architecture.parameter_count(),
         head_parameters=_head_parameters(recipe),
         memory=_memory(recipe, processes),
+        memory_on_gpu=_memory(recipe, processes) + CUDA_MEMORY,
     )
 
 
@@ -92,7 +95,8 @@ def _memory(recipe: Recipe, processes: int) -> int:
     copies = 4 if recipe.optimizer.name == "adam" else 3
     rows = recipe.views * t.batch_size // processes
     kept = architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
-    activations = rows * kept * {"float32": 4, "float64": 8}.get(t.precision, 2)
+    bytes_a_number = {"float32": 4, "tf32": 4, "float64": 8, "auto": 4 if t.device == "cpu" else 2}.get(t.precision, 2)
+    activations = rows * kept * bytes_a_number
     return (
         4 * copies * (architecture.parameter_count() + _head_parameters(recipe))
         + activations

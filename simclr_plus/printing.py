@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from typing import Any
+
+from simclr_plus import torchrun
 
 
 def say(text: str) -> None:
@@ -48,4 +49,4 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, g
 
 
 def _first_process() -> bool:
-    return os.environ.get("RANK", "0") == "0"  # torchrun's
+    return torchrun.is_first()

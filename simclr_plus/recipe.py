@@ -116,10 +116,6 @@ class Recipe(Section):
         pairs = [(key, _value_of(self, key), _value_of(other, key)) for key in keys]
         return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
 
-    def halves_on(self, device_type: str) -> bool:
-        """Whether the network computes in bfloat16 on a device of that type, "cpu" or "cuda"."""
-        return self.training.precision == "bfloat16" or (self.training.precision == "auto" and device_type == "cuda")
-
     @property
     def head_layers(self) -> int:
         """Layers of the projection head that is trained."""

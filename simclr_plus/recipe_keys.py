@@ -254,6 +254,11 @@ class Optimizer(Section):
     ] = "rate_outside"
     gradient_clip: Annotated[float, Field(ge=0, description="largest norm of the whole gradient; 0: no clipping")] = 0.0
 
+    @property
+    def rule(self) -> str:
+        """Which update rule this is; what one rule keeps of its past steps means nothing to another."""
+        return f"sgd, {self.sgd_momentum}" if self.name == "sgd" else self.name
+
 
 class Training(Section):
     """The loop."""
@@ -277,10 +282,11 @@ class Training(Section):
         ),
     ] = True
     precision: Annotated[
-        Literal["float32", "bfloat16", "auto", "float64"],
+        Literal["float32", "bfloat16", "auto", "float64", "tf32"],
         Field(
-            description="of convolutions and matrices, the loss stays float32; auto: bfloat16 on CUDA, float32 on CPU; "
-            "float64: everything, for proofs"
+            description="of convolutions and matrices, the loss stays float32; auto: bfloat16 on CUDA from Ampere on, "
+            "else float32; tf32: float32 whose products CUDA rounds to 10 bits of mantissa; float64: everything, for "
+            "proofs"
         ),
     ] = "float32"
     channels_last: Annotated[bool, Field(description="memory layout of the images; faster for most networks")] = True

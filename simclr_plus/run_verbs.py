@@ -90,6 +90,10 @@ def run(
         _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
         return
     plan = _plan(loaded, _world(order), checked=allocation is None)
+    if loaded.training.init_from and allocation is None:
+        from simclr_plus.checkpoints import encoder_to_start_from
+
+        encoder_to_start_from(loaded)
     new = join_run(loaded, runs, name) if order.rdzv else create_run(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
     for doubt in loaded.doubts():
@@ -109,21 +113,34 @@ def resume(
     name: Annotated[str, typer.Option(help="Name of the new run, where keys are changed.")] = "",
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit its batch script to SLURM again.")] = False,
     runs: RunsFolder = RUNS,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run from its newest checkpoint, bit for bit; with keys changed, as a new run."""
     from simclr_plus.launch import resubmit
-    from simclr_plus.runs import find_run
-    from simclr_plus.states import read_status
+    from simclr_plus.runs import Run, branch_name, branch_run, find_run
 
     found = find_run(run, runs)
-    if overrides:
-        found = _branch(found, overrides, name)
-        say(f"new run {found.path}: it goes on from a checkpoint of {run}")
-    elif name:
+    if not overrides and name:
         raise RecipeError(f"--name {name}: a run that is resumed unchanged keeps its name")
-    order = _order(nproc or str(read_status(found).get("processes", 1)), nodes, rdzv, max_restarts)
-    plan = _plan(found.recipe(), _world(order))
+    if overrides and slurm:
+        raise RecipeError(
+            "--slurm submits the batch script of a run again, and a run with keys changed is a new one without a "
+            "script; leave --slurm out (within a job of your own), or start a run with --slurm and training.init_from"
+        )
+    order = _order(nproc or str(_processes_of(found)), nodes, rdzv, max_restarts)
+    if overrides:
+        recipe, plan = _branched(found, overrides, _world(order))
+    else:
+        recipe = found.recipe()
+        plan = _plan(recipe, _world(order))
+    if dry_run:
+        shown = Run(found.path.parent / (name or branch_name(found))) if overrides else found
+        _show_plan(recipe, plan, shown, order, None, as_json)
+        return
+    if overrides:
+        found = branch_run(found, recipe, name, overrides)
+        say(f"new run {found.path}: it goes on from a checkpoint of {run}")
     done = found.checkpoint_files()
     at = int(done[-1].stem.removeprefix("step_")) if done else 0
     if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
@@ -194,18 +211,42 @@ def _world(order: Order) -> int:
     return order.processes * int(order.nodes.rpartition(":")[2])
 
 
-def _branch(parent: Run, overrides: list[str], name: str) -> Run:
-    """A new run with keys changed, which begins at its parent's newest checkpoint."""
+def _processes_of(run: Run) -> int:
+    """Processes on each machine as it was started last; where it never was, those of the run that it comes from."""
+    from simclr_plus.runs import Run
+    from simclr_plus.states import read_status
+
+    events = run.events()
+    for processes in (read_status(run).get("processes"), *(event.get("processes") for event in reversed(events))):
+        if isinstance(processes, int) and processes > 0:
+            return processes
+    parents = [str(event["parent"]) for event in events if event.get("event") == "branch" and event.get("parent")]
+    return _processes_of(Run(run.path.with_name(parents[0]))) if parents and parents[0] != run.name else 1
+
+
+def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe, Plan]:
+    """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
+    from simclr_plus.checkpoints import load_checkpoint
+    from simclr_plus.continuation import require_branch
+    from simclr_plus.datasets import open_training_images
+    from simclr_plus.plan import make_plan
     from simclr_plus.recipe import parse_recipe, recipe_text
-    from simclr_plus.runs import branch_run
 
     text = recipe_text(parent.recipe_file)
-    return branch_run(parent, parse_recipe(text, overrides, origin=str(parent.recipe_file)), name, overrides)
+    recipe = parse_recipe(text, overrides, origin=str(parent.recipe_file))
+    checkpoint = load_checkpoint(parent.latest_checkpoint(), tensors=False)
+    images = open_training_images(recipe)
+    plan = make_plan(recipe, len(images), processes)
+    require_branch(checkpoint, recipe, images, plan)
+    return recipe, plan
 
 
 def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: bool, as_json: bool) -> NoReturn:
+    from simclr_plus import torchrun
     from simclr_plus.launch import detach, launch, submit_run
 
+    if note := torchrun.disregarded():
+        say(f"note: {note}")
     if allocation is not None:
         _say_submitted(run, submit_run(run, allocation, max_restarts=order.max_restarts), as_json)
         raise typer.Exit
@@ -252,6 +293,13 @@ def _outcome(run: Run) -> dict[str, Any]:
     }
 
 
+def _memory(recipe: Recipe, plan: Plan) -> str:
+    alone = f"{plan.memory / 2**30:.1f} GiB (estimate)"
+    if recipe.training.device == "cpu":
+        return alone
+    return f"{alone}; on a GPU {plan.memory_on_gpu / 2**30:.1f} GiB, and up to 10 % more"
+
+
 def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
     """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
     from simclr_plus.datasets import open_monitor_images, open_training_images
@@ -295,7 +343,7 @@ def _show_plan(
             ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
             ["warm-up steps", f"{plan.warmup_steps:,}"],
             ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
-            ["memory per process", f"{plan.memory / 2**30:.1f} GiB (estimate)"],
+            ["memory per process", _memory(recipe, plan)],
             ["run folder", str(run.path)],
             ["torchrun", shlex.join(torchrun)],
         ],

@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -237,19 +238,54 @@ def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
 
 
 def branch_run(parent: Run, recipe: Recipe, name: str, changes: list[str]) -> Run:
-    """A new run beside its parent, with another recipe, that begins at the parent's newest checkpoint."""
-    start = parent.latest_checkpoint()
+    """A new run beside its parent, with another recipe, that begins at the parent's newest checkpoint.
+
+    The checkpoint is fetched before the run is made, so that a run without one never stands there.
+    """
     folder = parent.path.parent
-    taken = (f"{parent.name}-{i}" for i in itertools.count(2))
-    run = create_run(recipe, folder, name or next(n for n in taken if not (folder / n).exists()))
-    run.checkpoints.mkdir()
-    copy = run.checkpoints / start.name
     try:
-        os.link(start, copy)  # checkpoints are never changed, so that one file will do for both
-    except OSError:
-        shutil.copyfile(start, copy)
-    run.log_event("branch", parent=parent.name, checkpoint=start.name, changes=changes)
+        fetched = Path(tempfile.mkdtemp(prefix=".branch-", dir=folder))
+    except OSError as error:
+        raise SimclrPlusError(f"cannot make a run in {folder}: {error}") from None
+    try:
+        start = _fetched(parent, fetched)
+        run = create_run(recipe, folder, name or branch_name(parent))
+        try:
+            run.checkpoints.mkdir()
+            (fetched / start).replace(run.checkpoints / start)
+            run.log_event("branch", parent=parent.name, checkpoint=start, changes=changes)
+        except BaseException:
+            shutil.rmtree(run.path, ignore_errors=True)
+            raise
+    finally:
+        shutil.rmtree(fetched, ignore_errors=True)
     return run
+
+
+def branch_name(parent: Run) -> str:
+    """What a run made from another is called, where no name is given."""
+    return next(name for i in itertools.count(2) if not (parent.path.parent / (name := f"{parent.name}-{i}")).exists())
+
+
+def _fetched(parent: Run, folder: Path) -> str:
+    """Put the parent's newest checkpoint there too and return its name; the parent may just drop it for a newer one."""
+    while True:
+        start = parent.latest_checkpoint()
+        try:
+            _link_or_copy(start, folder / start.name)
+        except FileNotFoundError:
+            if start.exists():
+                raise
+            continue
+        return start.name
+
+
+def _link_or_copy(file: Path, to: Path) -> None:
+    """Checkpoints never change, so that one file will do for both where the file system can link."""
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)
 
 
 def default_name(recipe_name: str) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from simclr_plus import torchrun
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.launch import launch
 from simclr_plus.processes import die_with_parent
@@ -194,7 +195,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.parent:
         die_with_parent(given.parent)
-    if given.measure and "WORLD_SIZE" not in os.environ:
+    if given.measure and not torchrun.started_this_process():
         _under_torchrun(given.folder, given.cell, given.processes)
         return
     try:
@@ -230,10 +231,13 @@ def _noting_failure(planned: PlannedStudy, cell: Cell) -> Iterator[None]:
 
 def _under_torchrun(folder: Path, cell: str, processes: int) -> None:
     """This process becomes the torchrun of the measures; its processes end with it, as it ends with the cell."""
-    from torch.distributed.run import main as torchrun
+    from torch.distributed.run import main as run_torchrun
 
+    ours = torchrun.without_torchrun(os.environ)
+    os.environ.clear()
+    os.environ.update(ours)
     options = ["--standalone", "--nproc-per-node", str(processes), "-m", "simclr_plus.study_cell"]
-    torchrun([*options, str(folder), cell, "--measure", "--parent", str(os.getpid())])
+    run_torchrun([*options, str(folder), cell, "--measure", "--parent", str(os.getpid())])
 
 
 if __name__ == "__main__":

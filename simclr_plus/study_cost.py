@@ -14,6 +14,7 @@ from simclr_plus.errors import NotFoundError
 from simclr_plus.losses import nt_xent
 from simclr_plus.model import build_model
 from simclr_plus.plan import Plan, known_size, make_plan
+from simclr_plus.precision import halves_on
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import cpu_count
 from simclr_plus.study_runs import PlannedStudy
@@ -102,7 +103,7 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
             if turn == 2 and best * count > SLOW_STEP:
                 break
             started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=recipe.halves_on(device.type)):
+            with torch.autocast(device.type, torch.bfloat16, enabled=halves_on(recipe, device)):
                 h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
             loss = h.square().mean() if recipe.views == 1 else nt_xent(*z.chunk(2))
             loss.backward()

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simclr_plus import processes, slurm, states
+from simclr_plus import processes, slurm, states, torchrun
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.failures import (
     KILLED,
@@ -207,7 +207,7 @@ def _attempt(s: Supervision) -> Failure | None:
 def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
     """The trainer itself or torchrun, in a session of its own, with the lock in its hands."""
     me = str(os.getpid())
-    environment = dict(os.environ)
+    environment = torchrun.without_torchrun(os.environ)
     if s.order.is_alone:
         command = [sys.executable, "-m", "simclr_plus.trainer", str(s.run.path), "--to-logs", "--parent", me]
     else:

@@ -6,15 +6,19 @@ python -m simclr_plus.trainer RUN
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import inspect
 import os
 import signal
+import socket
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from simclr_plus import distributed, metrics
+from simclr_plus import distributed, metrics, torchrun
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
@@ -33,12 +37,13 @@ from simclr_plus.checkpoints import (
     Checkpoint,
     checkpoint_header,
     encoder_metadata,
+    encoder_to_start_from,
     load_checkpoint,
-    load_encoder,
     restore,
     save_encoder,
 )
 from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
+from simclr_plus.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.datasets import Images, notes_of, open_monitor_images, open_training_images
 from simclr_plus.errors import CheckpointError, SimclrPlusError, UnreadableImageError
 from simclr_plus.failures import failure_of, note_failure
@@ -48,11 +53,12 @@ from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import Plan, make_plan
+from simclr_plus.precision import computed_in, halves_on, set_float32_products
 from simclr_plus.processes import die_with_parent
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
-from simclr_plus.runs import Run, machine
+from simclr_plus.runs import SECONDS_TO_APPEAR, Run, machine
 from simclr_plus.schedules import warmup_cosine
 from simclr_plus.whole_files import remove_unfinished
 
@@ -76,6 +82,7 @@ class Training:
     knn_images: tuple[Images, Images] | None  # bank and queries of the monitor, in process 0
     step: int = 0  # updates done
     pulse: PulseWriter = field(default_factory=PulseWriter)
+    identity: Identity = field(default_factory=Identity)
 
     @property
     def is_main(self) -> bool:
@@ -95,9 +102,9 @@ def train(run: Run, *, quiet: bool = False) -> str:
     Raises SimclrPlusError with a plain message; the newest complete checkpoint stays in the run folder.
     """
     recipe = run.recipe()
-    pulse = PulseWriter(pulse_file(run.logs, distributed.rank_to_be()), recipe.monitor.hung_after_seconds)
+    pulse = PulseWriter(pulse_file(run.logs, torchrun.place().rank), recipe.monitor.hung_after_seconds)
     pulse.beat(0, "preparing")
-    device = distributed.start(recipe.training.device)
+    device = distributed.start(recipe.training.device, hung_after=recipe.monitor.hung_after_seconds)
     with _stop_on_signals() as stop:
         try:
             training = _prepare(run, recipe, device, pulse, quiet)
@@ -117,10 +124,10 @@ def _loop(t: Training, stop: _StopRequest) -> str:
     recipe, every = t.recipe, t.recipe.monitor.log_every_steps
     batches = view_batches(recipe, t.images, t.device)
     model = _in_processes(t)
-    clock = _Clock(t.step)
-    if _asked_to_stop(t, stop):
-        return _leave(t, STOPPED, signal=stop.signal_number)
+    clock, hearing = _Clock(t.step), _Hearing(t, stop)
     first_bad = torch.full((), t.plan.total_steps, device=t.device)
+    if hearing.asked(first_bad):
+        return _leave(t, STOPPED, signal=stop.signal_number)
     t.pulse.beat(t.step, "data")
     for batch in batches.batches(t.step, t.plan.total_steps):
         t.pulse.beat(t.step, "step")
@@ -134,7 +141,8 @@ def _loop(t: Training, stop: _StopRequest) -> str:
         last = t.step == t.plan.total_steps
         save = last or t.crossed(recipe.checkpoints.every_epochs) or t.crossed(recipe.checkpoints.keep_every_epochs)
         knn = t.crossed(recipe.monitor.knn_every_epochs) or (last and recipe.monitor.knn_every_epochs > 0)
-        if t.step % every == 0 or save or knn:
+        logged = t.step % every == 0 or save or knn
+        if logged:
             t.pulse.beat(t.step, "measuring")
             _require_finite(t, first_bad)
             line = _measure(t, outputs, rate, clock, batches)
@@ -145,12 +153,14 @@ def _loop(t: Training, stop: _StopRequest) -> str:
             if t.is_main:
                 t.run.log_metrics(line)
                 t.progress.show(line)
-            asked = _asked_to_stop(t, stop)
-            if save or asked:
-                t.pulse.beat(t.step, "saving")
-                _save(t)
-            if asked and not last:
-                return _leave(t, STOPPED, signal=stop.signal_number)
+        asked = (logged or hearing.is_due(t.step)) and hearing.asked(first_bad)
+        if asked and not logged:
+            _require_finite(t, first_bad)
+        if save or asked:
+            t.pulse.beat(t.step, "saving")
+            _save(t)
+        if asked and not last:
+            return _leave(t, STOPPED, signal=stop.signal_number)
         t.pulse.beat(t.step, "data")
     return _leave(t, FINISHED)
 
@@ -200,7 +210,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Outputs:
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     dtype = torch.float64 if recipe.training.precision == "float64" else torch.float32
     images = batch.views.to(t.device, dtype, non_blocking=True, memory_format=layout)
-    with torch.autocast(t.device.type, torch.bfloat16, enabled=recipe.halves_on(t.device.type)):
+    with torch.autocast(t.device.type, torch.bfloat16, enabled=halves_on(recipe, t.device)):
         h, z, logits = model(images)
     accuracy, of_labels = None, None
     if logits is not None:
@@ -264,9 +274,9 @@ def _measure(t: Training, o: Outputs, rate: float, clock: _Clock, batches: ViewB
     line |= {
         "learning_rate": rate,
         **clock.rates(t.step, t.plan.global_batch),
-        "feature_std": metrics.feature_std(o.h),
-        "effective_rank": metrics.effective_rank(o.h[:256]),
     }
+    if t.is_main:  # of its own rows; it alone writes the line
+        line |= {"feature_std": metrics.feature_std(o.h), "effective_rank": metrics.effective_rank(o.h[:256])}
     if recipe.data.on_bad_image == "skip":
         line["images_skipped"] = _note_skipped(t, batches)
     return line
@@ -291,56 +301,168 @@ class _Clock:
         return found
 
 
+class _Hearing:
+    """Whether the run is asked to stop: by a signal to any process, or by the STOP file.
+
+    All processes look together, each so many steps as take process 0 some seconds: it counts them by its own clock and
+    the same collective tells the others. One process alone looks by its clock at every step.
+    """
+
+    SECONDS = 2.0  # between two looks
+    MOST_STEPS = 100  # so that steps which become slow all at once do not put the next look off for long
+
+    def __init__(self, t: Training, stop: _StopRequest) -> None:
+        self._t, self._stop = t, stop
+        self._last, self._next, self._at = t.step, t.step + 1, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """The same answer on all processes."""
+        if distributed.world_size() == 1:
+            return self._stop.asked or time.monotonic() - self._at >= self.SECONDS
+        return step >= self._next
+
+    def asked(self, first_bad: Tensor) -> bool:
+        """Look; raises SimclrPlusError on all processes where a loss was not finite, so that none is left behind."""
+        t = self._t
+        asked = self._stop.asked or (t.is_main and t.run.stop_file.exists())
+        told = [float(asked), float(first_bad < t.plan.total_steps), float(self._steps_to_wait() if t.is_main else 0)]
+        if distributed.world_size() > 1:
+            told = distributed.sum_over_processes(torch.tensor(told, device=t.device)).tolist()
+        self._last, self._next, self._at = t.step, t.step + int(told[2]), time.monotonic()
+        if told[1]:
+            _require_finite(t, first_bad)
+        return told[0] > 0
+
+    def _steps_to_wait(self) -> int:
+        done = self._t.step - self._last
+        a_step = (time.monotonic() - self._at) / done if done else self.SECONDS
+        return max(1, min(self.MOST_STEPS, int(self.SECONDS / max(a_step, 1e-9))))
+
+
 def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter, quiet: bool) -> Training:
-    images = open_training_images(recipe)
-    knn_images = _knn_images(recipe) if recipe.monitor.knn_every_epochs else None  # all refuse what one refuses
-    plan = make_plan(recipe, len(images), distributed.world_size())
+    """All that comes before the first step; nothing is written to the run before all processes agree on what it is."""
+    is_main = distributed.rank() == 0
+    with distributed.failing_together():
+        images = open_training_images(recipe)
+        plan = make_plan(recipe, len(images), distributed.world_size())
+        identity = identity_of(images, sizes=is_main)
+        precision = computed_in(recipe, device)
+    distributed.require_agreement(_facts(recipe, images, identity, precision), _SAME_DATA)
+    newest = distributed.from_main(_newest(run))
+    with distributed.failing_together():
+        model, optimizer = _build(recipe, images, device, starts=newest is None)
+        checkpoint = None if newest is None else load_checkpoint(_appeared(run.checkpoints / newest))
+        if checkpoint is not None:
+            require_same_images(checkpoint, images, identity)
+            require_same_stream(checkpoint, recipe, images)
+            keeps = checkpoint.recipe.optimizer.rule == recipe.optimizer.rule
+            restore(checkpoint, model, optimizer if keeps else None)
+        knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
+        compile_views(recipe.law)
+    if checkpoint is not None:
+        distributed.require_agreement(_facts_of_checkpoint(checkpoint), _SAME_CHECKPOINT)
+    set_float32_products(recipe)
+    if recipe.training.compile:
+        model.encoder.compile()
+    step = 0 if checkpoint is None else checkpoint.step
+    training = Training(
+        run=run,
+        recipe=recipe,
+        plan=plan,
+        images=images,
+        model=model,
+        optimizer=optimizer,
+        device=device,
+        progress=TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main),
+        saver=CheckpointSaver(),
+        knn_images=knn_images,
+        step=step,
+        pulse=pulse,
+        identity=identity,
+    )
+    if is_main:
+        remove_unfinished(run.checkpoints)
+        _note_start(training, checkpoint, precision)
+    return training
+
+
+_SAME_DATA = (
+    "Give all processes the same images, recipe and versions: one folder that all machines see, or equal copies"
+)
+_SAME_CHECKPOINT = "The run's folder must be one that all machines see"
+
+
+def _newest(run: Run) -> str | None:
+    """The name of the newest checkpoint; process 0 asks for all, because a network may show others an older one."""
+    files = run.checkpoint_files()
+    return files[-1].name if files else None
+
+
+def _appeared(checkpoint: Path) -> Path:
+    """The file, once this machine sees it; raises CheckpointError where it does not come."""
+    end = time.monotonic() + SECONDS_TO_APPEAR
+    while not checkpoint.exists():
+        if time.monotonic() > end:
+            raise CheckpointError(
+                f"process {distributed.rank()} on {socket.gethostname()} does not see {checkpoint}, which process 0 "
+                f"found; waited {SECONDS_TO_APPEAR:.0f} s. {_SAME_CHECKPOINT}"
+            )
+        time.sleep(0.1)
+        with suppress(OSError):
+            list(checkpoint.parent.iterdir())  # makes a network file system ask its server again
+    return checkpoint
+
+
+def _facts(recipe: Recipe, images: Images, identity: Identity, precision: str) -> dict[str, object]:
+    """What must be the same on all processes for them to train one network on one stream of batches."""
+    return {
+        "images": len(images),
+        "names of the images, in order (digest)": identity.listing,
+        "classes": len(images.classes),
+        "training.batch_size": recipe.training.batch_size,
+        "recipe (digest)": hashlib.sha256(recipe.to_toml().encode()).hexdigest()[:12],
+        "numbers computed in": precision,
+        "simclr-plus": version("simclr-plus"),
+        "torch": torch.__version__,
+    }
+
+
+def _facts_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
+    """The step alone would not tell a file of another run, or one that a machine keeps for itself."""
+    digest = 0
+    if distributed.world_size() > 1:
+        for _, tensor in sorted(checkpoint.tensors.items()):
+            digest = zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy().data, digest)
+    return {"step of the checkpoint": checkpoint.step, f"content of {checkpoint.path.name} (digest)": f"{digest:08x}"}
+
+
+def _build(recipe: Recipe, images: Images, device: torch.device, *, starts: bool) -> tuple[SimCLR, Optimizer]:
     classified = images.labels is not None and (recipe.training.probe or recipe.supervised)
     model = build_model(recipe, len(images.classes) if classified else 0)
-    checkpoints = run.checkpoint_files()
-    if recipe.training.init_from and not checkpoints:
-        _start_from(model, recipe)
+    if recipe.training.init_from and starts:
+        model.encoder.load_state_dict(encoder_to_start_from(recipe).state_dict())
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     model.to(device, torch.float64 if recipe.training.precision == "float64" else torch.float32)
     model.to(memory_format=layout)
     model.train()
-    optimizer = build_optimizer(model, recipe)
-    step = 0
-    if checkpoints:
-        checkpoint = load_checkpoint(checkpoints[-1])
-        _require_same_data(checkpoint, images)
-        restore(checkpoint, model, optimizer)
-        step = checkpoint.step
-    compile_views(recipe.law)
-    if recipe.training.compile:
-        model.encoder.compile()
-    is_main = distributed.rank() == 0
-    if is_main:
-        remove_unfinished(run.checkpoints)
-    progress = TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main)
-    if is_main:
-        come_from = {"from_step": step} if step else {}
-        kind = "resume" if step else "start"
-        figures = {"steps": plan.total_steps, "processes": plan.processes, "device": str(device)}
-        run.log_event(kind, **come_from, **figures, **machine())
-        if recipe.data.expected_images and recipe.data.expected_images != len(images):
-            note = f"{images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
-            run.log_event("note", message=note)
-        for note in notes_of(images):
-            run.log_event("note", message=note)
-    knn_images = knn_images if is_main else None
-    saver = CheckpointSaver()
-    return Training(run, recipe, plan, images, model, optimizer, device, progress, saver, knn_images, step, pulse)
+    return model, build_optimizer(model, recipe)
 
 
-def _require_same_data(checkpoint: Checkpoint, images: Images) -> None:
-    """Another number of images would be another order of them, and no continuation."""
-    if checkpoint.images != len(images) or checkpoint.classes != images.classes:
-        raise CheckpointError(
-            f"{checkpoint.path} was trained on {checkpoint.images} images of {len(checkpoint.classes)} classes, "
-            f"{images.name} now holds {len(images)} of {len(images.classes)}; restore the data, or start a new run "
-            "with training.init_from"
-        )
+def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str) -> None:
+    """The event that says what begins where, and what a user should know of it."""
+    come_from = {"from_step": t.step} if t.step else {}
+    kind = "resume" if t.step else "start"
+    figures = {"steps": t.plan.total_steps, "processes": t.plan.processes, "device": str(t.device)}
+    t.run.log_event(kind, **come_from, **figures, precision=precision, **machine())
+    if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
+        note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"
+        t.run.log_event("note", message=note)
+    for note in notes_of(t.images):
+        t.run.log_event("note", message=note)
+    before, now = checkpoint and checkpoint.recipe.optimizer.rule, t.recipe.optimizer.rule
+    if checkpoint is not None and before != now:
+        note = f"the optimizer starts afresh: {checkpoint.path.name} holds the state of {before}, no use to {now}"
+        t.run.log_event("note", message=note)
 
 
 def build_optimizer(model: nn.Module, recipe: Recipe) -> Optimizer:
@@ -372,16 +494,6 @@ def _lars_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return groups
 
 
-def _start_from(model: SimCLR, recipe: Recipe) -> None:
-    given = load_encoder(recipe.training.init_from)
-    if given.architecture != recipe.architecture:
-        raise CheckpointError(
-            f"training.init_from = {recipe.training.init_from!r} holds {given.architecture}, the recipe "
-            f"{recipe.architecture}; set [encoder] to match"
-        )
-    model.encoder.load_state_dict(given.state_dict())
-
-
 def _in_processes(t: Training) -> nn.Module:
     if distributed.world_size() == 1:
         return t.model
@@ -389,17 +501,45 @@ def _in_processes(t: Training) -> nn.Module:
     # global batch norm keeps buffers equal; PyTorch 2.15 renamed the switch that sends them round before each step
     renamed = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     unsent: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
-    return DistributedDataParallel(t.model, device_ids=devices, gradient_as_bucket_view=True, **unsent)
+    model = DistributedDataParallel(t.model, device_ids=devices, gradient_as_bucket_view=True, **unsent)
+    _settle_buckets(t, model)
+    return model
+
+
+def _settle_buckets(t: Training, model: DistributedDataParallel) -> None:
+    """A backward pass that leaves nothing behind but DDP's final layout of its buckets.
+
+    DDP lays them out anew after the first backward pass of a process, and from 3 processes on a gradient's sum depends
+    on its place in a bucket. Without this pass the first step after a resume would differ from that of an unbroken run.
+    """
+    training, augmentation = t.recipe.training, t.recipe.augmentation
+    # two rows will do for batch norm; a compiled encoder is to see no shape but that of its batches
+    rows = t.recipe.views * t.plan.batch_per_process if training.compile else 2
+    dtype = torch.float64 if training.precision == "float64" else torch.float32
+    buffers = [(buffer, buffer.clone()) for buffer in t.model.buffers()]
+    views = torch.zeros(rows, 3, augmentation.image_size, augmentation.image_size, dtype=dtype, device=t.device)
+    layout = torch.channels_last if training.channels_last else torch.contiguous_format
+    with torch.autocast(t.device.type, torch.bfloat16, enabled=halves_on(t.recipe, t.device)):
+        _, z, logits = model(views.to(memory_format=layout))
+    learnt = [] if t.recipe.supervised else [z]
+    sum(x.to(dtype).sum() for x in (*learnt, *([] if logits is None else [logits]))).backward()
+    t.optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def _require_finite(t: Training, first_bad: Tensor) -> None:
     """All processes stop together when a loss was not finite since the last look, or the weights no longer are."""
-    bad = int(distributed.all_gather(first_bad).min()) if distributed.world_size() > 1 else int(first_bad)
     norms = torch.stack(list(torch._foreach_norm([p.detach() for p in t.model.parameters()])))
-    if bad == t.plan.total_steps and bool(torch.isfinite(norms).all()):
+    own = torch.stack([first_bad.to(torch.float64), torch.isfinite(norms).all().to(torch.float64)])
+    bad, weights = own.tolist()
+    if distributed.world_size() > 1:
+        bad, weights = distributed.all_gather(own).amin(dim=0).tolist()
+    if bad == t.plan.total_steps and weights:
         return
     _note_saved(t, t.saver.wait())
-    what, step = ("the loss is", bad) if bad < t.plan.total_steps else ("the updated weights are", t.step - 1)
+    what, step = ("the loss is", int(bad)) if bad < t.plan.total_steps else ("the updated weights are", t.step - 1)
     saved = t.run.checkpoint_files()
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
     raise SimclrPlusError(
@@ -449,16 +589,13 @@ def _note_skipped(t: Training, batches: ViewBatches) -> int:
     return int((distributed.sum_over_processes(skipped) > 0).sum())
 
 
-def _asked_to_stop(t: Training, stop: _StopRequest) -> bool:
-    """By a signal to any process, or by the STOP file."""
-    return distributed.any_process(stop.asked or (t.is_main and t.run.stop_file.exists()), t.device)
-
-
 def _save(t: Training) -> None:
     """Begin to save a checkpoint; what the recipe does not keep is dropped when the file is there."""
     if t.is_main:
         _note_saved(t, t.saver.wait())
-        header = checkpoint_header(t.step, t.recipe, len(t.images), t.images.classes)
+        header = checkpoint_header(
+            t.step, t.recipe, len(t.images), t.images.classes, listing=t.identity.listing, sizes=t.identity.sizes
+        )
         t.saver.save(t.run.checkpoint_file(t.step), t.model, t.optimizer, header)
 
 
@@ -468,7 +605,7 @@ def _note_saved(t: Training, path: Path | None) -> None:
     t.run.log_event("checkpoint", step=_step_of(path), file=path.name)
     for old in t.run.checkpoint_files()[: -t.recipe.checkpoints.keep_last]:
         if not t.crossed(t.recipe.checkpoints.keep_every_epochs, step=_step_of(old)):
-            old.unlink()
+            old.unlink(missing_ok=True)
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -524,13 +661,13 @@ def main() -> None:
         die_with_parent(int(options[options.index("--parent") + 1]))
     run = Run(Path(sys.argv[1]))
     if "--to-logs" in options:
-        _print_to(run.logs / f"rank_{distributed.rank_to_be()}.log")
+        _print_to(run.logs / f"rank_{torchrun.place().rank}.log")
     faulthandler.enable()  # a crash, or SIGABRT from a supervisor that finds us hung, prints the stacks of all threads
     try:
         train(run, quiet="--quiet" in options)
     except Exception as error:
         traceback.print_exc()
-        failure = failure_of(error, distributed.rank_to_be())
+        failure = failure_of(error, torchrun.place().rank)
         with suppress(SimclrPlusError, OSError):  # the disk may be full
             note_failure(run.logs, failure)
             if failure.rank == 0:

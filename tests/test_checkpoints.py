@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from simclr_plus.checkpoints import (
+    checkpoint_header,
+    checkpoint_tensors,
     load_checkpoint,
     load_encoder,
     read_header,
     restore,
     save_checkpoint,
     save_encoder,
+    write_tensors,
 )
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError
@@ -172,3 +175,51 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(EnvironmentNotAbleError, match="permissions"):
         save_encoder(ResNet(18, 0.125), tmp_path / "file" / "e.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+@pytest.mark.parametrize("name", ["lars", "sgd", "adam"])
+def test_every_tensor_of_the_optimizers_state_comes_to_its_parameters_device_and_type(
+    recipe: Recipe, tmp_path: Path, name: str
+) -> None:
+    """The "meta" device stands for a GPU: what is left on the CPU is told from what was moved."""
+    recipe = load_recipe("demo", ["encoder.width=0.125", f"optimizer.name={name}"])
+    model, state = one_update(recipe)
+    save_checkpoint(tmp_path / "a.safetensors", model, state, step=1, recipe=recipe)
+    elsewhere = build_model(recipe, 3).to("meta", torch.float64)
+    optimizer = torch.optim.SGD(elsewhere.parameters(), lr=0.0)  # whichever: restore fills its state
+    restore(load_checkpoint(tmp_path / "a.safetensors"), elsewhere, optimizer)
+    for parameter in elsewhere.parameters():
+        kept = optimizer.state[parameter]
+        assert kept and all(value.device == parameter.device for value in kept.values())
+        assert all(value.dtype == parameter.dtype for value in kept.values() if value.shape == parameter.shape)
+
+
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_read_to_its_end(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from simclr_plus import checkpoints
+
+    model, state = one_update(recipe)
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, model, state, step=1, recipe=recipe)
+    opened = checkpoints.safe_open
+
+    def opened_then_deleted(file: Path, framework: str) -> object:
+        found = opened(file, framework=framework)
+        file.unlink()
+        return found
+
+    monkeypatch.setattr(checkpoints, "safe_open", opened_then_deleted)
+    read = load_checkpoint(path)
+    assert torch.equal(read.tensors["encoder.conv1.weight"], model.state_dict()["encoder.conv1.weight"])
+
+
+def test_a_checkpoint_tells_which_images_it_saw_and_an_early_one_does_not(recipe: Recipe, tmp_path: Path) -> None:
+    model, state = one_update(recipe)
+    path = tmp_path / "a.safetensors"
+    header = checkpoint_header(1, recipe, 9, ("a", "b"), listing="0a", sizes="0b")
+    write_tensors(path, checkpoint_tensors(model, state), header)
+    assert (load_checkpoint(path).listing, load_checkpoint(path).sizes) == ("0a", "0b")
+    save_checkpoint(path, model, state, step=1, recipe=recipe)
+    assert (load_checkpoint(path).listing, load_checkpoint(path).sizes) == ("", "")

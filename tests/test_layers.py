@@ -15,12 +15,12 @@ PARTS = (
     "errors whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads losses "
     "compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
     "published processes tail metrics_table pulse failures hanging slurm states system_figures overview printing "
-    "result_names result_folders file_kinds leftovers"
+    "result_names result_folders file_kinds leftovers torchrun"
 )
 MODEL = (
-    "model checkpoints background_saving file_list splits decoding datasets metrics loading features progress "
-    "feature_cache image_identity few_labels transfer_sets significance predictions paper_figures encoder_digest "
-    "outputs twins"
+    "model precision checkpoints continuation background_saving file_list splits decoding datasets metrics loading "
+    "features progress feature_cache image_identity few_labels transfer_sets significance predictions paper_figures "
+    "encoder_digest outputs twins"
 )
 WORK = "trainer evaluators export importers pictures report studies"
 LAUNCH = (

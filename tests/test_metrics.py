@@ -95,3 +95,16 @@ def test_eleven_point_average_precision_is_the_best_precision_at_eleven_recalls(
 def test_a_class_that_never_occurs_is_left_out_of_the_mean() -> None:
     scores, labels = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([[1, 0], [0, -1]])
     assert mean_average_precision_11(scores, labels) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(256, 64), (64, 256), (32, 32)])
+def test_the_effective_rank_is_that_of_the_singular_values(shape: tuple[int, int]) -> None:
+    h = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    values = torch.linalg.svdvals(h - h.mean(dim=0))
+    p = values[values > 1e-9] / values.sum()
+    assert effective_rank(h.float()) == pytest.approx(math.exp(-float((p * p.log()).sum())), rel=1e-4)
+
+
+def test_the_effective_rank_of_features_that_are_not_finite_is_no_number_and_no_error() -> None:
+    assert math.isnan(effective_rank(torch.full((8, 4), torch.nan)))
+    assert math.isnan(effective_rank(torch.full((8, 4), torch.inf)))

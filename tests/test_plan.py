@@ -86,3 +86,21 @@ def test_the_images_are_known_before_they_are_opened() -> None:
 def test_activation_checkpointing_lowers_the_memory_estimate() -> None:
     less = make_plan(load_recipe("r50_1x", ["training.activation_checkpointing=true"]), IMAGENET, 64).memory
     assert less < 0.6 * make_plan(load_recipe("r50_1x"), IMAGENET, 64).memory
+
+
+def test_the_recipe_for_folders_fits_the_card_that_it_names() -> None:
+    recipe = load_recipe("folder")
+    assert "24 GB" in recipe.about.hardware
+    assert 1.1 * make_plan(recipe, 10_000).memory_on_gpu < 23.5 * 2**30  # what CUDA leaves of such a card
+
+
+def test_on_a_cpu_automatic_precision_takes_the_memory_of_float32() -> None:
+    memory = {
+        (precision, device): make_plan(
+            load_recipe("folder", [f"training.precision={precision}", f"training.device={device}"]), 10_000
+        ).memory
+        for precision in ("auto", "float32", "bfloat16", "tf32")
+        for device in ("cpu", "cuda")
+    }
+    assert memory["auto", "cpu"] == memory["float32", "cpu"] == memory["tf32", "cuda"] > memory["auto", "cuda"]
+    assert memory["auto", "cuda"] == memory["bfloat16", "cuda"]

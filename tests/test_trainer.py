@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +16,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from simclr_plus.augmentations.law import OPERATIONS
-from simclr_plus.checkpoints import load_checkpoint, load_encoder
+from simclr_plus.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
+from simclr_plus.cli import app
+from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
@@ -145,6 +150,18 @@ def test_init_from_starts_from_given_weights(tmp_path: Path, tiny: list[str]) ->
         train(other, quiet=True)
 
 
+def test_a_file_to_start_from_that_will_not_do_is_told_before_a_run_is_made(tmp_path: Path, tiny: list[str]) -> None:
+    bad = ResNet(18, 0.125, stem="cifar")
+    with torch.no_grad():
+        bad.conv1.weight[0] = torch.nan
+    save_encoder(bad, tmp_path / "bad.safetensors")
+    save_encoder(ResNet(18, 0.25, stem="cifar"), tmp_path / "other.safetensors")
+    for name in ("bad", "other", "absent"):
+        given = f"training.init_from={tmp_path / name}.safetensors"
+        done = CliRunner().invoke(app, ["run", "demo", *tiny, given, "--runs", str(tmp_path / "runs")])
+        assert done.exit_code != 0 and not (tmp_path / "runs").exists()
+
+
 def test_the_newest_checkpoints_and_one_each_n_epochs_are_kept(tmp_path: Path, tiny: list[str]) -> None:
     keep = [
         "training.epochs=5",
@@ -259,3 +276,115 @@ def test_a_run_with_every_operation_of_the_studies_ends_the_same_in_one_piece_an
     train(cut, quiet=True)
     assert last_bytes(cut) == last_bytes(whole)
     assert last_bytes(trained(tmp_path, tiny, "plain")) != last_bytes(whole)
+
+
+def own_folder(folder: Path, photos: Path) -> Path:
+    """A copy of the photographs, whose names and sizes a test may change."""
+    shutil.copytree(photos, folder)
+    return folder
+
+
+def of_photos(tiny: list[str], root: Path) -> list[str]:
+    # 48 images, 3 steps an epoch
+    data = ["data.name=folder", f"data.root={root}", "data.limit=0", "training.batch_size=16"]
+    return [*tiny, *data, "training.epochs=1", "training.warmup_epochs=0", "checkpoints.every_epochs=0.34"]
+
+
+def cut_after_the_first_step(run: Run) -> Run:
+    for file in run.checkpoint_files()[1:]:
+        file.unlink()
+    return run
+
+
+def on(run: Run, root: Path) -> Run:
+    """The run with its recipe's folder changed."""
+    lines = run.recipe_file.read_text().splitlines()
+    run.recipe_file.write_text("\n".join(f'root = "{root}"' if x.startswith("root =") else x for x in lines) + "\n")
+    return run
+
+
+def test_a_run_is_not_resumed_on_other_images_of_the_same_number(tmp_path: Path, tiny: list[str], photos: Path) -> None:
+    here = own_folder(tmp_path / "here", photos)
+    run = cut_after_the_first_step(trained(tmp_path, of_photos(tiny, here)))
+    logged = run.metrics_file.read_bytes()
+
+    renamed = own_folder(tmp_path / "renamed", photos)
+    (renamed / "Aqua" / "03.jpg").rename(renamed / "Aqua" / "zebra.jpg")
+    with pytest.raises(CheckpointError, match="names"):
+        train(on(run, renamed), quiet=True)
+
+    replaced = own_folder(tmp_path / "replaced", photos)
+    with (replaced / "Dune" / "05.jpg").open("ab") as file:
+        file.write(b"\0" * 100)
+    with pytest.raises(CheckpointError, match="sizes"):
+        train(on(run, replaced), quiet=True)
+
+    assert run.metrics_file.read_bytes() == logged and len(run.checkpoint_files()) == 1
+    moved = own_folder(tmp_path / "moved", photos)
+    assert train(on(run, moved), quiet=True) == "finished"
+
+
+def test_a_checkpoint_that_does_not_tell_which_images_it_saw_is_gone_on_from(tmp_path: Path, tiny: list[str]) -> None:
+    run = cut_after_the_first_step(trained(tmp_path, [*tiny, *EACH_STEP]))
+    unbroken = trained(tmp_path, [*tiny, *EACH_STEP], "unbroken")
+    path = run.checkpoint_files()[0]
+    header = read_header(path)
+    assert header.pop("listing_digest") and header.pop("images_digest")
+    write_tensors(path, load_file(path), header)
+    assert train(run, quiet=True) == "finished" and last_bytes(run) == last_bytes(unbroken)
+
+
+@pytest.mark.parametrize("key", ["batch_size = 32", "seed = 0"])
+def test_a_run_is_not_resumed_by_a_recipe_that_shows_other_images(tmp_path: Path, tiny: list[str], key: str) -> None:
+    run = cut_after_the_first_step(trained(tmp_path, [*tiny, *EACH_STEP]))
+    run.recipe_file.write_text(run.recipe_file.read_text().replace(key, f"{key.split()[0]} = 16"))
+    logged = run.metrics_file.read_bytes()
+    with pytest.raises(RecipeError, match=f"{key.split()[0]} = 16"):
+        train(run, quiet=True)
+    assert run.metrics_file.read_bytes() == logged and len(run.checkpoint_files()) == 1
+
+
+def test_a_stop_is_heard_within_seconds_though_nothing_is_logged(tmp_path: Path, tiny: list[str]) -> None:
+    endless = ["training.epochs=5000", "monitor.log_every_steps=100000", "checkpoints.every_epochs=5000"]
+    run = create_run(load_recipe("demo", [*tiny, *endless]), tmp_path, "run")
+    threading.Timer(1.0, run.ask_to_stop).start()
+    begun = time.monotonic()
+    assert train(run, quiet=True) == "stopped" and time.monotonic() - begun < 15
+    assert run.metrics() == [] and len(run.checkpoint_files()) == 1
+
+
+def test_a_loss_that_is_not_finite_is_seen_within_seconds_though_nothing_is_logged(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    rate = ["optimizer.name=sgd", "optimizer.learning_rate=1e30", "training.warmup_epochs=0"]
+    endless = ["training.epochs=5000", "monitor.log_every_steps=100000", "checkpoints.every_epochs=5000"]
+    run = create_run(load_recipe("demo", [*tiny, *rate, *endless]), tmp_path, "run")
+    begun = time.monotonic()
+    with pytest.raises(SimclrPlusError, match="not finite at step"):
+        train(run, quiet=True)
+    assert time.monotonic() - begun < 15 and run.checkpoint_files() == []
+
+
+@pytest.mark.parametrize("rule", ["optimizer.name=adam", "optimizer.name=sgd", "optimizer.sgd_momentum=rate_inside"])
+def test_what_one_update_rule_kept_is_not_used_by_another(tmp_path: Path, tiny: list[str], rule: str) -> None:
+    before = ["optimizer.name=sgd"] if "sgd_momentum" in rule else ["optimizer.name=lars"]
+    first = trained(tmp_path, [*tiny, *before, *EACH_STEP], "first").checkpoint_files()[3]
+    ends = []
+    for name, factor in (("as it was", 1.0), ("with other momenta", 1000.0)):
+        run = create_run(load_recipe("demo", [*tiny, *before, rule, *EACH_STEP]), tmp_path, name)
+        run.checkpoints.mkdir()
+        tensors = {k: v * factor if k.startswith("optimizer.") else v for k, v in load_file(first).items()}
+        write_tensors(run.checkpoints / first.name, tensors, read_header(first))
+        assert train(run, quiet=True) == "finished"
+        ends.append(last_bytes(run))
+        assert [event for event in run.events() if event["event"] == "note"]
+    assert ends[0] == ends[1]
+
+
+def test_a_scheduler_that_sets_world_size_for_its_own_use_does_not_make_a_run_wait(
+    tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    run = trained(tmp_path, tiny)
+    assert run.events()[0]["processes"] == 1 and run.metrics()[-1]["step"] == 9

@@ -22,6 +22,7 @@ from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.loading import Batch, ViewBatches, default_threads
 from simclr_plus.model import build_encoder, build_model
 from simclr_plus.plan import make_plan
+from simclr_plus.precision import halves_on
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run
@@ -146,7 +147,7 @@ def _lightlys(recipe: Recipe, views: Tensor, device: torch.device) -> Callable[[
     ).to(device)
     criterion = lightly_parts.nt_xent_loss(recipe.loss.temperature)
     optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=EXAMPLE_RATE)
-    half = recipe.training.precision == "bfloat16" or (recipe.training.precision == "auto" and device.type == "cuda")
+    half = halves_on(recipe, device)
 
     def step() -> None:
         x0, x1 = views.to(device, non_blocking=True).chunk(2)
