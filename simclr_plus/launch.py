@@ -55,7 +55,7 @@ def supervisor_command(run: Run, order: Order) -> list[str]:
 def start(run: Run, order: Order) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own; raises SimclrPlusError when the run is being trained already."""
     if not order.rdzv:
-        with run.locked(patience=2.0):  # one look; the supervisor takes it for good
+        with states.locked(run):  # one look; the supervisor takes it for good
             run.stop_file.unlink(missing_ok=True)
     elif meets_here(order.rdzv) and not states.is_locked(run):
         run.stop_file.unlink(missing_ok=True)
@@ -106,7 +106,7 @@ def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0)
     write_text_whole(script, slurm.batch_script(run, allocation, max_restarts=max_restarts))
     queued = {"state": states.QUEUED, "run": run.name, "started": time.time(), "nodes": str(allocation.nodes)}
     queued["processes"] = allocation.processes
-    with run.locked(patience=2.0):  # the job may begin before its id is known here
+    with states.locked(run):  # the job may begin before its id is known here
         try:
             job = slurm.submit(script)
         except SimclrPlusError as error:
@@ -121,7 +121,7 @@ def resubmit(run: Run) -> str:
     script = run.path / "slurm.sh"
     if not script.exists():
         raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
-    with run.locked(patience=2.0):
+    with states.locked(run):
         run.stop_file.unlink(missing_ok=True)
         job = slurm.submit(script)
         before = {
@@ -170,9 +170,13 @@ def _follow(
 
 def _show_event(progress: TrainingProgress, event: dict[str, Any]) -> None:
     if event.get("event") in ("start", "resume"):
-        progress.begin(int(event.get("from_step", 0)), int(event.get("steps", 0)))
+        progress.begin(_count(event.get("from_step")), _count(event.get("steps")))
     elif event.get("event") == "note":
         progress.say(f"note: {event.get('message')}")
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int else 0
 
 
 def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) -> int:

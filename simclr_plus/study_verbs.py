@@ -53,6 +53,7 @@ def study(
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
     from simclr_plus.launch import process_count
+    from simclr_plus.runs import check_run_name
     from simclr_plus.slurm import Allocation
     from simclr_plus.studies.catalogue import find_study
     from simclr_plus.study_runs import open_study, plan_study, record
@@ -61,6 +62,7 @@ def study(
         _list_studies(as_json)
         return
     chosen = find_study(study_name)
+    check_run_name(name or f"study-{chosen.name}")
     path = runs / (name or f"study-{chosen.name}")
     if report_only:
         found = open_study(path)

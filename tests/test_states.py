@@ -44,7 +44,7 @@ def test_what_the_supervisor_says_holds_while_it_holds_the_lock(run: Run) -> Non
     assert state_of(run).name == "running"
     run.ask_to_stop()
     assert state_of(run).name == "stopping"
-    os.close(lock)
+    lock.release()
     assert state_of(run).name == "lost" and "resume" in state_of(run).why
 
 
