@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -106,7 +107,8 @@ def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json
     count, path = len(planned.missing()), planned.path
     job = submit_cells(planned, allocation, at_once)
     say(f"{count} cells are submitted as job {job}; when they are done, for the report:")
-    say(f"  simclr-plus study {planned.study.name} --name {path.name} --runs {path.parent} --report")
+    where = ["--name", path.name, "--runs", str(path.parent)]
+    say(f"  simclr-plus study {planned.study.name} {shlex.join(where)} --report")
     if as_json:
         print_json({"schema": 1, "study": str(path), "job": job, "cells": count})
 

@@ -49,6 +49,8 @@ SECONDS_BETWEEN_SIGNS = 60.0  # status.json is written at least so often
 PROMISE = 2 * SECONDS_BETWEEN_SIGNS  # by then it is written again
 SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
+SECONDS_TO_TAKE = 2.0  # the lock, which who looks at it holds for a moment
+SECONDS_TO_SPEAK = 10.0  # until a supervisor that took the lock has written status.json
 RESERVE = 1 << 16  # bytes kept, so that a full disk does not hide how the run ended
 
 
@@ -426,15 +428,15 @@ def _take_lock(run: Run, order: Order) -> Hold | None:
     if order.rdzv and not meets_here(order.rdzv):
         return None
     states.require_not_elsewhere(run)
-    lock = run.try_lock(patience=2.0, promise=PROMISE, job=slurm.job_here(), is_over=states.is_over)
+    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=slurm.job_here(), is_over=states.is_over)
     if lock is None and not (order.rdzv and _is_met_at(run, order.rdzv)):
         raise SimclrPlusError(f"run {run.path} is being trained by another process; wait for it or stop it")
     return lock
 
 
-def _is_met_at(run: Run, rdzv: str, patience: float = 10.0) -> bool:
+def _is_met_at(run: Run, rdzv: str) -> bool:
     """Whether the supervisor that holds the lock is one of those that meet there, and no other."""
-    end = time.monotonic() + patience
+    end = time.monotonic() + SECONDS_TO_SPEAK
     while True:
         status = states.read_status(run)
         if status.get("state") in states.ALIVE and status.get("rdzv") == rdzv and processes.lives(status) is not False:
