@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from simclr_plus import processes
 from simclr_plus.failures import HUNG, Failure
+from simclr_plus.locks import GRACE
 from simclr_plus.pulse import ORDER_OF_WORK, Pulse
 
 WORK_OF_MAIN = ("evaluating", "saving")  # there the others only wait for process 0
@@ -27,7 +28,9 @@ def hung(
     silent = {rank: now - seen[rank][1] for rank in pulses}
     if not any(_is_overdue(pulse, silent[rank]) for rank, pulse in pulses.items()):
         return None
-    everyone = {**(every() if every else {}), **pulses}
+    latest = max(pulse.time for pulse in pulses.values())  # without those that the others have gone on without since
+    others = {rank: p for rank, p in every().items() if p.time + p.next_in + GRACE >= latest} if every else {}
+    everyone = {**others, **pulses}
     last = last_of(everyone, here=pulses)
     allowed = max((everyone[rank].next_in for rank in last), default=0.0)
     overdue = [r for r, p in pulses.items() if _is_overdue(p, silent[r]) and (r in last or silent[r] > allowed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_plus import slurm, states
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
+from simclr_plus.processes import is_same_start, start_time
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.runs import Run
 from simclr_plus.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
@@ -73,12 +75,13 @@ def start(run: Run, order: Order) -> subprocess.Popen[bytes]:
 def detach(run: Run, order: Order) -> dict[str, Any]:
     """Start a run and leave it to its supervisor; returns what that says first."""
     supervisor = start(run, order)
+    begun = start_time(supervisor.pid)
     while supervisor.poll() is None:
         status = states.read_status(run)
-        if status.get("pid") == supervisor.pid or (order.rdzv and status):
+        if _is_by(status, supervisor, begun) or (order.rdzv and status):
             return status
         time.sleep(0.05)
-    if states.read_status(run).get("pid") == supervisor.pid:
+    if _is_by(states.read_status(run), supervisor, begun):
         return states.read_status(run)
     raise SimclrPlusError(f"the supervisor of {run.path} ended at once: {_last_words(run)}")
 
@@ -94,9 +97,17 @@ def launch(run: Run, processes: int | Order, *, quiet: bool = False) -> int:
     metrics.skip()
     events.skip()
     supervisor = start(run, order)
+    begun = start_time(supervisor.pid)
     with _asking(run) as asked:
         _follow(run, supervisor, metrics, events, asked, quiet)
-    return _outcome(run, supervisor, asked)
+    return _outcome(run, supervisor, begun, asked)
+
+
+def _is_by(status: dict[str, Any], supervisor: subprocess.Popen[bytes], begun: int | None) -> bool:
+    """Whether this supervisor wrote it, and not an earlier one with its id: in containers ids come round again."""
+    said = status.get("pid_started")
+    is_known = begun is not None and said is not None
+    return status.get("pid") == supervisor.pid and (not is_known or is_same_start(begun, said))
 
 
 def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0) -> str:
@@ -179,12 +190,12 @@ def _count(value: Any) -> int:
     return value if type(value) is int else 0
 
 
-def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) -> int:
+def _outcome(run: Run, supervisor: subprocess.Popen[bytes], begun: int | None, asked: list[int]) -> int:
     status, code = states.read_status(run), supervisor.poll()
     state = str(status.get("state", ""))
     if not run.exists:
         raise SimclrPlusError(f"the run folder {run.path} was deleted while it trained; nothing of it is left")
-    if status.get("pid") != supervisor.pid and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
+    if not _is_by(status, supervisor, begun) and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
         raise SimclrPlusError(f"the run failed on this node: {_last_words(run)}")
     if code == 0:
         status = _last_status(run)
@@ -197,8 +208,8 @@ def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) ->
         raise SimclrPlusError(f"the run failed and {run.status_file} cannot say why: {_last_words(run)}")
     if code is None or code < 0:
         raise SimclrPlusError(
-            f"the supervisor of {run.path} was killed; `simclr-plus resume {run.name}` goes on from the newest "
-            f"checkpoint (state: {states.state_of(run).name})"
+            f"the supervisor of {run.path} was killed; `simclr-plus resume {shlex.quote(run.name)}` goes on from the "
+            f"newest checkpoint (state: {states.state_of(run).name})"
         )
     if state == states.STOPPED and asked:
         return INTERRUPTED if asked[0] == signal.SIGINT else PREEMPTED

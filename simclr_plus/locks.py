@@ -63,7 +63,8 @@ class Hold:
     def _say(self, **values: Any) -> None:
         if self.claim >= 0:
             with suppress(OSError):  # a full disk, a folder that was deleted
-                os.pwrite(self.claim, (json.dumps({**self.who, **values})).encode().ljust(WIDTH - 1) + b"\n", 0)
+                os.pwrite(self.claim, json.dumps({**self.who, **values}).encode().ljust(WIDTH - 1) + b"\n", 0)
+                os.fsync(self.claim)  # other machines read it
 
 
 def hold(
@@ -159,4 +160,8 @@ def _numbers(path: Path) -> list[int]:
 
 
 def _newest(path: Path) -> int:
-    return max(_numbers(path), default=0)
+    """The number of the newest claim; 0: there is none. A network file system may list a folder as it was before."""
+    newest = max(_numbers(path), default=0)
+    while _numbered(path, newest + 1).exists():
+        newest += 1
+    return newest

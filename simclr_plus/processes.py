@@ -48,8 +48,12 @@ def is_alive(pid: object, started: object) -> bool:
     """Whether the process with that id that began then lives; False for what is no id and no time."""
     if type(pid) is not int or not is_number(started) or pid <= 0:
         return False
-    now = start_time(pid)
-    return now is not None and abs(now - started) <= SAME_START
+    return is_same_start(start_time(pid), started)
+
+
+def is_same_start(one: object, other: object) -> bool:
+    """Whether two start times are one; False for what is none."""
+    return is_number(one) and is_number(other) and abs(one - other) <= SAME_START
 
 
 def is_stopped(pid: int) -> bool:

@@ -15,6 +15,7 @@ import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import socket
 import time
@@ -220,7 +221,9 @@ def create_run(recipe: Recipe, folder: Path, name: str) -> Run:
     check_run_name(name)
     run = _made(recipe, folder / name)
     if run is None:
-        raise RecipeError(f"run {folder / name} exists; choose another --name, or `simclr-plus resume {name}`")
+        raise RecipeError(
+            f"run {folder / name} exists; choose another --name, or `simclr-plus resume {shlex.quote(name)}`"
+        )
     return run
 
 

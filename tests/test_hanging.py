@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -65,3 +66,13 @@ def test_the_rank_of_another_node_is_named_there_and_here() -> None:
     failure = hung(mine, seen, LONG * LONGEST + 1, lambda: every)
     assert failure is not None and (failure.rank, failure.host) == (0, "there")
     assert behind_the_others(every, here=mine) == 0
+
+
+def test_a_rank_of_a_node_that_left_long_ago_is_not_named() -> None:
+    left, mine = pulse(3, "step", "gone"), {1: replace(pulse(50, "data"), time=1000.0)}
+    for rank in (2, 3):
+        mine[rank] = replace(pulse(50, "step"), time=1000.0)
+    seen: dict[int, tuple[Pulse, float]] = {}
+    assert hung(mine, seen, 0.0, lambda: {0: left, **mine}) is None
+    failure = hung(mine, seen, LONGEST + 1, lambda: {0: left, **mine})
+    assert failure is not None and failure.rank == 1

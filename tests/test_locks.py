@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming, wait_for
 
-from simclr_plus import locks, processes, slurm, states
+from simclr_plus import launch, locks, processes, slurm, states
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start
 from simclr_plus.recipe import load_recipe
@@ -228,3 +228,17 @@ def test_a_run_without_locks_is_trained_once_killed_and_resumed(tmp_path: Path, 
     assert command("stop", "x").returncode == 0
     assert read_status(run)["state"] == state() == "stopped" and read_status(run)["attempt"] == 2
     wait_for(lambda: not processes_naming(run), "the end of all processes")
+
+
+def test_a_status_of_an_earlier_supervisor_with_the_same_id_is_not_taken_for_this_one_s() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    try:
+        begun = processes.start_time(process.pid)
+        assert begun is not None
+        assert launch._is_by({"pid": process.pid, "pid_started": begun}, process, begun)
+        assert not launch._is_by({"pid": process.pid, "pid_started": begun - 1000}, process, begun)
+        assert not launch._is_by({"pid": process.pid + 1, "pid_started": begun}, process, begun)
+        assert not launch._is_by({}, process, begun)
+    finally:
+        process.kill()
+        process.wait()
