@@ -132,6 +132,10 @@ def resubmit(run: Run) -> str:
     script = run.path / "slurm.sh"
     if not script.exists():
         raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
+    status = states.read_status(run)
+    waiting = str(status.get("slurm", {}).get("job_id", "")) if status.get("state") == states.QUEUED else ""
+    if waiting and slurm.state_of_job(waiting) in (slurm.PENDING, slurm.ACTIVE):
+        raise SimclrPlusError(f"run {run.path} is in the queue already, as SLURM job {waiting}; wait for it or stop it")
     with states.locked(run):
         run.stop_file.unlink(missing_ok=True)
         job = slurm.submit(script)

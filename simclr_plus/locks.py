@@ -48,9 +48,9 @@ class Hold:
     who: dict[str, Any]
     claim: int = -1  # descriptor of the claim
 
-    def renew(self, seconds: float) -> None:
-        """Promise to renew or release it within so many seconds."""
-        self._say(until=time.time() + seconds)
+    def renew(self, seconds: float) -> bool:
+        """Promise to renew or release it within so many seconds; whether that could be written."""
+        return self._say(until=time.time() + seconds)
 
     def release(self) -> None:
         """Let it go."""
@@ -60,11 +60,14 @@ class Hold:
                 os.close(descriptor)
         self.descriptor = self.claim = -1
 
-    def _say(self, **values: Any) -> None:
+    def _say(self, **values: Any) -> bool:
         if self.claim >= 0:
+            line = json.dumps({**self.who, **values}).encode().ljust(WIDTH - 1) + b"\n"
             with suppress(OSError):  # a full disk, a folder that was deleted
-                os.pwrite(self.claim, json.dumps({**self.who, **values}).encode().ljust(WIDTH - 1) + b"\n", 0)
+                written = os.pwrite(self.claim, line, 0)
                 os.fsync(self.claim)  # other machines read it
+                return written == len(line)
+        return False
 
 
 def hold(
@@ -116,11 +119,12 @@ def _claim(path: Path, held: Hold, promise: float, locked: bool, is_over: IsOver
         if locked:
             return True
         raise
-    held.renew(promise)
-    if _newest(path) != newest + 1:  # others came and went since the look, and one is there now
+    is_said = held.renew(promise)
+    if not is_said or _newest(path) != newest + 1:  # a full disk; or others came and went, and one is there now
         os.close(held.claim)
+        held.claim = -1
         mine.unlink(missing_ok=True)
-        return False
+        return locked and not is_said
     for number in _numbers(path):
         if number <= newest:
             _numbered(path, number).unlink(missing_ok=True)

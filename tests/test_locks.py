@@ -242,3 +242,16 @@ def test_a_status_of_an_earlier_supervisor_with_the_same_id_is_not_taken_for_thi
     finally:
         process.kill()
         process.wait()
+
+
+def test_on_a_full_disk_the_system_s_lock_does_and_no_claim_is_left(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pwrite(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", pwrite)
+        held = run.try_lock(promise=120)
+        assert held is not None and run.try_lock() is None and not list(run.path.glob("run.lock.*"))
+        held.release()
+    with run.locked():
+        pass

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 import slurm_cluster
 from launching import AT_STEP, CLI, environment, processes_naming, wait_for
+from simclr_plus.tui.run_list import RunList
 
 from simclr_plus import slurm
-from simclr_plus.errors import RecipeError
+from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.launch import resubmit
 from simclr_plus.overview import glance
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run, list_runs
@@ -147,12 +149,27 @@ def test_slurm_is_asked_once_about_all_jobs_of_a_list(
     for _ in range(3):
         states = [glance(run)["state"] for run in list_runs(tmp_path / "runs")]
         assert sorted(states) == sorted(["queued", "starting"] * 10 + ["lost"])
+    assert len(RunList(tmp_path / "runs").look()) == 21
     assert len(squeue.read_text().splitlines()) == 1
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + slurm.SECONDS_TO_KEEP + 1)
     for run in list_runs(tmp_path / "runs"):
         glance(run)
     assert len(squeue.read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("squeue")
+def test_a_run_that_waits_in_the_queue_is_not_submitted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[Path] = []
+    monkeypatch.setattr(slurm, "submit", lambda script: submitted.append(script) or "93")
+    run = create_run(load_recipe("demo"), tmp_path, "x")
+    (run.path / "slurm.sh").touch()
+    write_status(run, {"state": "queued", "slurm": {"job_id": "2"}, "updated": time.time()})
+    with pytest.raises(SimclrPlusError, match="SLURM job 2"):
+        resubmit(run)
+    assert not submitted and read_status(run)["slurm"]["job_id"] == "2"
+    write_status(run, {"state": "queued", "slurm": {"job_id": "92"}, "updated": time.time()})  # gone
+    assert resubmit(run) == "93" and read_status(run)["slurm"]["job_id"] == "93" and len(submitted) == 1
 
 
 def command(

@@ -141,6 +141,22 @@ def test_the_rank_that_failed_is_named_in_status_and_on_screen(
 
 
 @pytest.mark.slow
+def test_process_0_is_named_when_it_hangs_in_a_save_and_the_others_wait_in_the_next_step(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    fault = (
+        "import time, simclr_plus.background_saving as saving\n"
+        "saving.CheckpointSaver.save = lambda *_: time.sleep(1000)"
+    )
+    hung = ["monitor.hung_after_seconds=4", "checkpoints.every_epochs=0.25"]
+    process = start(tmp_path, *tiny, *hung, "--name", "x", "--nproc", "2", fault=fault)
+    code, talk = ended(process)
+    run = Run(tmp_path / "x")
+    assert code == 1 and (failure(run)["kind"], failure(run)["rank"]) == ("hung", 0), talk
+    assert "at step 2 (saving)" in failure(run)["message"] and not processes_naming(run)
+
+
+@pytest.mark.slow
 def test_a_killed_process_is_started_again_from_the_newest_checkpoint(tmp_path: Path, tiny: list[str]) -> None:
     tiny += ["training.epochs=2", "checkpoints.every_epochs=0.25"]
     whole = unbroken(tmp_path, tiny)
