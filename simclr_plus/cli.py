@@ -5,6 +5,7 @@ Data goes to stdout, talk to stderr; heavy imports are inside the verbs.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -374,6 +375,8 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # threads that spin while they wait starve those that make views
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files that are not UTF-8 keep their bytes
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -193,3 +195,12 @@ def test_checkpoints_of_other_names_are_no_checkpoints(runs: Path) -> None:
 def test_a_status_that_may_not_be_read_hides_nothing(runs: Path) -> None:
     (runs / "damaged" / "status.json").chmod(0)
     nothing_is_hidden(runs)
+
+
+def test_a_name_that_is_not_utf8_is_printed_in_its_bytes_and_hides_nothing(runs: Path) -> None:
+    damage(runs, "state", "failed")
+    damage(runs, "why", os.fsdecode(b"caf\xe9.jpg cannot be read"))
+    command = [sys.executable, "-m", "simclr_plus.cli", "ps", "--runs", str(runs)]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in most languages
+    done = subprocess.run(command, env=strict, capture_output=True, check=False)
+    assert done.returncode == 0 and b"caf\xe9.jpg cannot be read" in done.stdout and b" z " in done.stdout
