@@ -148,7 +148,7 @@ def test_process_0_is_named_when_it_hangs_in_a_save_and_the_others_wait_in_the_n
         "import time, simclr_plus.background_saving as saving\n"
         "saving.CheckpointSaver.save = lambda *_: time.sleep(1000)"
     )
-    hung = ["monitor.hung_after_seconds=4", "checkpoints.every_epochs=0.25"]
+    hung = ["monitor.hung_after_seconds=12", "checkpoints.every_epochs=0.25"]
     process = start(tmp_path, *tiny, *hung, "--name", "x", "--nproc", "2", fault=fault)
     code, talk = ended(process)
     run = Run(tmp_path / "x")
