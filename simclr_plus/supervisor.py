@@ -51,6 +51,8 @@ SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
 SECONDS_TO_TAKE = 2.0  # the lock, which who looks at it holds for a moment
 SECONDS_TO_SPEAK = 10.0  # until a supervisor that took the lock has written status.json
+# what torchrun tells its processes; some schedulers set a part of it too
+OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 RESERVE = 1 << 16  # bytes kept, so that a full disk does not hide how the run ended
 
 
@@ -229,6 +231,8 @@ def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
     me = str(os.getpid())
     environment = dict(os.environ)
     if s.order.is_alone:
+        for name in OF_TORCHRUN:  # left over from who started us: the process would wait for others that nobody starts
+            environment.pop(name, None)
         command = [sys.executable, "-m", "simclr_plus.trainer", str(s.run.path), "--to-logs", "--parent", me]
     else:
         agent = [sys.executable, "-m", "simclr_plus.agent", str(s.run.path), str(exits_file), me]

@@ -290,3 +290,18 @@ def test_words_of_failing_processes_may_hold_anything(tmp_path: Path) -> None:
     for number, text in enumerate(("[]", '{"kind": "x", "message": 7}', '{"kind": "x", "message": "m", "time": "x"}')):
         (tmp_path / f"rank_{number + 5}.failure.json").write_text(text)
     assert [failure.message for failure in noted_failures(tmp_path)] == ["good"]
+
+
+def test_a_process_that_trains_alone_is_not_told_of_others_by_what_is_left_over(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho "rank ${RANK-none} world ${WORLD_SIZE-none} at ${MASTER_ADDR-none}"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(supervisor.sys, "executable", str(program))
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    run.logs.mkdir()
+    s = supervisor.Supervision(run, Order(1), None, {})
+    assert supervisor._start(s, tmp_path / "exits").wait(20) == 0
+    assert (run.logs / f"launcher.{socket.gethostname()}.log").read_text() == "rank none world none at none\n"
