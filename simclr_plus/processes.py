@@ -39,7 +39,8 @@ def start_time(pid: int) -> int | None:
         process = psutil.Process(pid)
         if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
             return None
-        return round((process.create_time() - psutil.boot_time()) * 100)
+        booted = psutil.boot_time()  # first: older versions of psutil reckon with what it said last
+        return round((process.create_time() - booted) * 100)
     except (psutil.Error, OSError, RuntimeError, ValueError):
         return None
 
