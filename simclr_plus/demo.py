@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import create_run, default_name
+from simclr_plus.runs import create_numbered_run, default_name
 
 LABELS, K = 4000, 20
 
@@ -18,7 +18,7 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
     Returns what was found and the exit code; nothing is found when the training was stopped.
     """
     recipe = load_recipe("demo", [f"training.seed={seed}"])
-    run = create_run(recipe, runs, f"{default_name('demo')}-seed{seed}")
+    run = create_numbered_run(recipe, runs, f"{default_name('demo')}-seed{seed}")
     say(f"pretraining on {recipe.data.name} images, no labels used: three to four minutes on two cores ({run.path})")
 
     from simclr_plus.evaluation import evaluate_target

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from simclr_plus.runs import cpu_count
 
 GIB = 2**30
@@ -66,7 +68,7 @@ def _versions() -> Iterator[Look]:
 
 
 def _processor() -> Iterator[Look]:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = psutil.virtual_memory().total
     yield Look("this machine", "cores", f"{cpu_count()} for this process, {os.cpu_count()} in all")
     yield Look("this machine", "memory", f"{total / GIB:.1f} GiB")
     shared = Path("/dev/shm")

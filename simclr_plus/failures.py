@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, SimclrPlusError
+from simclr_plus.tail import is_number
 from simclr_plus.whole_files import write_text_whole
 
 RAISED, KILLED, OUT_OF_MEMORY, HUNG, TOLD = "raised", "killed", "out of memory", "hung", "told"
@@ -91,9 +92,13 @@ def noted_failures(logs: Path) -> list[Failure]:
     found = []
     for path in logs.glob("rank_*.failure.json"):
         try:
-            found.append(Failure(**json.loads(path.read_bytes())))
-        except (OSError, ValueError, TypeError):
+            failure = Failure(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError, RecursionError):
             continue
+        texts = (failure.kind, failure.message, failure.host)
+        known = (failure.rank is None or type(failure.rank) is int) and type(failure.exit_code) is int
+        if known and is_number(failure.time) and all(isinstance(text, str) for text in texts):
+            found.append(failure)
     return sorted(found, key=lambda failure: failure.time)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_plus import slurm, states
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
+from simclr_plus.processes import is_same_start, start_time
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.runs import Run
 from simclr_plus.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
@@ -55,7 +57,7 @@ def supervisor_command(run: Run, order: Order) -> list[str]:
 def start(run: Run, order: Order) -> subprocess.Popen[bytes]:
     """Start the supervisor in a session of its own; raises SimclrPlusError when the run is being trained already."""
     if not order.rdzv:
-        with run.locked(patience=2.0):  # one look; the supervisor takes it for good
+        with states.locked(run):  # one look; the supervisor takes it for good
             run.stop_file.unlink(missing_ok=True)
     elif meets_here(order.rdzv) and not states.is_locked(run):
         run.stop_file.unlink(missing_ok=True)
@@ -73,12 +75,13 @@ def start(run: Run, order: Order) -> subprocess.Popen[bytes]:
 def detach(run: Run, order: Order) -> dict[str, Any]:
     """Start a run and leave it to its supervisor; returns what that says first."""
     supervisor = start(run, order)
+    begun = start_time(supervisor.pid)
     while supervisor.poll() is None:
         status = states.read_status(run)
-        if status.get("pid") == supervisor.pid or (order.rdzv and status):
+        if _is_by(status, supervisor, begun) or (order.rdzv and status):
             return status
         time.sleep(0.05)
-    if states.read_status(run).get("pid") == supervisor.pid:
+    if _is_by(states.read_status(run), supervisor, begun):
         return states.read_status(run)
     raise SimclrPlusError(f"the supervisor of {run.path} ended at once: {_last_words(run)}")
 
@@ -94,9 +97,17 @@ def launch(run: Run, processes: int | Order, *, quiet: bool = False) -> int:
     metrics.skip()
     events.skip()
     supervisor = start(run, order)
+    begun = start_time(supervisor.pid)
     with _asking(run) as asked:
         _follow(run, supervisor, metrics, events, asked, quiet)
-    return _outcome(run, supervisor, asked)
+    return _outcome(run, supervisor, begun, asked)
+
+
+def _is_by(status: dict[str, Any], supervisor: subprocess.Popen[bytes], begun: int | None) -> bool:
+    """Whether this supervisor wrote it, and not an earlier one with its id: in containers ids come round again."""
+    said = status.get("pid_started")
+    is_known = begun is not None and said is not None
+    return status.get("pid") == supervisor.pid and (not is_known or is_same_start(begun, said))
 
 
 def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0) -> str:
@@ -106,7 +117,7 @@ def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0)
     write_text_whole(script, slurm.batch_script(run, allocation, max_restarts=max_restarts))
     queued = {"state": states.QUEUED, "run": run.name, "started": time.time(), "nodes": str(allocation.nodes)}
     queued["processes"] = allocation.processes
-    with run.locked(patience=2.0):  # the job may begin before its id is known here
+    with states.locked(run):  # the job may begin before its id is known here
         try:
             job = slurm.submit(script)
         except SimclrPlusError as error:
@@ -121,7 +132,11 @@ def resubmit(run: Run) -> str:
     script = run.path / "slurm.sh"
     if not script.exists():
         raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
-    with run.locked(patience=2.0):
+    status = states.read_status(run)
+    waiting = str(status.get("slurm", {}).get("job_id", "")) if status.get("state") == states.QUEUED else ""
+    if waiting and slurm.state_of_job(waiting) in (slurm.PENDING, slurm.ACTIVE):
+        raise SimclrPlusError(f"run {run.path} is in the queue already, as SLURM job {waiting}; wait for it or stop it")
+    with states.locked(run):
         run.stop_file.unlink(missing_ok=True)
         job = slurm.submit(script)
         before = {
@@ -170,17 +185,21 @@ def _follow(
 
 def _show_event(progress: TrainingProgress, event: dict[str, Any]) -> None:
     if event.get("event") in ("start", "resume"):
-        progress.begin(int(event.get("from_step", 0)), int(event.get("steps", 0)))
+        progress.begin(_count(event.get("from_step")), _count(event.get("steps")))
     elif event.get("event") == "note":
         progress.say(f"note: {event.get('message')}")
 
 
-def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) -> int:
+def _count(value: Any) -> int:
+    return value if type(value) is int else 0
+
+
+def _outcome(run: Run, supervisor: subprocess.Popen[bytes], begun: int | None, asked: list[int]) -> int:
     status, code = states.read_status(run), supervisor.poll()
     state = str(status.get("state", ""))
     if not run.exists:
         raise SimclrPlusError(f"the run folder {run.path} was deleted while it trained; nothing of it is left")
-    if status.get("pid") != supervisor.pid and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
+    if not _is_by(status, supervisor, begun) and code not in (0, PREEMPTED, INTERRUPTED):  # another node's speaks
         raise SimclrPlusError(f"the run failed on this node: {_last_words(run)}")
     if code == 0:
         status = _last_status(run)
@@ -193,8 +212,8 @@ def _outcome(run: Run, supervisor: subprocess.Popen[bytes], asked: list[int]) ->
         raise SimclrPlusError(f"the run failed and {run.status_file} cannot say why: {_last_words(run)}")
     if code is None or code < 0:
         raise SimclrPlusError(
-            f"the supervisor of {run.path} was killed; `simclr-plus resume {run.name}` goes on from the newest "
-            f"checkpoint (state: {states.state_of(run).name})"
+            f"the supervisor of {run.path} was killed; `simclr-plus resume {shlex.quote(run.name)}` goes on from the "
+            f"newest checkpoint (state: {states.state_of(run).name})"
         )
     if state == states.STOPPED and asked:
         return INTERRUPTED if asked[0] == signal.SIGINT else PREEMPTED

@@ -4,54 +4,93 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.metrics_table import MetricsTable
 from simclr_plus.runs import Run
-from simclr_plus.states import read_status, state_of
-from simclr_plus.tail import last_objects
+from simclr_plus.states import UNREADABLE, State, read_status, state_of
+from simclr_plus.tail import is_number, last_objects
+
+# what reading a folder that anyone may have written to can come to
+UNREADABLE_FOLDER = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
 
 
 def glance(run: Run) -> dict[str, Any]:
-    """What `ps` shows of a run; reads the ends of files only."""
-    status, state = read_status(run), state_of(run)
-    last = next(last_objects(run.metrics_file), {})
-    start = _last_event(run, "start", "resume")
+    """What `ps` shows of a run; reads the ends of files only. A folder that cannot be read is shown so, with why."""
+    try:
+        return _view(run, read_status(run), state_of(run), _last_line(run), _last_event(run, "start", "resume"))
+    except UNREADABLE_FOLDER as error:
+        return _view(run, {}, State(UNREADABLE, str(error)), {}, {})
+
+
+def _view(
+    run: Run, status: dict[str, Any], state: State, last: dict[str, float], start: dict[str, Any]
+) -> dict[str, Any]:
+    begun, host = _numbers(start), start.get("host")
     return {
         "run": run.name,
         "path": str(run.path),
         "state": state.name,
         "why": state.why,
-        "step": last.get("step", start.get("from_step", 0)),
-        "steps": start.get("steps"),
+        "step": last.get("step", begun.get("from_step", 0)),
+        "steps": begun.get("steps"),
         "epoch": last.get("epoch"),
         "loss": last.get("loss"),
         "images_per_second": last.get("images_per_second"),
-        "time": last.get("time", start.get("time")),
-        "seconds_left": _seconds_left(last, start),
-        "host": status.get("host", start.get("host")),
-        "processes": start.get("processes", status.get("processes")),
-        "job_id": (status.get("slurm") or {}).get("job_id"),
+        "time": last.get("time", begun.get("time")),
+        "seconds_left": _seconds_left(last, begun),
+        "host": status.get("host", host if isinstance(host, str) else None),
+        "processes": begun.get("processes", status.get("processes")),
+        "job_id": status.get("slurm", {}).get("job_id"),
     }
 
 
 def whole_view(run: Run) -> dict[str, Any]:
     """What `show` tells of a run."""
-    branch = _last_event(run, "branch")
     files = run.checkpoint_files()
     systems = sorted(run.path.glob("system.*.jsonl"))
     return {
         "schema": 1,
         **glance(run),
         "status": read_status(run),
-        "parent": {key: branch[key] for key in ("parent", "checkpoint", "changes")} if branch else None,
-        "last": next(last_objects(run.metrics_file), {}),
+        "parent": _parent(run),
+        "last": _last_object(run.metrics_file),
         "checkpoints": [file.name for file in files],
         "results": sorted(path.name for path in run.results.glob("*.json")),
-        "nodes": {path.name[7:-6]: next(last_objects(path), {}) for path in systems},
-        "recipe": run.recipe().model_dump(),
+        "nodes": {path.name[7:-6]: _last_object(path) for path in systems},
+        "recipe": _recipe(run),
     }
+
+
+def _last_object(path: Path) -> dict[str, Any]:
+    """The last object of a .jsonl file; empty where there is none, or the file cannot be read."""
+    try:
+        return next(last_objects(path), {})
+    except OSError:
+        return {}
+
+
+def _parent(run: Run) -> dict[str, Any] | None:
+    """Of which run it is a branch, and by which changes."""
+    try:
+        branch = _last_event(run, "branch")
+    except OSError:
+        return None
+    if not branch:
+        return None
+    parent, checkpoint, changes = (branch.get(key) for key in ("parent", "checkpoint", "changes"))
+    listed = changes if isinstance(changes, list) else []
+    return {"parent": str(parent), "checkpoint": str(checkpoint), "changes": [str(change) for change in listed]}
+
+
+def _recipe(run: Run) -> dict[str, Any] | None:
+    """The recipe by its keys; None where it cannot be read."""
+    try:
+        return run.recipe().model_dump()
+    except SimclrPlusError:
+        return None
 
 
 def differences(runs: list[Run]) -> dict[str, Any]:
@@ -87,16 +126,25 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return {key: value for key, value in found.items() if not key.startswith("about.")}
 
 
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    """What can be reckoned with of a line: files may hold anything."""
+    return {key: value for key, value in line.items() if is_number(value)}
+
+
+def _last_line(run: Run) -> dict[str, float]:
+    return _numbers(next(last_objects(run.metrics_file), {}))
+
+
 def _last_event(run: Run, *kinds: str) -> dict[str, Any]:
     return next((event for event in last_objects(run.events_file) if event.get("event") in kinds), {})
 
 
-def _seconds_left(last: dict[str, Any], start: dict[str, Any]) -> float | None:
+def _seconds_left(last: dict[str, float], start: dict[str, float]) -> float | None:
     """By the images a second of the last line."""
     try:
         images = (start["steps"] - last["step"]) * last["images"] / last["step"]
         left = images / last["images_per_second"]
-    except (KeyError, TypeError, ZeroDivisionError):
+    except (KeyError, OverflowError, ZeroDivisionError):
         return None
     return round(left) if math.isfinite(left) else None
 

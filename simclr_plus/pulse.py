@@ -15,8 +15,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from simclr_plus.processes import start_time
+from simclr_plus.tail import is_number
 
 WIDTH = 320
+# what is done at a step number, first to last: a save of step s comes before the batch and the update that follow it
+ORDER_OF_WORK = ("preparing", "measuring", "evaluating", "saving", "data", "step", "done")
 LONG = 4  # preparing, evaluating and saving may take so many times what a step may
 
 
@@ -25,7 +28,7 @@ class Pulse:
     """`next_in`: seconds after `time` within which the process will give its next sign."""
 
     step: int
-    doing: str  # preparing, data, step, measuring, evaluating, saving, done
+    doing: str  # of ORDER_OF_WORK
     time: float
     next_in: float
     pid: int
@@ -55,12 +58,16 @@ class PulseWriter:
 
 
 def read_pulse(path: Path) -> Pulse | None:
-    """The last sign of a process; None where it gave none or is just writing it."""
+    """The last sign of a process; None where it gave none, is just writing it, or the file holds anything else."""
     try:
-        values = json.loads(path.read_bytes())
-        return Pulse(**{field.name: values[field.name] for field in fields(Pulse)})
-    except (OSError, ValueError, KeyError, TypeError):
+        with path.open("rb") as file:
+            values = json.loads(file.read(2 * WIDTH))
+        pulse = Pulse(**{field.name: values[field.name] for field in fields(Pulse)})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+    numbers = type(pulse.step) is type(pulse.pid) is int and is_number(pulse.time) and is_number(pulse.next_in)
+    started = pulse.started is None or is_number(pulse.started)
+    return pulse if numbers and started and pulse.doing in ORDER_OF_WORK and isinstance(pulse.host, str) else None
 
 
 def pulse_file(logs: Path, rank: int) -> Path:
@@ -72,7 +79,7 @@ def read_pulses(logs: Path) -> dict[int, Pulse]:
     """The last signs of all processes of a run, by rank."""
     found = {}
     for path in logs.glob("rank_*.pulse"):
-        pulse = read_pulse(path)
-        if pulse is not None:
-            found[int(path.stem.removeprefix("rank_"))] = pulse
+        rank, pulse = path.stem.removeprefix("rank_"), read_pulse(path)
+        if pulse is not None and rank.isdecimal():
+            found[int(rank)] = pulse
     return dict(sorted(found.items()))

@@ -106,10 +106,6 @@ class Recipe(Section):
         """Rows of a batch for each image."""
         return 1 if self.supervised else 2
 
-    def trains_as(self, other: Recipe) -> bool:
-        """Whether both make the same run: the same but for what they say about themselves."""
-        return self.model_copy(update={"about": other.about}) == other
-
     def differences(self, other: Recipe) -> list[str]:
         """Keys of which the other has another value, with both values."""
         keys = [key for key, *_ in documented_keys() if not key.startswith("about.")]

@@ -63,13 +63,15 @@ def run(
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
     from simclr_plus.recipe import load_recipe
-    from simclr_plus.runs import Run, create_run, default_name, join_run
-    from simclr_plus.slurm import Allocation
+    from simclr_plus.runs import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
+    from simclr_plus.slurm import Allocation, batch_script
 
     loaded = load_recipe(recipe, overrides or []).with_whole_paths()
     order = _order(nproc, nodes, rdzv, max_restarts, slurm=slurm, gpus=gpus)
     if order.rdzv and not name:
         raise RecipeError("several machines train one run: give it a --name, the same on each")
+    check_run_name(name or default_name(recipe))
+    create = join_run if order.rdzv else create_run if name else create_numbered_run
     name = name or default_name(recipe)
     allocation = None
     if slurm:
@@ -89,12 +91,14 @@ def run(
     if dry_run:
         _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
         return
+    if allocation is not None:
+        batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
     plan = _plan(loaded, _world(order), checked=allocation is None)
     if loaded.training.init_from and allocation is None:
         from simclr_plus.checkpoints import encoder_to_start_from
 
         encoder_to_start_from(loaded)
-    new = join_run(loaded, runs, name) if order.rdzv else create_run(loaded, runs, name)
+    new = create(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
     for doubt in loaded.doubts():
         say(f"note: {doubt}")

@@ -3,7 +3,7 @@
     recipe.toml      the resolved recipe               checkpoints/  step_00012500.safetensors
     metrics.jsonl    one JSON object a logged step     results/      one JSON file an evaluation
     events.jsonl     start, resume, checkpoint, exit   logs/         what the processes printed
-    control/STOP     asks the run to save and stop     run.lock      held while the run trains
+    control/STOP     asks the run to save and stop     run.lock*     held while the run trains (locks.py)
     status.json      what its supervisor says of it    system.<host>.jsonl   figures of a node
 
 The .jsonl files are append-only and have one writer: process 0, and for a node's figures its supervisor.
@@ -15,16 +15,18 @@ import itertools
 import json
 import math
 import os
+import shlex
 import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simclr_plus import locks
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import Recipe, parse_recipe, recipe_text
 from simclr_plus.tail import Tail
@@ -32,6 +34,8 @@ from simclr_plus.whole_files import write_text_whole
 
 # what may stand in the STOP file, and how much it asks for: 1 save and stop, 2 end within 35 seconds, 3 end at once
 STOP_WORDS = {"": 1, "requeue": 1, "now": 2, "kill": 3}
+LATEST = "latest"  # stands for the newest run
+LONGEST_NAME = 200  # bytes; file systems take 255, and a study or SLURM adds to it
 SECONDS_TO_APPEAR = 30.0  # a file that another machine wrote, on a network file system
 
 
@@ -121,7 +125,7 @@ class Run:
         lines: list[dict[str, Any]] = []
         for line in Tail(self.metrics_file).read():
             step = line.get("step")
-            if isinstance(step, int):
+            if type(step) is int:
                 while lines and lines[-1]["step"] >= step:
                     lines.pop()
                 lines.append(line)
@@ -132,8 +136,9 @@ class Run:
         return Tail(self.events_file).read()
 
     def checkpoint_files(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(self.checkpoints.glob("step_*.safetensors"))
+        """Complete checkpoints, oldest first; files of other names are somebody else's."""
+        steps = {file: file.stem.removeprefix("step_") for file in self.checkpoints.glob("step_*.safetensors")}
+        return sorted((file for file, step in steps.items() if step.isdecimal()), key=lambda file: int(steps[file]))
 
     def checkpoint_file(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
@@ -146,51 +151,39 @@ class Run:
             raise NotFoundError(f"run {self.path} has no checkpoint in {self.checkpoints}; nothing was saved yet")
         return found[-1]
 
-    def try_lock(self, patience: float = 0.0) -> int | None:
-        """Take the run's lock: an open descriptor that holds it until it is closed, or None when another has it.
+    def try_lock(self, patience: float = 0.0, **claim: Any) -> locks.Hold | None:
+        """Take the run's lock until it is released; None when another has it. `claim`: see locks.hold.
 
-        Whoever looks at the lock holds it for a moment (states.py); `patience` seconds outlast that. Where the file
-        system has no locks it is taken for free.
+        Whoever looks at the lock holds it for a moment (states.py); `patience` seconds outlast that.
         """
-        import fcntl
-
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         end = time.monotonic() + patience
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= end:
-                    os.close(descriptor)
-                    return None
-                time.sleep(0.05)
-                continue
-            except OSError:
-                pass
-            return descriptor
+        while (held := locks.hold(self.lock_file, **claim)) is None and time.monotonic() < end:
+            time.sleep(0.05)
+        return held
 
     @contextmanager
-    def locked(self, patience: float = 0.0) -> Iterator[int]:
+    def locked(self, patience: float = 0.0, **claim: Any) -> Iterator[locks.Hold]:
         """Hold the run's lock; raises SimclrPlusError when another process has it."""
-        descriptor = self.try_lock(patience)
-        if descriptor is None:
+        held = self.try_lock(patience, **claim)
+        if held is None:
             raise SimclrPlusError(f"run {self.path} is being trained by another process; wait for it or stop it")
         try:
-            yield descriptor
+            yield held
         finally:
-            os.close(descriptor)
+            held.release()
 
     def ask_to_stop(self, word: str = "") -> None:
         """Make the file that asks the run to save and stop, or for more: see STOP_WORDS."""
-        self.stop_file.parent.mkdir(exist_ok=True)
-        aside = self.stop_file.with_name(f".STOP.{os.getpid()}")
-        aside.write_text(word)
-        aside.replace(self.stop_file)
+        self.stop_file.parent.mkdir(exist_ok=True)  # and not that of a run that was deleted
+        write_text_whole(self.stop_file, word)
+        with suppress(OSError):  # by the clock of who asks, not of who keeps the files: see supervisor.py
+            os.utime(self.stop_file)
 
     def stop_word(self) -> str | None:
         """What stands in the STOP file; None where there is none."""
         try:
-            return self.stop_file.read_text().strip()
+            with self.stop_file.open("rb") as file:
+                return file.read(100).decode(errors="replace").strip()
         except OSError:
             return None
 
@@ -201,40 +194,77 @@ class Run:
         return path
 
 
+def run_name_problem(name: str) -> str:
+    """Why a run or a study cannot be called so; empty where it can."""
+    if not name or "/" in name or name[0] in ".-" or name != name.strip() or not name.isprintable():
+        return (
+            f'name {name!r} must be a plain folder name: of printable characters, without "/", and it begins neither '
+            "with a dot, a dash nor a blank, and does not end with a blank"
+        )
+    if len(name.encode()) > LONGEST_NAME:
+        return f"name {name!r} has {len(name.encode())} bytes; at most {LONGEST_NAME} fit in a folder's name with ours"
+    if name == LATEST:
+        return f"name {name!r} stands for the newest run; choose another"
+    return ""
+
+
+def check_run_name(name: str) -> None:
+    """Raises RecipeError where a run or a study cannot be called so."""
+    problem = run_name_problem(name)
+    if problem:
+        raise RecipeError(problem)
+
+
 def create_run(recipe: Recipe, folder: Path, name: str) -> Run:
     """Make the folder of a new run and record the recipe in it, its paths whole; RecipeError when the name is taken."""
-    recipe = recipe.with_whole_paths()
-    if not name or "/" in name or name.startswith("."):
-        raise RecipeError(f"run name {name!r} must be a plain folder name")
-    path = folder / name
-    try:
-        path.mkdir(parents=True)
-    except FileExistsError:
-        raise RecipeError(f"run {path} exists; choose another --name, or `simclr-plus resume {name}`") from None
-    except OSError as error:
-        raise SimclrPlusError(f"cannot make the run folder {path}: {error}") from None
-    run = Run(path)
-    write_text_whole(run.recipe_file, recipe.to_toml())
+    check_run_name(name)
+    run = _made(recipe, folder / name)
+    if run is None:
+        raise RecipeError(
+            f"run {folder / name} exists; choose another --name, or `simclr-plus resume {shlex.quote(name)}`"
+        )
     return run
+
+
+def create_numbered_run(recipe: Recipe, folder: Path, name: str) -> Run:
+    """A new run of that name, or of NAME-2, NAME-3, ... where it is taken, if only a moment ago."""
+    check_run_name(name)
+    names = itertools.chain([name], (f"{name}-{i}" for i in itertools.count(2)))
+    return next(run for run in (_made(recipe, folder / taken) for taken in names) if run is not None)
 
 
 def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
     """The run that the first of several machines makes and the others find; raises RecipeError for another recipe."""
+    check_run_name(name)
+    new = _made(recipe, folder / name)
+    if new is not None:
+        return new
+    run = Run(folder / name)
+    if not run.path.is_dir():
+        raise RecipeError(f"{run.path} exists and is no folder; choose another --name")
+    end = time.monotonic() + SECONDS_TO_APPEAR
+    while not run.recipe_file.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    other = run.recipe().with_whole_paths().differences(recipe.with_whole_paths())
+    if other:
+        raise RecipeError(
+            f"run {run.path} has another recipe ({'; '.join(other[:3])}); give the same keys on each machine"
+        )
+    return run
+
+
+def _made(recipe: Recipe, path: Path) -> Run | None:
+    """A new run's folder with its recipe, its paths whole; None where something of that name is there."""
+    recipe = recipe.with_whole_paths()
     try:
-        return create_run(recipe, folder, name)
-    except RecipeError:
-        run = Run(folder / name)
-        end = time.monotonic() + SECONDS_TO_APPEAR
-        while not run.recipe_file.exists() and time.monotonic() < end:
-            time.sleep(0.1)
-        other = run.recipe().with_whole_paths().differences(recipe.with_whole_paths()) if run.path.is_dir() else []
-        if other:
-            raise RecipeError(
-                f"run {run.path} has another recipe ({'; '.join(other[:3])}); give the same keys on each machine"
-            ) from None
-        if not run.path.is_dir():
-            raise
-        return run
+        path.mkdir(parents=True)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and os.path.lexists(path):
+            return None
+        raise SimclrPlusError(f"cannot make the run folder {path}: {error}") from None
+    run = Run(path)
+    write_text_whole(run.recipe_file, recipe.to_toml())
+    return run
 
 
 def branch_run(parent: Run, recipe: Recipe, name: str, changes: list[str]) -> Run:
@@ -290,16 +320,20 @@ def _link_or_copy(file: Path, to: Path) -> None:
 
 def default_name(recipe_name: str) -> str:
     """`recipe-20260812-101500`."""
-    return f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = "".join(letter if letter.isprintable() else "_" for letter in Path(recipe_name).stem)
+    stem = stem.encode()[: LONGEST_NAME // 2].decode(errors="ignore").lstrip(".- ") or "run"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def list_runs(folder: Path) -> list[Run]:
-    """The runs in a folder, oldest first."""
+    """The runs in a folder, oldest first; one that vanishes meanwhile is left out."""
     if not folder.is_dir():
         return []
-    return sorted(
-        (Run(p.parent) for p in folder.glob("*/recipe.toml")), key=lambda run: run.recipe_file.stat().st_mtime
-    )
+    begun = []
+    for file in folder.glob("*/recipe.toml"):
+        with suppress(OSError):
+            begun.append((file.lstat().st_mtime, file.parent.name, Run(file.parent)))
+    return [run for _, _, run in sorted(begun, key=lambda one: one[:2])]
 
 
 def find_run(name: str, folder: Path) -> Run:
@@ -308,7 +342,7 @@ def find_run(name: str, folder: Path) -> Run:
     if (path / "recipe.toml").is_file():
         return Run(path)
     runs = list_runs(folder)
-    if name == "latest" and runs:
+    if name == LATEST and runs:
         return runs[-1]
     matching = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
     if len(matching) == 1:
@@ -325,8 +359,19 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: of those it may run on, as many as its container is given time of."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, _quota(Path("/sys/fs/cgroup")))))
+
+
+def _quota(cgroup: Path) -> float:
+    """Cores' worth of time that a control group may use, of version 2 or 1; infinite where it has no limit."""
+    try:
+        files = ["cpu.max"] if (cgroup / "cpu.max").exists() else ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]
+        quota, period = " ".join((cgroup / file).read_text() for file in files).split()
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):  # "max", or no control groups here
+        return math.inf
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:

@@ -7,29 +7,34 @@ lock is held (on this machine) or while it keeps its promise to write again (on 
 from __future__ import annotations
 
 import json
-import os
+import re
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from simclr_plus import slurm
-from simclr_plus.processes import boot_id, start_time
+from simclr_plus import processes, slurm
+from simclr_plus.errors import SimclrPlusError
+from simclr_plus.locks import GRACE, Hold, is_held
 from simclr_plus.pulse import pulse_file, read_pulse
-from simclr_plus.runs import Run
-from simclr_plus.tail import last_objects
+from simclr_plus.runs import Run, list_runs
+from simclr_plus.tail import is_number, last_objects
 from simclr_plus.whole_files import write_text_whole
 
 QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
 STOPPED, FINISHED, FAILED, LOST, STALE = "stopped", "finished", "failed", "lost", "stale"
 ENDED = (STOPPED, FINISHED, FAILED)
 ALIVE = (STARTING, RUNNING, STOPPING)
-GRACE = 60.0  # seconds that another machine's sign may come late: clocks, network file systems
+UNREADABLE = "unreadable"
+LONGEST_STATUS = 1 << 20  # bytes
+JOB = re.compile(r"\d[\w+.]*")  # of SLURM
 
 
 @dataclass(frozen=True)
 class State:
-    """A word of the list above, and why."""
+    """A word of the lists above, and why."""
 
     name: str
     why: str = ""
@@ -37,7 +42,7 @@ class State:
     @property
     def is_alive(self) -> bool:
         """Whether processes of the run are at work, as far as can be told."""
-        return self.name in (*ALIVE, STALE)
+        return self.name in (*ALIVE, STALE, UNREADABLE)
 
 
 def write_status(run: Run, status: dict[str, Any]) -> None:
@@ -46,69 +51,149 @@ def write_status(run: Run, status: dict[str, Any]) -> None:
 
 
 def read_status(run: Run) -> dict[str, Any]:
-    """What the supervisor last said; empty where there is nothing yet."""
+    """What the supervisor last said; empty where there is nothing yet. What is not of its kind is left out."""
+    return _look_at_status(run)[0]
+
+
+def _look_at_status(run: Run) -> tuple[dict[str, Any], str]:
+    """status.json as it may be relied on, and what is wrong with the file: it may have been damaged or edited."""
+    file = run.status_file
     try:
-        value = json.loads(run.status_file.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        with file.open("rb") as opened:
+            text = opened.read(LONGEST_STATUS + 1)
+        if len(text) > LONGEST_STATUS:
+            return {}, f"{file} is too long for what a supervisor says"
+        value = json.loads(text)
+    except FileNotFoundError:
+        return {}, ""
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, f"{file} cannot be read: {error}"
+    if not isinstance(value, dict):
+        return {}, f"{file} holds no JSON object"
+    good = {key: item for key, item in value.items() if key not in KINDS or KINDS[key](item)}
+    bad = [f"{key} = {_shortly(value[key])}" for key in value if key not in good]
+    if isinstance(good.get("restarts"), list):
+        good["restarts"] = [failure for failure in good["restarts"] if isinstance(failure, dict)]
+    return good, f"{file} says {', '.join(bad)}, which no supervisor writes" if bad else ""
+
+
+def _shortly(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) < 60 else f"{text[:60]}..."
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_job(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    job, restarts = value.get("job_id"), value.get("restart_count", 0)
+    return isinstance(job, str) and JOB.fullmatch(job) is not None and type(restarts) is int
+
+
+# of what kind each value is that is reckoned with or shown
+KINDS: dict[str, Callable[[object], bool]] = {
+    **dict.fromkeys(("state", "why", "host", "boot_id", "namespace", "run", "rdzv"), _is_text),
+    **dict.fromkeys(("updated", "next_in", "started", "ended", "attempt_started"), is_number),
+    **dict.fromkeys(("pid", "attempt", "processes", "events_before", "from_step", "step", "exit_code"), _is_count),
+    "restarts": lambda value: isinstance(value, list),
+    "failure": lambda value: value is None or isinstance(value, dict),
+    "stopped_by": lambda value: value is None or isinstance(value, str),
+    "pid_started": lambda value: value is None or is_number(value),
+    "slurm": _is_job,
+}
 
 
 def here() -> dict[str, Any]:
     """Names this machine in status.json."""
-    return {"host": socket.gethostname(), "boot_id": boot_id()}
+    return {"host": socket.gethostname(), "boot_id": processes.boot_id()}
 
 
 def state_of(run: Run, *, now: float | None = None) -> State:
     """The state of a run. Reads a few kilobytes; writes nothing."""
-    status = read_status(run)
-    said = str(status.get("state", ""))
+    status, trouble = _look_at_status(run)
+    said = status.get("state", "")
     if not said:
-        return _without_supervisor(run)
+        state = _without_supervisor(run)
+        return State(QUEUED, trouble) if trouble and state.name == QUEUED else state
     if said == QUEUED:
         return _queued(run, status)
-    same_machine = bool(status.get("boot_id")) and status["boot_id"] == boot_id()
+    same_machine = processes.is_this_boot(status.get("boot_id"))
     held = is_locked(run) if same_machine else None
     if said in ENDED:
-        return State(STARTING) if held and not _is_writer_alive(status) else State(said, _why(status))
+        return State(STARTING) if held and processes.lives(status) is False else State(said, _why(status))
+    if said not in ALIVE:
+        return State(UNREADABLE, f"{run.status_file} says state = {said!r}, which no supervisor writes")
     if held is False:
         return _after_the_supervisor(run, status)
     if held is None:
-        if _job_is_gone(status):
+        if _job_is_gone(run, status):
             return _after_the_supervisor(run, status)
-        if status.get("host") == socket.gethostname() and status.get("boot_id") != boot_id():
+        if status.get("host") == socket.gethostname() and not same_machine:
             return State(LOST, "this machine was started anew since")
-        promised = float(status.get("updated", 0)) + float(status.get("next_in", 0))
-        overdue = (time.time() if now is None else now) - promised - GRACE
-        if overdue > 0:
-            return State(STALE, f"{status.get('host')} is silent for {overdue:.0f} s longer than it promised")
+        if "updated" not in status and trouble:
+            return State(UNREADABLE, trouble)
+        late = _seconds_late(status, now)
+        if late > 0:
+            return State(STALE, f"{status.get('host')} is silent for {late:.0f} s longer than it promised")
     return _at_work(run, status)
 
 
-def is_locked(run: Run) -> bool | None:
-    """Whether a supervisor of this machine holds the run's lock; None where the file system has no locks."""
-    import fcntl
+def _seconds_late(status: dict[str, Any], now: float | None = None) -> float:
+    """By how much another machine's supervisor has broken its promise to write again."""
+    promised = float(status.get("updated", 0)) + float(status.get("next_in", 0))
+    return (time.time() if now is None else now) - promised - GRACE
 
-    try:
-        descriptor = os.open(run.lock_file, os.O_RDONLY)
-    except FileNotFoundError:
+
+@contextmanager
+def locked(run: Run) -> Iterator[Hold]:
+    """Hold the run's lock for a moment, to start it; raises SimclrPlusError when it is being trained, wherever."""
+    require_not_elsewhere(run)
+    with run.locked(patience=2.0, promise=GRACE, is_over=is_over) as held:
+        yield held
+
+
+def require_not_elsewhere(run: Run) -> None:
+    """Raises SimclrPlusError while a supervisor of another machine keeps its promise, for locks may not reach there.
+
+    Where the file system has no locks that holds for other containers of this machine too.
+    """
+    status = read_status(run)
+    if status.get("state") not in ALIVE or is_over(status.get("slurm")):
+        return
+    is_here = processes.is_this_boot(status.get("boot_id"))
+    if is_here and (is_locked(run) is not None or processes.lives(status) is False):
+        return  # the lock tells, or the process is gone
+    if state_of(run).name in ALIVE:
+        raise SimclrPlusError(
+            f"run {run.path} is being trained by another process, on {status.get('host')}; wait for it or stop it. If "
+            f"that machine is gone, try again in {max(1.0, -_seconds_late(status)):.0f} s: it may be silent so long"
+        )
+
+
+def is_over(job: object) -> bool:
+    """Whether a SLURM job has ended: it is gone, or it is this process's own at an earlier start."""
+    if not _is_job(job) or not isinstance(job, dict):
         return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
+    mine = slurm.job_here()
+    if job["job_id"] == mine.get("job_id"):
+        return bool(job.get("restart_count") != mine["restart_count"])
+    return slurm.state_of_job(job["job_id"]) == slurm.GONE
+
+
+def is_locked(run: Run) -> bool | None:
+    """Whether a supervisor of this machine holds the run's lock; None where that cannot be told."""
+    return is_held(run.lock_file)
 
 
 def _at_work(run: Run, status: dict[str, Any]) -> State:
-    said = str(status["state"])
-    if said == STOPPING or run.stop_file.exists():
+    if status.get("state") == STOPPING or run.stop_file.exists():
         return State(STOPPING, "a checkpoint is saved first")
     pulse = read_pulse(pulse_file(run.logs, 0))  # of this attempt: the supervisor removes older ones before it starts
     if pulse is None or pulse.doing == "preparing":
@@ -118,7 +203,7 @@ def _at_work(run: Run, status: dict[str, Any]) -> State:
 
 def _after_the_supervisor(run: Run, status: dict[str, Any]) -> State:
     """The lock is free, yet the supervisor never said how the run ended."""
-    end = last_exit(run, after=int(status.get("events_before", 0)))
+    end = last_exit(run, after=status.get("events_before", 0))
     if end.get("reason") in (FINISHED, STOPPED):
         return State(str(end["reason"]))
     return State(LOST, "its supervisor was killed; resume goes on from the newest checkpoint")
@@ -129,35 +214,42 @@ def _without_supervisor(run: Run) -> State:
     if is_locked(run):
         return State(STARTING)
     pulse = read_pulse(pulse_file(run.logs, 0))
-    if pulse is not None and pulse.started is not None and start_time(pulse.pid) == pulse.started:
+    if pulse is not None and processes.is_alive(pulse.pid, pulse.started):
         return State(RUNNING, pulse.doing)
     for event in last_objects(run.events_file):
-        if event.get("event") == "exit":
-            return State(str(event.get("reason")), str(event.get("message", "")))
-        if event.get("event") in ("start", "resume"):
+        if event.get("event") == "exit" and event.get("reason") in ENDED:
+            return State(str(event["reason"]), str(event.get("message", "")))
+        if event.get("event") in ("start", "resume", "exit"):
             return State(LOST, "its process is gone")
     return State(QUEUED, "not started yet")
 
 
-def _is_writer_alive(status: dict[str, Any]) -> bool:
-    """Whether the supervisor that wrote status.json still lives: after its last word it holds the lock for a moment."""
-    pid, started = status.get("pid"), status.get("pid_started")
-    return isinstance(pid, int) and started is not None and start_time(pid) == started
-
-
-def _job_is_gone(status: dict[str, Any]) -> bool:
-    job = (status.get("slurm") or {}).get("job_id")
-    return bool(job) and slurm.state_of_job(str(job)) == slurm.GONE
+def _job_is_gone(run: Run, status: dict[str, Any]) -> bool:
+    return _place_of_job(run, status) == slurm.GONE
 
 
 def _queued(run: Run, status: dict[str, Any]) -> State:
-    job = (status.get("slurm") or {}).get("job_id")
-    place = slurm.state_of_job(str(job)) if job else None
+    job, place = _job_id(status), _place_of_job(run, status)
     if place is None:
         return State(QUEUED, f"SLURM job {job}" if job else "")
     if place == slurm.GONE:
         return State(LOST, f"SLURM job {job} is gone before it began")
     return State(QUEUED if place == slurm.PENDING else STARTING, f"SLURM job {job}")
+
+
+def _job_id(status: dict[str, Any]) -> str:
+    return str(status.get("slurm", {}).get("job_id", ""))
+
+
+def _place_of_job(run: Run, status: dict[str, Any]) -> str | None:
+    """Where the run's job stands; SLURM is asked about those of the runs beside it too, so that it is asked once."""
+    job = _job_id(status)
+    if not job:
+        return None
+    if slurm.has_to_ask(job):
+        beside = (read_status(other) for other in list_runs(run.path.parent))
+        slurm.expect(_job_id(other) for other in beside if other.get("state") in (QUEUED, *ALIVE))
+    return slurm.state_of_job(job)
 
 
 def last_exit(run: Run, *, after: int) -> dict[str, Any]:
@@ -171,7 +263,7 @@ def last_exit(run: Run, *, after: int) -> dict[str, Any]:
     for line in reversed(lines):
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(event, dict) and event.get("event") == "exit":
             return event
@@ -184,4 +276,4 @@ def events_size(run: Run) -> int:
 
 
 def _why(status: dict[str, Any]) -> str:
-    return str(status.get("why") or "")
+    return str(status.get("why", ""))

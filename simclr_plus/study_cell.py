@@ -43,7 +43,8 @@ def run_cell(planned: PlannedStudy, cell: Cell, processes: int) -> int:
         folder = planned.runs / cell.name
         if folder.is_dir() and not Run(folder).recipe_file.exists():  # killed before the recipe was in it
             remove_unfinished(folder)
-            folder.rmdir()
+            with suppress(OSError):  # another is just beginning it, where there are no locks to wait for
+                folder.rmdir()
         run = join_run(cell.recipe, planned.runs, cell.name)
         _wait_for_supervisor(run)
         if not _is_trained(run):

@@ -82,7 +82,7 @@ class PlannedStudy:
 
     def results(self) -> list[tuple[Cell, dict[str, Any]]]:
         """The cells that are done, with what their files say."""
-        return [(c, json.loads(self.result_file(c).read_text(encoding="utf-8"))) for c in self.cells if self.is_done(c)]
+        return [(cell, result_of(self, cell)) for cell in self.cells if self.is_done(cell)]
 
     def findings(self) -> Findings:
         """The figures of all cells that are done."""
@@ -139,9 +139,25 @@ def open_study(path: Path) -> PlannedStudy:
         said = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise NotFoundError(f"{path} is no folder of a study: {error}") from None
+    kinds = {"recipe": str, "study": str, "scale": str, "seeds": int}
+    wrong = [key for key, kind in kinds.items() if not isinstance(said, dict) or type(said.get(key)) is not kind]
+    if wrong:
+        raise NotFoundError(f"{path} is no folder of a study: {file} says nothing usable of {', '.join(wrong)}")
     recipe = parse_recipe(said["recipe"], origin=str(file))
     study = find_study(said["study"])
     return plan_study(path, study, said["scale"], said["seeds"], recipe)
+
+
+def result_of(planned: PlannedStudy, cell: Cell) -> dict[str, Any]:
+    """What the file of a cell that is done says; raises SimclrPlusError where it was damaged."""
+    file = planned.result_file(cell)
+    try:
+        result = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SimclrPlusError(f"{file} is damaged ({error}); delete it, and the same command does it again") from None
+    if not isinstance(result, dict) or not isinstance(result.get("numbers"), dict):
+        raise SimclrPlusError(f"{file} holds no numbers; delete it, and the same command does it again")
+    return result
 
 
 def _by_keys(recipe: Recipe) -> dict[str, Any]:
@@ -190,7 +206,7 @@ def submit_cells(planned: PlannedStudy, allocation: slurm.Allocation, at_once: i
     if not numbers:
         raise RecipeError(f"every cell of {planned.path} is done; --report writes the report")
     note = planned.path / "slurm_job"
-    before = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    before = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
     if before and slurm.state_of_job(before) in (slurm.PENDING, slurm.ACTIVE):
         raise RecipeError(f"job {before} works on {planned.path}; wait for it, or end it with scancel {before}")
     (planned.path / "logs").mkdir(exist_ok=True)
@@ -246,7 +262,7 @@ def _passing_on_signals(processes: Callable[[], list[subprocess.Popen[bytes]]]) 
 
 
 def _told(planned: PlannedStudy, cell: Cell) -> str:
-    result = json.loads(planned.result_file(cell).read_text(encoding="utf-8"))
+    result = result_of(planned, cell)
     figures = [f"{key} {value:.3f}" for key, value in result["numbers"].items() if key != "test_images"]
     return f"{', '.join(figures)} ({result['seconds_training'] + result['seconds_measuring']:.0f} s)"
 
@@ -255,7 +271,8 @@ def why_missing(planned: PlannedStudy, cell: Cell) -> str:
     """Why a cell is not done: what it noted when it failed, else what its run says; empty where it never began."""
     note, log = planned.failure_file(cell), planned.path / "logs" / f"{cell.name}.log"
     if note.is_file():
-        return f"failed: {note.read_text(encoding='utf-8').strip()}{f' (see {log})' if log.is_file() else ''}"
+        why = note.read_text(encoding="utf-8", errors="replace").strip()
+        return f"failed: {why}{f' (see {log})' if log.is_file() else ''}"
     run = Run(planned.runs / cell.name)
     if not run.exists:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -53,6 +54,7 @@ def study(
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
     from simclr_plus.launch import process_count
+    from simclr_plus.runs import check_run_name
     from simclr_plus.slurm import Allocation
     from simclr_plus.studies.catalogue import find_study
     from simclr_plus.study_runs import open_study, plan_study, record
@@ -61,6 +63,7 @@ def study(
         _list_studies(as_json)
         return
     chosen = find_study(study_name)
+    check_run_name(name or f"study-{chosen.name}")
     path = runs / (name or f"study-{chosen.name}")
     if report_only:
         found = open_study(path)
@@ -104,7 +107,8 @@ def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json
     count, path = len(planned.missing()), planned.path
     job = submit_cells(planned, allocation, at_once)
     say(f"{count} cells are submitted as job {job}; when they are done, for the report:")
-    say(f"  simclr-plus study {planned.study.name} --name {path.name} --runs {path.parent} --report")
+    where = ["--name", path.name, "--runs", str(path.parent)]
+    say(f"  simclr-plus study {planned.study.name} {shlex.join(where)} --report")
     if as_json:
         print_json({"schema": 1, "study": str(path), "job": job, "cells": count})
 

@@ -36,6 +36,7 @@ from simclr_plus.failures import (
     root_cause,
 )
 from simclr_plus.hanging import hung
+from simclr_plus.locks import Hold
 from simclr_plus.pulse import Pulse, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs import STOP_WORDS, Run, cpu_count
 from simclr_plus.sinks import wanted
@@ -45,8 +46,13 @@ from simclr_plus.system_figures import SECONDS_BETWEEN_LINES, SystemFigures
 OK, PREEMPTED, INTERRUPTED = 0, 75, 130
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PULSES = 0.2, 1.0
 SECONDS_BETWEEN_SIGNS = 60.0  # status.json is written at least so often
+PROMISE = 2 * SECONDS_BETWEEN_SIGNS  # by then it is written again
 SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
+SECONDS_TO_TAKE = 2.0  # the lock, which who looks at it holds for a moment
+SECONDS_TO_SPEAK = 10.0  # until a supervisor that took the lock has written status.json
+# what torchrun tells its processes; some schedulers set a part of it too
+OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 RESERVE = 1 << 16  # bytes kept, so that a full disk does not hide how the run ended
 
 
@@ -77,7 +83,7 @@ class Supervision:
 
     run: Run
     order: Order
-    lock: int | None  # the descriptor that holds the run's lock
+    lock: Hold | None  # of the run
     status: dict[str, Any]
     asked: int = 0  # 1: save and stop, 2: end within SECONDS_TO_END, 3: kill
     stopped_by: str = ""
@@ -90,10 +96,11 @@ class Supervision:
 
     def tell(self, **changes: Any) -> None:
         """Write status.json; what cannot be written now is written with the next change."""
-        self.status |= {**changes, "updated": time.time(), "next_in": 2 * SECONDS_BETWEEN_SIGNS}
+        self.status |= {**changes, "updated": time.time(), "next_in": PROMISE}
         self.told = time.monotonic()
-        if not self.speaks or not self.run.exists:
+        if self.lock is None or not self.run.exists:
             return
+        self.lock.renew(PROMISE)
         try:
             states.write_status(self.run, self.status)
         except SimclrPlusError as error:
@@ -123,11 +130,27 @@ def supervise(run: Run, order: Order) -> int:
     run.logs.mkdir(exist_ok=True)
     lock = _take_lock(run, order)
     s = Supervision(run, order, lock, _first_status(run, order))
-    s.hold_reserve()
-    with _signals(s):
-        with _sinks(s):
-            state, failure, why = _attempts(s)
-        return _end(s, state, failure, why)
+    try:
+        if s.speaks:
+            _forget_old_stop(run)
+        s.hold_reserve()
+        with _signals(s):
+            with _sinks(s):
+                state, failure, why = _attempts(s)
+            return _end(s, state, failure, why)
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+def _forget_old_stop(run: Run) -> None:
+    """Remove a STOP file from before the last word on the run: an attempt that was killed since, or the submission.
+
+    A job that SLURM starts again by itself would heed it and stop at once. What was asked since then stays.
+    """
+    with suppress(OSError):
+        if run.stop_file.stat().st_mtime <= states.read_status(run).get("updated", 0.0):
+            run.stop_file.unlink()
 
 
 def _attempts(s: Supervision) -> tuple[str, Failure | None, str]:
@@ -155,13 +178,12 @@ def _first_status(run: Run, order: Order) -> dict[str, Any]:
         "state": STARTING,
         "run": run.name,
         "why": "",
-        **states.here(),
-        "pid": os.getpid(),
-        "pid_started": processes.start_time(os.getpid()),
+        **processes.me(),
         "attempt": before.get("attempt", 0),
         "started": time.time(),
         "processes": order.processes,
         "nodes": order.nodes,
+        "rdzv": order.rdzv,
         "restarts": [],
         "failure": None,
         **({"slurm": job} if job else {}),
@@ -209,6 +231,8 @@ def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
     me = str(os.getpid())
     environment = torchrun.without_torchrun(os.environ)
     if s.order.is_alone:
+        for name in OF_TORCHRUN:  # left over from who started us: the process would wait for others that nobody starts
+            environment.pop(name, None)
         command = [sys.executable, "-m", "simclr_plus.trainer", str(s.run.path), "--to-logs", "--parent", me]
     else:
         agent = [sys.executable, "-m", "simclr_plus.agent", str(s.run.path), str(exits_file), me]
@@ -226,7 +250,7 @@ def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
             stderr=file,
             env=environment,
             start_new_session=True,
-            pass_fds=[] if s.lock is None else [s.lock],
+            pass_fds=[] if s.lock is None else [s.lock.descriptor],
         )
 
 
@@ -258,7 +282,7 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
             next_pulse = time.monotonic() + SECONDS_BETWEEN_PULSES
             pulses = _own_pulses(s, pulses)
             _note_progress(s, pulses)
-            failure = hung(pulses, seen, time.monotonic())
+            failure = hung(pulses, seen, time.monotonic(), lambda: read_pulses(s.run.logs))
             if failure and level < 3:
                 with suppress(SimclrPlusError):  # the disk may be full
                     note_failure(s.run.logs, failure)
@@ -278,7 +302,7 @@ def _own_pulses(s: Supervision, before: dict[int, Pulse]) -> dict[int, Pulse]:
     """The pulses of the processes on this node; those of hundreds on others are not read once its own are known."""
     found = {rank: read_pulse(pulse_file(s.run.logs, rank)) for rank in before}
     own = {rank: p for rank, p in found.items() if p is not None and p.host == socket.gethostname()[:64]}
-    if len(own) < s.order.processes or any(processes.start_time(p.pid) != p.started for p in own.values()):
+    if len(own) < s.order.processes or not all(processes.is_alive(p.pid, p.started) for p in own.values()):
         return {rank: p for rank, p in read_pulses(s.run.logs).items() if p.host == socket.gethostname()[:64]}
     return own
 
@@ -326,7 +350,7 @@ def _end_leftovers(run: Run, process: subprocess.Popen[bytes], patience: float =
     end = time.monotonic() + patience
     while True:
         mine = [p for p in read_pulses(run.logs).values() if p.host == socket.gethostname()[:64]]
-        alive = [p for p in mine if p.started is not None and processes.start_time(p.pid) == p.started]
+        alive = [p for p in mine if processes.is_alive(p.pid, p.started)]
         for pulse in alive:
             processes.kill(pulse.pid, pulse.started)
         if not alive or time.monotonic() > end:
@@ -388,7 +412,7 @@ def _signals(s: Supervision) -> Iterator[None]:
         _note_asker(s, None, number)
         s.asked += 1
         if s.asked == 1:
-            with suppress(OSError):
+            with suppress(OSError, SimclrPlusError):
                 s.run.ask_to_stop()
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -400,17 +424,30 @@ def _signals(s: Supervision) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _take_lock(run: Run, order: Order) -> int | None:
+def _take_lock(run: Run, order: Order) -> Hold | None:
     """The run's lock, or None on a node whose supervisor does not speak for the run.
 
     Of several nodes' supervisors the one where the nodes meet speaks; the lock decides where that is not unique.
     """
     if order.rdzv and not meets_here(order.rdzv):
         return None
-    lock = run.try_lock(patience=2.0)
-    if lock is None and not order.rdzv:
+    states.require_not_elsewhere(run)
+    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=slurm.job_here(), is_over=states.is_over)
+    if lock is None and not (order.rdzv and _is_met_at(run, order.rdzv)):
         raise SimclrPlusError(f"run {run.path} is being trained by another process; wait for it or stop it")
     return lock
+
+
+def _is_met_at(run: Run, rdzv: str) -> bool:
+    """Whether the supervisor that holds the lock is one of those that meet there, and no other."""
+    end = time.monotonic() + SECONDS_TO_SPEAK
+    while True:
+        status = states.read_status(run)
+        if status.get("state") in states.ALIVE and status.get("rdzv") == rdzv and processes.lives(status) is not False:
+            return True
+        if time.monotonic() > end:
+            return False
+        time.sleep(SECONDS_BETWEEN_LOOKS)
 
 
 @contextmanager

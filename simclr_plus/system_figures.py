@@ -1,7 +1,7 @@
 """What a node's processors, memory and GPUs do while a run trains there: lines for system.<host>.jsonl. No torch.
 
 Shares are of 1, memory in bytes, power in watts, temperatures in degrees Celsius. GPU figures come from NVML where the
-package nvidia-ml-py and a driver exist, the others from Linux's /proc; what is not known is left out.
+package nvidia-ml-py and a driver exist, the others from psutil; what is not known is left out.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import socket
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -22,12 +23,12 @@ class SystemFigures:
 
     def __init__(self) -> None:
         self._nvml = _open_nvml()
-        self._before: tuple[int, int] | None = _processor_ticks()
+        self._before = _processor_seconds()
 
     def look(self, pids: Iterable[int] = ()) -> dict[str, Any]:
         """A line; `pids` are the run's processes here, whose resident memory is added up."""
         figures: dict[str, Any] = {"time": time.time(), "host": socket.gethostname(), "cpus": os.cpu_count()}
-        now = _processor_ticks()
+        now = _processor_seconds()
         if now and self._before and now[1] > self._before[1]:
             figures["cpu"] = round((now[0] - self._before[0]) / (now[1] - self._before[1]), 4)
         self._before = now
@@ -38,28 +39,27 @@ class SystemFigures:
         return figures
 
 
-def _processor_ticks() -> tuple[int, int] | None:
-    """(busy, all) ticks of all processors since boot."""
-    with suppress(OSError, ValueError, IndexError):
-        ticks = [int(x) for x in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-        return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # idle and waiting for disks
-    return None
+def _processor_seconds() -> tuple[float, float] | None:
+    """(busy, all) seconds of all processors since boot; waiting for disks is not busy."""
+    try:
+        times = psutil.cpu_times()._asdict()
+    except (OSError, RuntimeError):  # a container may hide them
+        return None
+    total = sum(times.values()) - times.get("guest", 0.0) - times.get("guest_nice", 0.0)  # in user and nice already
+    return total - times["idle"] - times.get("iowait", 0.0), total
 
 
 def _memory() -> dict[str, int]:
-    with suppress(OSError, ValueError, KeyError):
-        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-        kib = {fields[0].rstrip(":"): int(fields[1]) for fields in lines}
-        return {
-            "memory_used": (kib["MemTotal"] - kib["MemAvailable"]) * 1024,
-            "memory_total": kib["MemTotal"] * 1024,
-        }
-    return {}
+    try:
+        memory = psutil.virtual_memory()
+    except (OSError, RuntimeError):
+        return {}
+    return {"memory_used": memory.total - memory.available, "memory_total": memory.total}
 
 
 def _resident_bytes(pid: int) -> int:
-    with suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with suppress(psutil.Error, ValueError):
+        return int(psutil.Process(pid).memory_info().rss)
     return 0
 
 

@@ -11,10 +11,16 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 CHUNK = 1 << 20
 FINGERPRINT = 64
+TOO_LARGE = 1e300  # to be reckoned with
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value from a file is a finite number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < TOO_LARGE
 
 
 class Tail:

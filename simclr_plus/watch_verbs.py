@@ -11,6 +11,7 @@ import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.tail import is_number
 from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _row(run: dict[str, Any]) -> list[str]:
 
 
 def _number(value: Any, form: str) -> str:
-    return format(value, form) if isinstance(value, int | float) else ""
+    return format(value, form) if is_number(value) else ""
 
 
 @app.command()
@@ -72,7 +73,7 @@ def show(run: RunName, runs: RunsFolder = RUNS, as_json: AsJson = False) -> None
     rows = [
         ["run", view["path"]],
         ["state", f"{view['state']}{': ' if view['why'] else ''}{view['why']}"],
-        ["trains", recipe_title(found)],
+        ["trains", recipe_title(found) or "its recipe.toml cannot be read"],
         ["step", f"{view['step']}" + (f" of {view['steps']}" if view["steps"] else "")],
         ["where", f"{view['host']}, {view['processes']} processes" if view["host"] else ""],
     ]
@@ -97,15 +98,22 @@ def _failure(failure: dict[str, Any]) -> str:
 
 
 def _figures(line: dict[str, Any]) -> str:
-    shown = [f"CPU {line['cpu']:.0%}"] if "cpu" in line else []
-    if "memory_total" in line:
-        shown.append(f"memory {line['memory_used'] / 2**30:.1f} of {line['memory_total'] / 2**30:.1f} GiB")
-    for gpu in line.get("gpus", []):
-        figures = [f"{gpu['utilisation']:.0%}"] if "utilisation" in gpu else []
-        figures += [f"{gpu['memory_used'] / 2**30:.1f} GiB"] if "memory_used" in gpu else []
-        figures += [f"{gpu['power']:.0f} W"] if "power" in gpu else []
-        shown.append(f"GPU {gpu['index']} {' '.join(figures)}")
+    shown = [f"CPU {line['cpu']:.0%}"] if is_number(line.get("cpu")) else []
+    used = _gib(line.get("memory_used"))
+    shown += [f"memory {used} of {_gib(line.get('memory_total'))} GiB"] if used else []
+    gpus = line.get("gpus")
+    for gpu in gpus if isinstance(gpus, list) else []:
+        if isinstance(gpu, dict):
+            memory = _gib(gpu.get("memory_used"))
+            figures = [f"{gpu['utilisation']:.0%}"] if is_number(gpu.get("utilisation")) else []
+            figures += [f"{memory} GiB"] if memory else []
+            figures += [f"{gpu['power']:.0f} W"] if is_number(gpu.get("power")) else []
+            shown.append(f"GPU {gpu.get('index')} {' '.join(figures)}")
     return ", ".join(shown)
+
+
+def _gib(value: object) -> str:
+    return f"{value / 2**30:.1f}" if is_number(value) else ""
 
 
 @app.command()

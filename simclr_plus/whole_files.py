@@ -1,13 +1,22 @@
-"""Files that appear whole or not at all: written aside, flushed to disk, then renamed."""
+"""Files that appear whole or not at all: written aside, flushed to disk, then renamed.
+
+The file aside has a name that nobody else has, here or in another container with the same process ids, and is locked
+while it is written: so who cleans up a folder tells it from what a killed process left.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr_plus.errors import EnvironmentNotAbleError
+from simclr_plus.locks import lock_at_once
+
+SECONDS_TO_BE_LEFT = 600.0  # where there are no locks, a file that nobody wrote to for so long is nobody's
 
 
 def write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -15,17 +24,15 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises EnvironmentNotAbleError naming the file when the disk is full or the folder cannot be written.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
+        with _aside(path) as aside:
+            write(aside)
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+            aside.replace(path)
         _flush_folder(path.parent)
     except Exception as error:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
         # safetensors wraps the system's error in its own
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
             raise EnvironmentNotAbleError(
@@ -36,18 +43,43 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """`write_whole` for text."""
+    """`write_whole` for text; names of files that are not UTF-8 keep their bytes."""
 
     def write(aside: Path) -> None:
-        aside.write_text(text, encoding="utf-8")
+        aside.write_text(text, encoding="utf-8", errors="surrogateescape")
 
     write_whole(path, write)
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left half-written in a folder; nobody may be writing there."""
+    """Delete what killed processes left half-written in a folder; what a living one is writing stays."""
     for aside in folder.glob(".*.part"):
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be gone by now
+            descriptor = os.open(aside, os.O_RDWR)
+            try:
+                locked = lock_at_once(descriptor)
+                untouched = time.time() - os.fstat(descriptor).st_mtime
+                if locked or (locked is None and untouched > SECONDS_TO_BE_LEFT):
+                    aside.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, locked, with the permissions that new files have; gone at the end if still there."""
+    while True:
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        descriptor = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        if lock_at_once(descriptor) is not False and aside.exists():
+            break
+        os.close(descriptor)  # who cleans up here saw it before it was locked, and deletes it
+    try:
+        yield aside
+    finally:
+        os.close(descriptor)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:

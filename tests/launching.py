@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simclr_plus.processes import start_time
+from simclr_plus.processes import is_alive
 from simclr_plus.pulse import read_pulses
 from simclr_plus.runs import Run
 from simclr_plus.states import read_status
@@ -72,7 +72,7 @@ def pids_of(run: Run) -> dict[int, int | None]:
 
 def gone(pids: dict[int, int | None]) -> bool:
     """Whether all of them have ended."""
-    return all(start_time(pid) != started for pid, started in pids.items())
+    return not any(is_alive(pid, started) for pid, started in pids.items())
 
 
 def processes_naming(run: Run) -> list[str]:

@@ -1,14 +1,29 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from simclr_plus import runs
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import branch_run, create_run, default_name, find_run, join_run, list_runs
+from simclr_plus.runs import (
+    Run,
+    branch_run,
+    create_numbered_run,
+    create_run,
+    default_name,
+    find_run,
+    join_run,
+    list_runs,
+    run_name_problem,
+)
 
 
 def test_a_run_records_the_resolved_recipe(tmp_path: Path) -> None:
@@ -119,3 +134,74 @@ def test_machines_join_a_run_of_the_same_images_alone(tmp_path: Path, monkeypatc
         RecipeError, match=rf"has another recipe .*data\.root = '{tmp_path}/photos'.*{tmp_path}/other/photos"
     ):
         join_run(recipe, tmp_path / "runs", "mine")
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".x", "-x", " x", "x ", "a/b", "a\nb", "a\tb", "a\x7fb", "é" * 101, "latest"]
+)
+def test_a_name_that_no_folder_script_or_option_can_hold_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    begun = time.monotonic()
+    for make in (create_run, create_numbered_run, join_run):
+        with pytest.raises(RecipeError):
+            make(load_recipe("demo"), tmp_path, name)
+    assert not list(tmp_path.iterdir()) and time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("name", ["x", "2024", "my run 5% #1", "ünï", "a.b-c", "[red]x", "x" * 200])
+def test_other_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    assert run_name_problem(name) == ""
+    assert create_run(load_recipe("demo"), tmp_path, name).path == tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "recipe", [".hidden.toml", "-x.toml", "a\nb.toml", "é" * 120 + ".toml", " .toml", "my recipe.toml"]
+)
+def test_a_recipe_of_any_name_gives_a_run_a_name(tmp_path: Path, recipe: str) -> None:
+    assert create_run(load_recipe("demo"), tmp_path, default_name(f"recipes/{recipe}")).recipe_file.exists()
+
+
+def test_runs_that_begin_in_one_second_get_numbers(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(lambda _: create_numbered_run(load_recipe("demo"), tmp_path, "demo-1"), range(8)))
+    assert sorted(run.name for run in made) == sorted(["demo-1", *(f"demo-1-{i}" for i in range(2, 9))])
+    assert all(run.recipe_file.exists() for run in made)
+
+
+def test_a_folder_of_runs_that_cannot_be_made_is_told_and_not_tried_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "at all")
+    (tmp_path / "file").touch()
+    for folder, make in itertools.product(("dangling", "file"), (create_run, create_numbered_run, join_run)):
+        with pytest.raises(SimclrPlusError, match="cannot make"):
+            make(load_recipe("demo"), tmp_path / folder, "x")
+    with pytest.raises(RecipeError, match="is no folder"):
+        join_run(load_recipe("demo"), tmp_path, "file")
+
+
+def test_machines_that_join_one_run_get_it_whole(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        joined = list(threads.map(lambda _: join_run(load_recipe("demo"), tmp_path, "x"), range(4)))
+    assert joined == [Run(tmp_path / "x")] * 4
+    with pytest.raises(RecipeError, match="another recipe"):
+        join_run(load_recipe("demo", ["training.seed=5"]), tmp_path, "x")
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, math.inf),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
+        ({}, math.inf),
+    ],
+)
+def test_a_container_has_as_many_cores_as_it_is_given_time_of(
+    tmp_path: Path, files: dict[str, str], cores: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert runs._quota(tmp_path) == cores
+    monkeypatch.setattr(runs, "_quota", lambda _: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
+    assert runs.cpu_count() == (2 if cores == 1.5 else 3)

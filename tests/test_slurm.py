@@ -5,17 +5,25 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import slurm_cluster
 from launching import AT_STEP, CLI, environment, processes_naming, wait_for
+from simclr_plus.tui.run_list import RunList
 
+from simclr_plus import slurm
+from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.launch import resubmit
+from simclr_plus.overview import glance
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.slurm import Allocation, batch_script
-from simclr_plus.states import read_status
+from simclr_plus.runs import Run, create_run, list_runs
+from simclr_plus.slurm import Allocation, array_script, batch_script
+from simclr_plus.states import read_status, write_status
 
 LENGTH = ["training.epochs=30", "checkpoints.every_epochs=2"]
 
@@ -42,6 +50,126 @@ def test_a_dry_run_shows_the_script_and_starts_nothing(
     assert not (tmp_path / "runs").exists()
     lone = simclr_plus("run", "demo", *tiny, "--time", "60", cwd=tmp_path)
     assert lone.returncode == 2 and "go with --slurm" in lone.stderr
+
+
+def directives(script: str) -> list[list[str]]:
+    """The words of each #SBATCH line, as sbatch takes them: a backslash escapes in quotes of both kinds too."""
+    return [words_of(line[8:]) for line in script.splitlines() if line.startswith("#SBATCH ")]
+
+
+def words_of(line: str) -> list[str]:
+    words, quote, letters = [""], "", iter(line)
+    for letter in letters:
+        if letter == "\\":
+            words[-1] += next(letters)
+        elif quote:
+            quote, words[-1] = ("", words[-1]) if letter == quote else (quote, words[-1] + letter)
+        elif letter in "\"'":
+            quote = letter
+        elif letter == "#":
+            break
+        elif letter == " ":
+            words.append("")
+        else:
+            words[-1] += letter
+    return words
+
+
+@pytest.mark.parametrize("folder", ["two words", "100% %j", 'it\'s "so"', "a#b", "tab\there"])
+def test_each_line_for_sbatch_holds_one_option_whatever_the_folder_is_called(tmp_path: Path, folder: str) -> None:
+    run = create_run(load_recipe("demo"), tmp_path / folder, "my run 5% #2")
+    if "\t" in folder:
+        with pytest.raises(RecipeError, match="control character"):
+            batch_script(run, Allocation())
+        return
+    for script in (
+        batch_script(run, Allocation(partition="big gpus", extra=("--comment=two words", "--qos high"))),
+        array_script(
+            run.name, run.path, ["x"], [1, 2], Allocation(extra=("--comment=two words", "--qos high")), at_once=1
+        ),
+    ):
+        words = directives(script)
+        assert [len(line) for line in words] == [1] * (len(words) - 1) + [2]
+        options = dict(line[0].split("=", 1) for line in words[:-1] if "=" in line[0])
+        assert options["--job-name"] == run.name and options["--comment"] == "two words"
+        assert options["--output"].rpartition("/logs/")[0].replace("%%", "%") == str(run.path)
+        assert "%j" not in options["--output"].rpartition("/logs/")[0].replace("%%", "")
+        assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"partition": "gpu\ntouch owned"},
+        {"account": "a\rb"},
+        {"time": "1\n"},
+        {"memory": "1G\x0b"},
+        {"extra": ("--qos=x\nrm",)},
+        {"extra": ("qos=x",)},
+    ],
+)
+def test_a_value_that_would_become_a_line_of_the_script_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError):
+        Allocation(**given)
+
+
+def test_a_folder_with_a_backslash_is_refused_for_sbatch_would_no_longer_fill_in_the_name(tmp_path: Path) -> None:
+    run = create_run(load_recipe("demo"), tmp_path / "back\\slash", "x")
+    with pytest.raises(RecipeError, match="backslash"):
+        batch_script(run, Allocation())
+
+
+@pytest.fixture
+def squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in: its calls go to a file, and jobs of even numbers are waiting, those of 90 and more unknown."""
+    place = tmp_path / "bin"
+    place.mkdir()
+    program = place / "squeue"
+    program.write_text(
+        f"""#!/bin/bash
+echo "$*" >> {tmp_path}/calls
+for word; do [[ $word == [0-9]* ]] && jobs=$word; done
+for job in ${{jobs//,/ }}; do
+    [ $job -ge 90 ] || echo $job $job $job $([ $((job % 2)) -eq 0 ] && echo PENDING || echo RUNNING)
+done
+"""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "_known", {})
+    return tmp_path / "calls"
+
+
+def test_slurm_is_asked_once_about_all_jobs_of_a_list(
+    tmp_path: Path, squeue: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for job in [*range(1, 21), 95]:
+        run = create_run(load_recipe("demo"), tmp_path / "runs", f"r{job:02}")
+        write_status(run, {"state": "queued", "slurm": {"job_id": str(job)}, "updated": time.time()})
+    for _ in range(3):
+        states = [glance(run)["state"] for run in list_runs(tmp_path / "runs")]
+        assert sorted(states) == sorted(["queued", "starting"] * 10 + ["lost"])
+    assert len(RunList(tmp_path / "runs").look()) == 21
+    assert len(squeue.read_text().splitlines()) == 1
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + slurm.SECONDS_TO_KEEP + 1)
+    for run in list_runs(tmp_path / "runs"):
+        glance(run)
+    assert len(squeue.read_text().splitlines()) == 2
+
+
+@pytest.mark.usefixtures("squeue")
+def test_a_run_that_waits_in_the_queue_is_not_submitted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitted: list[Path] = []
+    monkeypatch.setattr(slurm, "submit", lambda script: submitted.append(script) or "93")
+    run = create_run(load_recipe("demo"), tmp_path, "x")
+    (run.path / "slurm.sh").touch()
+    write_status(run, {"state": "queued", "slurm": {"job_id": "2"}, "updated": time.time()})
+    with pytest.raises(SimclrPlusError, match="SLURM job 2"):
+        resubmit(run)
+    assert not submitted and read_status(run)["slurm"]["job_id"] == "2"
+    write_status(run, {"state": "queued", "slurm": {"job_id": "92"}, "updated": time.time()})  # gone
+    assert resubmit(run) == "93" and read_status(run)["slurm"]["job_id"] == "93" and len(submitted) == 1
 
 
 def command(
@@ -153,3 +281,32 @@ def test_sbatch_that_refuses_is_told(cluster: slurm_cluster.Cluster, tmp_path: P
     done = command(cluster, tmp_path, "run", "demo", *tiny, "--slurm", "--name", "x", "--partition", "nowhere")
     assert done.returncode == 1 and "sbatch refused" in done.stderr and "partition" in done.stderr
     assert ps(cluster, tmp_path)["state"] == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["run", "array"])
+def test_sbatch_writes_the_log_into_a_folder_of_any_name(
+    cluster: slurm_cluster.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The job itself is a line of shell: what is tried is how sbatch and bash read the script."""
+    for name in ("SLURM_CONF", "PATH"):
+        monkeypatch.setenv(name, cluster.environment[name])
+    run = create_run(load_recipe("demo"), tmp_path / 'it\'s "so" 100% %j #1', "my run %x 'q' \"d\"")
+    run.logs.mkdir()
+    monkeypatch.chdir(run.path)
+    program = run.path / "say it.sh"
+    program.write_text('#!/bin/bash\necho "here: $*"; pwd\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    given = Allocation(extra=("--comment=two words",))
+    script = run.path / "slurm.sh"
+    array = array_script(run.name, run.path, [sys.executable, str(run.path)], [3], given)
+    script.write_text(batch_script(run, given) if kind == "run" else array)
+    job = slurm.submit(script)
+    assert slurm.state_of_job(job) in (slurm.PENDING, slurm.ACTIVE, slurm.GONE)
+    shown = cluster.command("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%j|%k").strip()
+    assert shown == f"{run.name}|two words"
+    log = run.logs / (f"slurm-{job}.log" if kind == "run" else f"slurm-{job}_3.log")
+    said = wait_for(lambda: log.exists() and str(run.path) in log.read_text() and log.read_text(), "the log")
+    assert f"{run.path}\n" in said and ("3\n" in said if kind == "array" else "--processes 1" in said)
+    assert [path.name for path in run.logs.iterdir()] == [log.name]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
-from simclr_plus import slurm, states
+from simclr_plus import processes, slurm, states, supervisor
+from simclr_plus.errors import SimclrPlusError
 from simclr_plus.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
 from simclr_plus.hanging import behind_the_others, hung
 from simclr_plus.processes import is_stopped, start_time
@@ -44,7 +48,7 @@ def test_what_the_supervisor_says_holds_while_it_holds_the_lock(run: Run) -> Non
     assert state_of(run).name == "running"
     run.ask_to_stop()
     assert state_of(run).name == "stopping"
-    os.close(lock)
+    lock.release()
     assert state_of(run).name == "lost" and "resume" in state_of(run).why
 
 
@@ -199,3 +203,105 @@ def test_torchrun_is_told_where_the_nodes_meet(run: Run) -> None:
     assert torchrun_options(run, Order(2))[0] == "--standalone"
     assert Order(1).is_alone and not Order(2).is_alone and not Order(1, "2", "h:1").is_alone
     assert meets_here("127.0.0.1:29500") and meets_here("[::1]:1") and not meets_here("192.0.2.1:29500")
+
+
+@pytest.mark.parametrize(
+    ("holder", "joins"),
+    [
+        ({"state": "running", "rdzv": ""}, False),
+        ({"state": "running"}, False),
+        ({"state": "running", "rdzv": "127.0.0.1:2"}, False),
+        ({"state": "finished", "rdzv": "127.0.0.1:1"}, False),
+        ({"state": "starting", "rdzv": "127.0.0.1:1"}, True),
+    ],
+)
+def test_a_second_supervisor_where_nodes_meet_is_let_in_only_to_those_that_meet_there(
+    run: Run, monkeypatch: pytest.MonkeyPatch, holder: dict[str, str], joins: bool
+) -> None:
+    monkeypatch.setattr(supervisor, "SECONDS_TO_SPEAK", 0.3)
+    monkeypatch.setattr(supervisor, "SECONDS_TO_TAKE", 0.1)
+    several = Order(1, "2", "127.0.0.1:1")
+    with run.locked():
+        write_status(run, {**holder, **processes.me(), "updated": time.time(), "next_in": 120})
+        if joins:
+            assert supervisor._take_lock(run, several) is None
+        else:
+            with pytest.raises(SimclrPlusError, match="being trained by another process"):
+                supervisor._take_lock(run, several)
+        with pytest.raises(SimclrPlusError, match="being trained by another process"):
+            supervisor._take_lock(run, Order(1))
+    lock = supervisor._take_lock(run, several)
+    assert lock is not None
+    lock.release()
+
+
+def test_a_stop_from_before_the_last_word_is_forgotten_and_a_later_one_kept(run: Run) -> None:
+    now = time.time()
+    for word in ("", "requeue", "now"):
+        run.ask_to_stop(word)
+        write_status(run, {"state": "stopping", "updated": now + 5, **here()})  # heard by an attempt that was killed
+        supervisor._forget_old_stop(run)
+        assert run.stop_word() is None
+        write_status(run, {"state": "queued", "updated": now - 5})  # the submission
+        run.ask_to_stop(word)
+        supervisor._forget_old_stop(run)
+        assert run.stop_word() == word
+        run.status_file.unlink()
+        supervisor._forget_old_stop(run)
+        assert run.stop_word() == word
+
+
+def test_a_process_is_known_by_its_start_and_a_zombie_is_gone() -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    started = start_time(process.pid)
+    assert started is not None and abs(started - 100 * (time.time() - psutil.boot_time())) < 500
+    assert int(Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]) == started  # as before
+    assert processes.is_alive(process.pid, started) and not processes.is_alive(process.pid, started - 1000)
+    assert not any(processes.is_alive(pid, started) for pid in (None, True, "1", -1, 0, 1 << 40))
+    os.kill(process.pid, signal.SIGSTOP)
+    end = time.monotonic() + 10
+    while not is_stopped(process.pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert is_stopped(process.pid)
+    processes.kill(process.pid, started - 1000)  # an earlier process with its id
+    assert processes.is_alive(process.pid, started)
+    processes.kill(process.pid, started)
+    while start_time(process.pid) is not None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE and start_time(process.pid) is None
+    process.wait()
+    assert start_time(process.pid) is None
+
+
+def test_where_the_start_of_a_machine_is_a_time_a_clock_that_is_set_is_allowed_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes, "boot_id", lambda: "booted 1000")
+    assert [processes.is_this_boot(x) for x in ("booted 1000", "booted 1059", "booted 1100", "x", "", None)] == [
+        *(True, True),
+        *[False] * 4,
+    ]
+    monkeypatch.setattr(processes, "boot_id", lambda: "")
+    assert not processes.is_this_boot("")
+
+
+def test_words_of_failing_processes_may_hold_anything(tmp_path: Path) -> None:
+    note_failure(tmp_path, Failure("raised", "good", rank=1, time=2.0))
+    for number, text in enumerate(("[]", '{"kind": "x", "message": 7}', '{"kind": "x", "message": "m", "time": "x"}')):
+        (tmp_path / f"rank_{number + 5}.failure.json").write_text(text)
+    assert [failure.message for failure in noted_failures(tmp_path)] == ["good"]
+
+
+def test_a_process_that_trains_alone_is_not_told_of_others_by_what_is_left_over(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "program"
+    program.write_text('#!/bin/sh\necho "rank ${RANK-none} world ${WORLD_SIZE-none} at ${MASTER_ADDR-none}"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(supervisor.sys, "executable", str(program))
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "MASTER_ADDR": "nowhere"}.items():
+        monkeypatch.setenv(name, value)
+    run.logs.mkdir()
+    s = supervisor.Supervision(run, Order(1), None, {})
+    assert supervisor._start(s, tmp_path / "exits").wait(20) == 0
+    assert (run.logs / f"launcher.{socket.gethostname()}.log").read_text() == "rank none world none at none\n"

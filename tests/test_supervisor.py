@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming, ps, same_bytes, wait_for
 
-from simclr_plus.runs import Run
-from simclr_plus.states import read_status, state_of
+from simclr_plus.recipe import load_recipe
+from simclr_plus.runs import Run, create_run
+from simclr_plus.states import here, read_status, state_of, write_status
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -136,6 +138,22 @@ def test_the_rank_that_failed_is_named_in_status_and_on_screen(
     assert gone(pids) and not processes_naming(run)
     if "time.sleep" in act:
         assert "in act" in (run.logs / "rank_1.log").read_text()
+
+
+@pytest.mark.slow
+def test_process_0_is_named_when_it_hangs_in_a_save_and_the_others_wait_in_the_next_step(
+    tmp_path: Path, tiny: list[str]
+) -> None:
+    fault = (
+        "import time, simclr_plus.background_saving as saving\n"
+        "saving.CheckpointSaver.save = lambda *_: time.sleep(1000)"
+    )
+    hung = ["monitor.hung_after_seconds=12", "checkpoints.every_epochs=0.25"]
+    process = start(tmp_path, *tiny, *hung, "--name", "x", "--nproc", "2", fault=fault)
+    code, talk = ended(process)
+    run = Run(tmp_path / "x")
+    assert code == 1 and (failure(run)["kind"], failure(run)["rank"]) == ("hung", 0), talk
+    assert "at step 2 (saving)" in failure(run)["message"] and not processes_naming(run)
 
 
 @pytest.mark.slow
@@ -349,3 +367,33 @@ def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, tiny: list[str]) -> Non
     assert code == 0, talk
     assert state_of(Run(tmp_path / "x")).name == "finished"
     assert ps(tmp_path, "x")["state"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["before the attempt that was killed", "after it"])
+def test_a_job_that_is_started_again_heeds_only_a_stop_of_its_own(tmp_path: Path, tiny: list[str], when: str) -> None:
+    run = create_run(load_recipe("demo", tiny), tmp_path, "x")
+    run.ask_to_stop("requeue")
+    late = 10 if when.startswith("before") else -10
+    write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **here()})
+    command = [sys.executable, "-m", "simclr_plus.supervisor", str(run.path), "--processes", "1"]
+    job = {"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "1"}
+    done = subprocess.run(command, env={**environment(tmp_path), **job}, check=False)
+    last = run.events()[-1]
+    assert (done.returncode, last["reason"], last["step"]) == ((0, "finished", 9) if late > 0 else (75, "stopped", 0))
+    assert read_status(run)["state"] == ("finished" if late > 0 else "queued") and not run.stop_file.exists()
+
+
+@pytest.mark.slow
+def test_two_runs_that_begin_in_one_second_both_begin(tmp_path: Path, tiny: list[str]) -> None:
+    still = 'import time\ntime.strftime = lambda form, *_: "20260101-000000"\n'  # the second in a run's name
+    (tmp_path / "sitecustomize.py").write_text(still)
+    variables = {**environment(tmp_path), "PYTHONPATH": str(tmp_path)}
+    command = [*CLI, "run", "demo", *tiny, "-d", "--runs", str(tmp_path / "runs")]
+    both = [subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=240)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    names = sorted(Path(path.strip()).name for path in told)
+    assert names == ["demo-20260101-000000", "demo-20260101-000000-2"]
+    for name in names:
+        wait_for(lambda name=name: state_of(Run(tmp_path / "runs" / name)).name == "finished", "the end")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 from simclr_plus.errors import RecipeError
 from simclr_plus.plan import Plan, known_size, make_plan
 from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
-from simclr_plus.runs import default_name
+from simclr_plus.runs import default_name, run_name_problem
 
 from .commands import override, run_words, toml_value
 from .ticks import short, size
@@ -187,8 +186,9 @@ class Form:
     def _launch_problem(self, key: str, text: str) -> str:
         known = LAUNCH[key]
         if key == "start.name":
-            if not re.fullmatch(r"[^/\s.][^/\s]*", text):
-                return f"start.name = {text!r}: a plain folder name, without blanks"
+            problem = run_name_problem(text)
+            if problem:
+                return f"start.name: {problem}"
             return (
                 f"start.name = {text!r}: {self.runs / text} exists; choose another"
                 if (self.runs / text).exists()
