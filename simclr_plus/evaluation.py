@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
+from simclr_plus.checkpoints import beside, load_encoder, load_head, read_header, save_head
 from simclr_plus.datasets import TEST, TRAIN, Images, open_folder, open_images, require_labels
 from simclr_plus.distributed import rank, start
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
@@ -21,7 +21,6 @@ from simclr_plus.evaluators.supervised import State
 from simclr_plus.export import recipe_of
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import images_digest
-from simclr_plus.importers.imported import beside
 from simclr_plus.recipe_keys import Data
 from simclr_plus.result_names import changed_settings, result_name
 from simclr_plus.runs import Run, find_run
