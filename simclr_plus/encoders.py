@@ -75,6 +75,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> pooled features [B, feature_dim]."""
+        _check_images(images)
         x = self.bn1(self.conv1(self.normalize(images)))
         x = x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -215,19 +216,35 @@ class _ShortcutPool(nn.Module):
 
 
 class _Normalize(nn.Module):
-    """Images less the mean of each channel, over its deviation; neither is a weight, and neither in `state_dict`."""
+    """Images less the mean of each channel, over its deviation.
 
-    mean: Tensor
-    std: Tensor
+    Neither is a tensor of the module: a network that is built without memory and filled from a state dict has both.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(architecture.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(architecture.std).view(3, 1, 1), persistent=False)
+        self.mean, self.std = architecture.mean, architecture.std
 
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = (images - self.mean) / self.std
+        out: Tensor = (images - _a_channel(images, self.mean)) / _a_channel(images, self.std)
         return out
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, std={self.std}"
+
+
+def _a_channel(images: Tensor, values: tuple[float, ...]) -> Tensor:
+    """[3, 1, 1] on the images' device, filled there: the host does not wait for a copy."""
+    return torch.cat([images.new_full((1, 1, 1), value) for value in values])
+
+
+@torch.fx.wrap
+def _check_images(images: Tensor) -> None:
+    """Raises ValueError for what the network would take for something else, or not at all."""
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"the encoder takes images [B, 3, H, W], got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"the encoder takes images of real numbers in [0, 1], got {images.dtype}; divide bytes by 255")
 
 
 def _stem_convolution(architecture: Architecture, norm: Norm) -> nn.Module:
