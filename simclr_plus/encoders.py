@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +87,10 @@ class ResNet(nn.Module):
                 x = layer(x)  # type: ignore[operator]
         h: Tensor = x.mean(dim=(2, 3))
         return h
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by torch.jit.script, which knows no activation checkpointing."""
+        raise RuntimeError("torch.jit.script cannot compile ResNet; use torch.compile, torch.export or torch.jit.trace")
 
     def _initialise(self) -> None:
         """Truncated normal of variance 1/fan_in; the last batch norm of every residual branch starts at 0."""
@@ -226,16 +231,21 @@ class _Normalize(nn.Module):
         self.mean, self.std = architecture.mean, architecture.std
 
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = (images - _a_channel(images, self.mean)) / _a_channel(images, self.std)
-        return out
+        return _standardised(images, self.mean, self.std)
 
     def extra_repr(self) -> str:
         return f"mean={self.mean}, std={self.std}"
 
 
-def _a_channel(images: Tensor, values: tuple[float, ...]) -> Tensor:
-    """[3, 1, 1] on the images' device, filled there: the host does not wait for a copy."""
-    return torch.cat([images.new_full((1, 1, 1), value) for value in values])
+# wrapped, so that torch.fx.symbolic_trace takes each as one step
+
+
+@torch.fx.wrap
+def _standardised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    with torch.autocast(images.device.type, enabled=False):  # which has no torch.cat for every type
+        # filled on their device: the host does not wait for a copy
+        means, deviations = (torch.cat([images.new_full((1, 1, 1), x) for x in values]) for values in (mean, std))
+        return (images - means) / deviations
 
 
 @torch.fx.wrap

@@ -7,7 +7,7 @@ modes are those of `torch.nn.BatchNorm2d`. The path of several GPUs was tried wi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +52,12 @@ class GlobalBatchNorm(_BatchNorm):
             mean = variance = batches = None
         return _normalised(
             x, self.weight, self.bias, mean, variance, batches, self.momentum, self.eps, self.over_processes
+        )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by torch.jit.script, for which the processes are out of reach."""
+        raise RuntimeError(
+            f"torch.jit.script cannot compile {type(self).__name__}; use torch.compile, torch.export or torch.jit.trace"
         )
 
     def _check_input_dim(self, x: Tensor) -> None:

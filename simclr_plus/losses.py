@@ -116,9 +116,7 @@ def rows_and_columns(
     gather = gather and distributed.world_size() > 1
     # a process without rows goes on to the gathering, where all of them are told
     if z0.shape != z1.shape or z0.ndim != 2 or not (len(z0) or gather):
-        raise ValueError(
-            f"the loss takes two [N, D] tensors of one shape, N > 0, got {tuple(z0.shape)} and {tuple(z1.shape)}"
-        )
+        raise _wrong_shapes(z0, z1)
     if not (z0.is_floating_point() and z1.is_floating_point()) or z0.device != z1.device:
         raise ValueError(
             f"the loss takes two tensors of real numbers on one device, got {z0.dtype} on {z0.device} and "
@@ -132,7 +130,15 @@ def rows_and_columns(
     if not gather:
         return rows, rows.view_as(rows), 0  # torch.compile wants no tensor twice
     columns = distributed.gather(z.transpose(0, 1), equal_rows=equal_rows).flatten(0, 1).transpose(0, 1)  # [2, M, D]
+    if not len(z0):
+        raise _wrong_shapes(z0, z1)
     return rows, columns.flatten(0, 1), distributed.rank() * len(z0)
+
+
+def _wrong_shapes(z0: Tensor, z1: Tensor) -> ValueError:
+    return ValueError(
+        f"the loss takes two [N, D] tensors of one shape, N > 0, got {tuple(z0.shape)} and {tuple(z1.shape)}"
+    )
 
 
 class _RowsAgainstColumns(torch.autograd.Function):
