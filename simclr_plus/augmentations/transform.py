@@ -114,6 +114,11 @@ def _pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if isinstance(image, Tensor) and image.ndim == 3:
         image = image.permute(1, 2, 0).numpy()
     elif not isinstance(image, np.ndarray | Tensor):
+        if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
+            raise ValueError(
+                f"SimCLRTransform takes images of 8 bits, got a PIL image of mode {image.mode}; bring its values to 0 "
+                "to 255 first, as simclr_plus.datasets.decode_image does of a file's bytes"
+            )
         image = np.asarray(image.convert("RGB"))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(
