@@ -9,7 +9,13 @@ if TYPE_CHECKING:
     from simclr_plus.augmentations.transform import SimCLRTransform
     from simclr_plus.checkpoints import load_encoder, save_encoder
     from simclr_plus.encoders import ResNet
-    from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
+    from simclr_plus.global_batch_norm import (
+        GlobalBatchNorm,
+        GlobalBatchNorm1d,
+        GlobalBatchNorm2d,
+        GlobalBatchNorm3d,
+        convert_global_batch_norm,
+    )
     from simclr_plus.heads import SimCLRProjectionHead
     from simclr_plus.lars import LARS
     from simclr_plus.losses import NTXentLoss
@@ -17,8 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LARS",
+    "GlobalBatchNorm",
     "GlobalBatchNorm1d",
     "GlobalBatchNorm2d",
+    "GlobalBatchNorm3d",
     "NTXentLoss",
     "Recipe",
     "ResNet",
@@ -32,8 +40,10 @@ __all__ = [
 
 _HOME = {
     "LARS": "lars",
+    "GlobalBatchNorm": "global_batch_norm",
     "GlobalBatchNorm1d": "global_batch_norm",
     "GlobalBatchNorm2d": "global_batch_norm",
+    "GlobalBatchNorm3d": "global_batch_norm",
     "NTXentLoss": "losses",
     "Recipe": "recipe",
     "ResNet": "encoders",

@@ -227,6 +227,11 @@ def save_head(head: nn.Module, path: str | Path, metadata: dict[str, Any] | None
     write_tensors(Path(path), dict(head.state_dict()), header)
 
 
+def beside(encoder: Path, kind: str) -> Path:
+    """Where the head of that kind goes: e.safetensors -> e.projection_head.safetensors."""
+    return encoder.with_name(f"{encoder.stem}.{kind}_head.safetensors")
+
+
 def load_head(path: str | Path, kind: str) -> nn.Module:
     """Rebuild the head of that kind ("projection", "linear") from a head file or a checkpoint, in eval mode.
 

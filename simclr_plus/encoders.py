@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -75,6 +76,7 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> pooled features [B, feature_dim]."""
+        _check_images(images)
         x = self.bn1(self.conv1(self.normalize(images)))
         x = x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
@@ -85,6 +87,10 @@ class ResNet(nn.Module):
                 x = layer(x)  # type: ignore[operator]
         h: Tensor = x.mean(dim=(2, 3))
         return h
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by torch.jit.script, which knows no activation checkpointing."""
+        raise RuntimeError("torch.jit.script cannot compile ResNet; use torch.compile, torch.export or torch.jit.trace")
 
     def _initialise(self) -> None:
         """Truncated normal of variance 1/fan_in; the last batch norm of every residual branch starts at 0."""
@@ -215,19 +221,40 @@ class _ShortcutPool(nn.Module):
 
 
 class _Normalize(nn.Module):
-    """Images less the mean of each channel, over its deviation; neither is a weight, and neither in `state_dict`."""
+    """Images less the mean of each channel, over its deviation.
 
-    mean: Tensor
-    std: Tensor
+    Neither is a tensor of the module: a network that is built without memory and filled from a state dict has both.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(architecture.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(architecture.std).view(3, 1, 1), persistent=False)
+        self.mean, self.std = architecture.mean, architecture.std
 
     def forward(self, images: Tensor) -> Tensor:
-        out: Tensor = (images - self.mean) / self.std
-        return out
+        return _standardised(images, self.mean, self.std)
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, std={self.std}"
+
+
+# wrapped, so that torch.fx.symbolic_trace takes each as one step
+
+
+@torch.fx.wrap
+def _standardised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    with torch.autocast(images.device.type, enabled=False):  # which has no torch.cat for every type
+        # filled on their device: the host does not wait for a copy
+        means, deviations = (torch.cat([images.new_full((1, 1, 1), x) for x in values]) for values in (mean, std))
+        return (images - means) / deviations
+
+
+@torch.fx.wrap
+def _check_images(images: Tensor) -> None:
+    """Raises ValueError for what the network would take for something else, or not at all."""
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"the encoder takes images [B, 3, H, W], got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise ValueError(f"the encoder takes images of real numbers in [0, 1], got {images.dtype}; divide bytes by 255")
 
 
 def _stem_convolution(architecture: Architecture, norm: Norm) -> nn.Module:

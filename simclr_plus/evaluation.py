@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_plus.checkpoints import load_encoder, load_head, read_header, save_head
+from simclr_plus.checkpoints import beside, load_encoder, load_head, read_header, save_head
 from simclr_plus.datasets import (
     TEST,
     TRAIN,
@@ -37,7 +37,6 @@ from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import listing_digest
-from simclr_plus.importers.imported import beside
 from simclr_plus.recipe_keys import Data
 from simclr_plus.result_folders import (
     find_results,

@@ -11,13 +11,24 @@ class SimCLRProjectionHead(nn.Module):
     """Linear layers without bias, each with a batch norm; ReLU after all but the last, whose norm has no offset.
 
     num_layers = 0 is no head at all (z = h), 1 the linear head, 2 the paper's nonlinear head, 3 that of SimCLR v2.
-    Weights start from N(0, 0.01). `layers` is one flat Sequential, as in Lightly.
+    Weights start from N(0, 0.01). `layers` is one flat Sequential, as in Lightly, of which `batch_norm` is an argument:
+    True is its one value here.
     """
 
     def __init__(
-        self, input_dim: int = 2048, hidden_dim: int = 2048, output_dim: int = 128, num_layers: int = 2
+        self,
+        input_dim: int = 2048,
+        hidden_dim: int = 2048,
+        output_dim: int = 128,
+        num_layers: int = 2,
+        batch_norm: bool = True,
     ) -> None:
         super().__init__()
+        if not batch_norm:
+            raise ValueError(
+                f"batch_norm = {batch_norm}: SimCLR's head has a batch norm behind every layer; leave it out or give "
+                "True, or take lightly.models.modules.SimCLRProjectionHead"
+            )
         if num_layers < 0:
             raise ValueError(f"num_layers = {num_layers}; a projection head has 0 layers or more")
         self.layers = nn.Sequential()

@@ -13,34 +13,32 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+LIGHTLYS_EPS = 1e-8
+
 
 class LARS(Optimizer):
     """Layer-wise adaptive rate scaling; one trust ratio a tensor.
 
     Classic momentum: v = momentum v + lr trust (g + wd w), w = w - v. Popular momentum (classic_momentum=False):
     v = momentum v + g, w = w - lr trust v, the trust ratio taken from |v|. Where |w| or |g| is 0, trust is 1.
-    A parameter group may carry `adapt=False` (trust 1) and its own `weight_decay`.
+    A parameter group may carry `adapt=False` (trust 1) and its own `weight_decay`. Arguments are those of Lightly's
+    LARS, in its order; `dampening` is 0, and `eps`, at most Lightly's 1e-8, is not used.
     """
 
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float,
-        *,
+        lr: float | Tensor,
         momentum: float = 0.9,
+        dampening: float = 0.0,
         weight_decay: float = 0.0,
-        trust_coefficient: float = 0.001,
         nesterov: bool = False,
+        trust_coefficient: float = 0.001,
+        eps: float = 0.0,
+        *,
         classic_momentum: bool = True,
     ) -> None:
-        for name, value in (
-            ("lr", lr),
-            ("momentum", momentum),
-            ("weight_decay", weight_decay),
-            ("trust_coefficient", trust_coefficient),
-        ):
-            if value < 0:
-                raise ValueError(f"{name} = {value} is negative; LARS needs 0 or more")
+        _require_neutral({"dampening": dampening, "eps": eps})
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -50,7 +48,20 @@ class LARS(Optimizer):
             "classic_momentum": classic_momentum,
             "adapt": True,
         }
+        _require_numbers(defaults)
         super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch.optim; a group's own settings must be ones that the constructor takes."""
+        _require_neutral(param_group)
+        _require_numbers(param_group)
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of a state that another optimizer saved
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -68,6 +79,8 @@ class LARS(Optimizer):
         for group in self.param_groups:
             weights = [w for w in group["params"] if w.grad is not None]
             update = _update_classic if group["classic_momentum"] else _update_popular
+            for w in weights:
+                _require_dense_and_real(w)
             for together in _worked_on_together(weights):
                 update(together, [self._velocity(w) for w in together], group)
         return loss
@@ -80,11 +93,48 @@ class LARS(Optimizer):
         return velocity
 
 
+def _require_neutral(settings: dict[str, Any]) -> None:
+    """Raises ValueError where a setting of Lightly's LARS asks for what this one has not."""
+    dampening, eps = settings.get("dampening", 0), settings.get("eps", 0)
+    if dampening != 0:
+        raise ValueError(
+            f"dampening = {dampening}: the authors' momentum takes in the whole gradient; leave it out or give 0, or "
+            "take lightly.utils.lars.LARS"
+        )
+    if not 0 <= eps <= LIGHTLYS_EPS:
+        raise ValueError(
+            f"eps = {eps}: the authors' trust ratio has no epsilon; leave it out or give {LIGHTLYS_EPS} (Lightly's "
+            "default) or less, or take lightly.utils.lars.LARS"
+        )
+
+
+def _require_numbers(settings: dict[str, Any]) -> None:
+    """Raises ValueError for a setting that is negative or no number."""
+    for name in ("lr", "momentum", "weight_decay", "trust_coefficient"):
+        if name in settings and not settings[name] >= 0:
+            raise ValueError(f"{name} = {settings[name]}; LARS needs 0 or more")
+
+
+def _require_dense_and_real(w: Tensor) -> None:
+    """Raises RuntimeError for a weight or a gradient without a plain norm."""
+    assert w.grad is not None
+    if w.grad.is_sparse:
+        raise RuntimeError(
+            f"LARS does not support sparse gradients, got one of a weight of shape {tuple(w.shape)}; give nn.Embedding "
+            "sparse=False, or these weights to torch.optim.SGD"
+        )
+    if w.is_complex():
+        raise RuntimeError(
+            f"LARS does not support complex weights, got one of shape {tuple(w.shape)}; give them to torch.optim.SGD"
+        )
+
+
 def _worked_on_together(weights: list[Tensor]) -> list[list[Tensor]]:
     """All in one call on a device, which saves launches; one by one on a CPU, where a tensor then stays in cache."""
-    if not weights or not weights[0].is_cpu:
-        return [weights] if weights else []
-    return [[w] for w in weights]
+    together: dict[Any, list[Tensor]] = {}
+    for i, w in enumerate(weights):
+        together.setdefault(i if w.is_cpu else (w.device, w.dtype), []).append(w)
+    return list(together.values())
 
 
 def _update_classic(weights: list[Tensor], velocities: list[Tensor], group: dict[str, Any]) -> None:

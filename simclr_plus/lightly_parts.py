@@ -10,10 +10,30 @@ from torch import Tensor, nn
 
 
 def gather(x: Tensor) -> list[Tensor]:
-    """[n, ...] of this process -> those of all processes in order; the backward pass sums over processes."""
+    """[n, ...] of this process -> those of all processes in order; the backward pass sums over processes.
+
+    Lightly's sum has no derivative, so that asking for second ones raises RuntimeError.
+    """
     from lightly.utils.dist import gather as lightly_gather
 
-    return list(lightly_gather(x.contiguous()))
+    return list(lightly_gather(_DerivedOnce.apply(x.contiguous())))
+
+
+class _DerivedOnce(torch.autograd.Function):
+    """x itself, whose gradient has no gradient."""
+
+    @staticmethod
+    def forward(_ctx, x):  # type: ignore[no-untyped-def]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_ctx, grad):  # type: ignore[no-untyped-def]
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "a loss over several processes has first derivatives only; for second ones (create_graph=True) take "
+                "the negatives of this process alone (gather_distributed=False), or use one process"
+            )
+        return grad
 
 
 def knn_ranking(

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, load_encoder, load_head, read_header
+from simclr_plus.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, beside, load_encoder, load_head, read_header
 from simclr_plus.datasets import TEST, Images, open_folder, open_images, require_labels
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.evaluation import NAMES
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.importers.imported import beside
 from simclr_plus.importers.trainers import read_linear_head
 from simclr_plus.metrics import summary
 from simclr_plus.published import stated_top1

@@ -5,6 +5,10 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import lightly.loss
+import lightly.models.modules
+import lightly.transforms
+import lightly.utils.lars
 import pytest
 
 import simclr_plus
@@ -87,3 +91,19 @@ def test_a_public_call_keeps_its_arguments_and_defaults(name: str) -> None:
     assert {n: found[n].default for n in by_keyword} == by_keyword
     others = {n for n, p in found.items() if n not in positional | by_keyword and p.default is REQUIRED}
     assert others == ({"heights", "widths", "law"} if name == "draw_views" else set())
+
+
+REPLACED = {
+    "SimCLRTransform": lightly.transforms.SimCLRTransform,
+    "SimCLRProjectionHead": lightly.models.modules.SimCLRProjectionHead,
+    "NTXentLoss": lightly.loss.NTXentLoss,
+    "LARS": lightly.utils.lars.LARS,
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_every_argument_of_lightlys_part_is_one_of_ours_in_its_place(name: str) -> None:
+    theirs = list(inspect.signature(REPLACED[name]).parameters.values())
+    ours = list(inspect.signature(getattr(simclr_plus, name)).parameters.values())
+    assert [p.name for p in ours[: len(theirs)]] == [p.name for p in theirs]
+    assert {p.kind for p in ours[: len(theirs)]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}

@@ -3,16 +3,28 @@
 Over two processes it is tested in test_distributed_parts.py.
 """
 
+from __future__ import annotations
+
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
+import torch.nn.functional as F
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
+from simclr_plus.global_batch_norm import (
+    GlobalBatchNorm,
+    GlobalBatchNorm1d,
+    GlobalBatchNorm2d,
+    convert_global_batch_norm,
+)
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "syncbn.npz")
 
@@ -196,13 +208,29 @@ def test_conversion_keeps_who_trains_and_who_evaluates() -> None:
     assert (net[0][1].training, net[3].training) == (False, True)
 
 
-def test_conversion_takes_a_bare_layer_a_synchronised_one_and_one_already_global() -> None:
+def test_conversion_takes_a_bare_layer_and_leaves_one_already_global() -> None:
     bare = nn.BatchNorm1d(3)
     assert type(convert_global_batch_norm(bare)) is GlobalBatchNorm1d
-    synchronised = nn.SyncBatchNorm(3)
-    assert type(convert_global_batch_norm(nn.Sequential(synchronised))[0]) is GlobalBatchNorm2d
     already = GlobalBatchNorm1d(3, center=False)
     assert convert_global_batch_norm(nn.Sequential(already))[0] is already
+    assert type(already) is GlobalBatchNorm1d
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (4, 3, 2, 5), (4, 3, 2, 2, 5)])
+def test_a_synchronised_layer_takes_after_conversion_what_it_took_before(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape)
+    expected = nn.SyncBatchNorm(3)(x)
+    torch.testing.assert_close(convert_global_batch_norm(nn.Sequential(nn.SyncBatchNorm(3)))(x), expected)
+
+
+def test_volumes_become_global_as_with_pytorchs_conversion() -> None:
+    x = torch.randn(2, 3, 2, 4, 5)
+    layer = convert_global_batch_norm(nn.BatchNorm3d(3))
+    torch.testing.assert_close(layer(x), nn.BatchNorm3d(3)(x))
+    assert isinstance(layer, GlobalBatchNorm)
+    with pytest.raises(ValueError, match=re.escape("takes [rows, C, D, H, W]")):
+        layer(x[..., 0])
 
 
 def test_conversion_keeps_frozen_parameters_frozen_and_doubles_double() -> None:
@@ -215,9 +243,159 @@ def test_conversion_keeps_frozen_parameters_frozen_and_doubles_double() -> None:
 
 
 @pytest.mark.parametrize(
-    "layer",
-    [nn.BatchNorm2d(3, affine=False), nn.BatchNorm1d(3, track_running_stats=False), nn.BatchNorm2d(3, momentum=None)],
+    "settings",
+    [
+        {"affine": False},
+        {"track_running_stats": False},
+        {"momentum": None},
+        {"affine": False, "track_running_stats": False, "momentum": None, "eps": 1e-2},
+    ],
 )
-def test_a_layer_that_cannot_become_global_is_refused(layer: nn.Module) -> None:
-    with pytest.raises(ValueError, match="cannot become global"):
-        convert_global_batch_norm(nn.Sequential(layer))
+@pytest.mark.parametrize("way", ["converted", "built"])
+def test_every_setting_of_pytorchs_layer_means_the_same(settings: dict[str, Any], way: str) -> None:
+    """In three training batches, in evaluation, in its state dict and in what is printed."""
+    torch.manual_seed(0)
+    theirs = nn.BatchNorm2d(3, **settings)
+    ours = convert_global_batch_norm(nn.BatchNorm2d(3, **settings)) if way == "converted" else None
+    ours = ours or GlobalBatchNorm2d(3, **settings)
+    for _ in range(3):
+        x = 2 * torch.randn(5, 3, 4, 4) + 1
+        torch.testing.assert_close(ours.train()(x), theirs.train()(x))
+    if theirs.running_mean is not None:
+        torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+        kept = 0.0 if theirs.momentum is None else 0.9**3  # what is left of the first variance, 1
+        biased = (theirs.running_var - kept) * 79 / 80 + kept
+        torch.testing.assert_close(ours.running_var, biased)
+        assert ours.num_batches_tracked == 3
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    assert repr(ours) == repr(theirs).replace("BatchNorm2d", "GlobalBatchNorm2d")
+
+
+class Frozen(nn.BatchNorm2d):
+    """Never trains: what this file says of itself and PyTorch's layer does not."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        del mode
+        return super().train(False)
+
+
+class Renamed(nn.BatchNorm2d):
+    """Other defaults alone."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, eps=1e-3, momentum=0.3)
+
+
+def with_another_forward() -> nn.Module:
+    layer = nn.BatchNorm2d(4)
+    layer.forward = lambda x: x  # type: ignore[method-assign]
+    return layer
+
+
+def of_a_group_of_its_own() -> nn.Module:
+    layer = nn.SyncBatchNorm(4)
+    layer.process_group = object()
+    return layer
+
+
+@pytest.mark.parametrize(
+    "layer, name",
+    [
+        (Frozen(4), "Frozen"),
+        (nn.LazyBatchNorm2d(), "LazyBatchNorm2d"),
+        (nn.utils.parametrizations.weight_norm(nn.BatchNorm2d(4)), "ParametrizedBatchNorm2d"),
+        (timm.layers.split_batchnorm.SplitBatchNorm2d(4), "SplitBatchNorm2d"),
+        (with_another_forward(), "BatchNorm2d"),
+        (of_a_group_of_its_own(), "SyncBatchNorm"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_layer_that_does_more_is_refused_by_name_and_place_and_nothing_is_changed(
+    layer: nn.Module, name: str
+) -> None:
+    net = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(layer))
+    with pytest.raises(ValueError, match=re.escape(f"{name} (1.0) cannot become global")):
+        convert_global_batch_norm(net)
+    assert type(net[0]) is nn.BatchNorm2d and type(net[1][0]) is type(layer)
+
+
+def test_what_is_no_batch_norm_stays_as_it_is() -> None:
+    kinds = [nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(2, 4), torchvision.ops.FrozenBatchNorm2d(4)]
+    net = nn.Sequential(*kinds, Renamed(4))
+    convert_global_batch_norm(net)
+    assert list(net)[:3] == kinds
+    assert type(net[3]) is GlobalBatchNorm2d and (net[3].eps, net[3].momentum) == (1e-3, 0.3)
+
+
+def test_a_layer_in_two_places_stays_one_layer_in_two_places() -> None:
+    shared = nn.BatchNorm1d(4)
+    net = convert_global_batch_norm(nn.Sequential(shared, nn.ReLU(), shared, nn.ModuleDict({"again": shared})))
+    assert type(net[0]) is GlobalBatchNorm1d
+    assert net[0] is net[2] is net[3]["again"]
+
+
+def test_hooks_and_marks_of_a_layer_live_on_after_conversion() -> None:
+    seen: list[str] = []
+    layer = nn.BatchNorm1d(3)
+    layer.register_forward_hook(lambda *_: seen.append("forward"))
+    layer.register_full_backward_hook(lambda *_: seen.append("backward"))
+    layer.qconfig = "mine"
+    converted = convert_global_batch_norm(nn.Sequential(layer))
+    converted(torch.randn(4, 3, requires_grad=True)).sum().backward()
+    assert seen == ["forward", "backward"] and converted[0].qconfig == "mine"
+
+
+@pytest.mark.parametrize("name", ["regnety_002", "densenet121", "mobilenetv3_small_050", "resnet18"])
+def test_a_converted_network_of_timm_computes_what_it_did(name: str) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0)
+    layers = sum(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    images, keys = torch.rand(2, 3, 32, 32), list(model.state_dict())
+    with torch.no_grad():
+        before = model.eval()(images)
+        after = convert_global_batch_norm(model)(images)
+    assert torch.equal(after, before)
+    assert sum(isinstance(module, GlobalBatchNorm) for module in model.modules()) == layers > 0
+    assert list(model.state_dict()) == keys
+
+
+def test_timms_synchronised_norms_keep_their_activations() -> None:
+    layer = timm.layers.convert_sync_batchnorm(timm.layers.BatchNormAct2d(3, act_layer=nn.SiLU))
+    x = torch.randn(4, 3, 5, 5)
+    expected = F.silu(nn.BatchNorm2d(3)(x))
+    torch.testing.assert_close(convert_global_batch_norm(nn.Sequential(layer))(x), expected)
+
+
+# one process, no rows or one
+
+
+def test_an_empty_batch_changes_no_statistics_and_has_gradients_of_zero() -> None:
+    for momentum in (0.1, None):
+        norm = GlobalBatchNorm2d(4, momentum=momentum)
+        norm(torch.randn(3, 4, 2, 2))
+        before = {key: value.clone() for key, value in norm.state_dict().items()}
+        x = torch.empty(0, 4, 2, 2, requires_grad=True)
+        y = norm(x)
+        y.sum().backward()
+        assert y.shape == x.grad.shape == (0, 4, 2, 2)
+        assert not norm.weight.grad.any() and not norm.bias.grad.any()
+        assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
+
+
+def test_one_value_a_channel_is_refused_in_pytorchs_words() -> None:
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        GlobalBatchNorm1d(4)(torch.randn(1, 4))
+    assert GlobalBatchNorm1d(4).eval()(torch.randn(1, 4)).shape == (1, 4)
+
+
+def test_second_derivatives_in_one_process_are_right() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((5, 3), (3,), (3,)))
+    norm = GlobalBatchNorm1d(3).double()
+
+    def of(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return torch.func.functional_call(norm, {"weight": weight, "bias": bias}, (x,))
+
+    assert torch.autograd.gradgradcheck(of, (x, weight, bias))

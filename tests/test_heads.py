@@ -198,3 +198,10 @@ def test_the_absent_offset_is_not_saved() -> None:
 def test_fewer_than_no_layers_are_refused() -> None:
     with pytest.raises(ValueError, match="num_layers = -1"):
         SimCLRProjectionHead(num_layers=-1)
+
+
+def test_lightlys_batch_norm_is_an_argument_of_one_value() -> None:
+    names = list(SimCLRProjectionHead(8, 8, 4).state_dict())
+    assert list(SimCLRProjectionHead(8, 8, 4, 2, True).state_dict()) == names
+    with pytest.raises(ValueError, match="batch_norm = False"):
+        SimCLRProjectionHead(8, 8, 4, batch_norm=False)

@@ -1,5 +1,6 @@
 """LARS against the authors' optimizer, step by step, and against its formula in numpy float64."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -282,3 +283,131 @@ def test_batch_norms_and_biases_are_exempt_and_frozen_weights_left_out() -> None
     }
     assert (adapted["weight_decay"], adapted["adapt"]) == (1e-4, True)
     assert (exempt["weight_decay"], exempt["adapt"]) == (0.0, False)
+
+
+# what torch.optim asks of an optimizer, and Lightly's arguments
+
+
+def bowl() -> tuple[nn.Parameter, Tensor]:
+    return nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4)), torch.cos(torch.arange(12.0)).reshape(3, 4)
+
+
+def after(steps: int, **settings: Any) -> Tensor:
+    """The weights after steps along one gradient."""
+    w, gradient = bowl()
+    optimizer = LARS([w], **{"lr": 0.5, **settings})
+    for _ in range(steps):
+        w.grad = gradient.clone()
+        optimizer.step()
+    return w.detach()
+
+
+def test_lightlys_arguments_that_ask_for_nothing_change_nothing() -> None:
+    expected = after(3)
+    assert torch.equal(after(3, dampening=0, eps=1e-8), expected)
+    w, gradient = bowl()
+    optimizer = LARS([w], 0.5, 0.9, 0, 0.0, False, 0.001, 1e-8)
+    for _ in range(3):
+        w.grad = gradient.clone()
+        optimizer.step()
+    assert torch.equal(w, expected)
+
+
+@pytest.mark.parametrize("name, value", [("dampening", 0.1), ("eps", 1e-5), ("eps", -1e-9), ("lr", float("nan"))])
+@pytest.mark.parametrize("where", ["constructor", "group", "added group"])
+def test_a_setting_that_would_not_be_followed_is_refused_by_name(name: str, value: float, where: str) -> None:
+    w, other = bowl()[0], bowl()[0]
+    with pytest.raises(ValueError, match=f"{name} = {value}"):
+        if where == "constructor":
+            LARS([w], **{"lr": 0.1, name: value})
+        elif where == "group":
+            LARS([{"params": [w], name: value}], lr=0.1)
+        else:
+            LARS([w], lr=0.1).add_param_group({"params": [other], name: value})
+
+
+def test_the_rate_may_be_a_tensor_that_a_schedule_changes() -> None:
+    w, gradient = bowl()
+    plain, plain_gradient = bowl()
+    optimizers = LARS([w], lr=torch.tensor(0.5)), LARS([plain], lr=0.5)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4) for optimizer in optimizers]
+    for _ in range(3):
+        w.grad, plain.grad = gradient.clone(), plain_gradient.clone()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+    assert isinstance(optimizers[0].param_groups[0]["lr"], Tensor)
+    torch.testing.assert_close(w, plain)
+
+
+def test_the_gradient_scaler_of_half_precision_changes_no_step() -> None:
+    w, gradient = bowl()
+    optimizer = LARS([w], lr=0.5)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for step in range(4):
+        scaler.scale((w * (gradient if step != 1 else gradient / 0)).sum()).backward()
+        scaler.step(optimizer)  # the second step, whose gradient is not finite, is left out
+        scaler.update()
+        optimizer.zero_grad()
+    torch.testing.assert_close(w.detach(), after(3))
+
+
+def test_a_copy_goes_on_as_the_original() -> None:
+    w, gradient = bowl()
+    optimizer = LARS([w], lr=0.5)
+    w.grad = gradient.clone()
+    optimizer.step()
+    both = copy.deepcopy({"w": w, "optimizer": optimizer})
+    for own, rule in ((w, optimizer), (both["w"], both["optimizer"])):
+        own.grad = gradient.clone()
+        rule.step()
+    assert both["w"] is not w
+    assert torch.equal(both["w"], w)
+
+
+def test_a_state_that_another_optimizer_saved_keeps_our_settings_where_it_has_none() -> None:
+    w, gradient = bowl()
+    sgd = torch.optim.SGD([w], lr=0.5, momentum=0.9)
+    w.grad = gradient.clone()
+    sgd.step()
+    optimizer = LARS([w], lr=0.1)
+    optimizer.load_state_dict(sgd.state_dict())
+    w.grad = gradient.clone()
+    optimizer.step()
+    assert optimizer.param_groups[0]["adapt"] and optimizer.param_groups[0]["classic_momentum"]
+    assert optimizer.state[w]["momentum_buffer"].shape == w.shape
+
+
+def test_a_loaded_state_takes_the_weights_precision() -> None:
+    w, gradient = bowl()
+    optimizer = LARS([w], lr=0.5)
+    w.grad = gradient.clone()
+    optimizer.step()
+    double = nn.Parameter(w.detach().double())
+    other = LARS([double], lr=0.5)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state[double]["momentum_buffer"].dtype == torch.float64
+
+
+def test_weights_without_a_gradient_stay_and_precisions_mix() -> None:
+    w, gradient = bowl()
+    idle, half = bowl()[0], nn.Parameter(bowl()[0].detach().bfloat16())
+    before = idle.detach().clone()
+    optimizer = LARS([idle, w, half], lr=0.5)
+    w.grad, half.grad = gradient.clone(), gradient.bfloat16()
+    optimizer.step()
+    assert torch.equal(idle, before) and idle not in optimizer.state
+    torch.testing.assert_close(w.detach(), after(1))
+    torch.testing.assert_close(half.detach().float(), after(1), rtol=1e-2, atol=1e-2)
+
+
+def test_sparse_gradients_and_complex_weights_are_refused() -> None:
+    table = nn.Embedding(5, 2, sparse=True)
+    table(torch.tensor([1, 3])).sum().backward()
+    turning = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    turning.grad = torch.ones_like(turning)
+    for w, word in ((table.weight, "sparse"), (turning, "complex")):
+        before = w.detach().clone()
+        with pytest.raises(RuntimeError, match=word):
+            LARS([w], lr=0.1).step()
+        assert torch.equal(w.detach(), before)

@@ -119,6 +119,10 @@ def test_the_terminal_ui_imports_no_torch() -> None:
     assert "torch" not in loaded_after("import simclr_plus.tui.app")
 
 
+def test_evaluating_reads_no_code_for_files_of_tensorflow() -> None:
+    assert not loaded_after("import simclr_plus.evaluation") & {"simclr_plus.importers.tensor_bundle"}
+
+
 def test_the_public_names_load_on_first_use() -> None:
     import simclr_plus
     import simclr_plus.augmentations as augmentations

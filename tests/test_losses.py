@@ -291,3 +291,99 @@ def test_shapes_that_are_no_pair_of_matrices_are_refused_by_name(shapes: tuple[t
         with pytest.raises(ValueError, match=r"two \[N, D\] tensors") as error:
             function(*views)
         assert all(str(shape) in str(error.value) for shape in shapes)
+
+
+@pytest.mark.parametrize("shapes", [((0, 3), (0, 3)), ((0, 0), (0, 0))])
+def test_no_images_at_all_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(ValueError, match="N > 0"):
+        nt_xent(*(torch.ones(shape) for shape in shapes))
+
+
+def test_whole_numbers_are_refused_by_type() -> None:
+    with pytest.raises(ValueError, match=r"torch\.int64"):
+        nt_xent(torch.ones(3, 2), torch.ones(3, 2, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("temperature", [math.nan, math.inf, torch.tensor(0.0), torch.tensor(math.nan), torch.ones(2)])
+def test_a_temperature_that_is_no_number_above_zero_is_refused(temperature: float | Tensor) -> None:
+    for call in (lambda: nt_xent(*random_views(3, 2), temperature=temperature), lambda: NTXentLoss(temperature)):
+        with pytest.raises(ValueError, match="temperature"):
+            call()
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_a_number_that_is_none_is_never_hidden(place: int) -> None:
+    z0, z1 = random_views(6, 4)
+    z0[place, 1] = math.nan
+    assert nt_xent(z0, z1).isnan() and nt_xent(z1, z0, normalize=False).isnan()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("chunk", [1 << 22, 5])
+def test_first_and_second_derivatives_are_lightlys(n: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along a direction, of both views and of a learned temperature; with the logits in one piece and in many."""
+    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk)
+    directions = [*random_views(n, 3, seed=1), torch.tensor(1.0, dtype=torch.float64)]
+    found = []
+    for kind in (NTXentLoss, LightlyNTXentLoss):
+        temperature = torch.nn.Parameter(torch.tensor(0.4, dtype=torch.float64))
+        variables = [*(z.requires_grad_() for z in random_views(n, 3)), temperature]
+        criterion = kind(temperature=temperature)
+        assert list(criterion.parameters()) == [temperature]
+        loss = criterion(*variables[:2])
+        first = torch.autograd.grad(loss, variables, create_graph=True)
+        along = sum((g * d).sum() for g, d in zip(first, directions, strict=True))
+        found.append([loss.detach(), *first, *torch.autograd.grad(along, variables)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_the_gradients_gradient_stands_the_test_of_differences() -> None:
+    views = [z.requires_grad_() for z in random_views(4, 3)]
+    assert torch.autograd.gradgradcheck(lambda z0, z1: nt_xent(z0, z1, temperature=0.5), views)
+    assert torch.autograd.gradgradcheck(lambda z0, z1: nt_xent(z0, z1, normalize=False, temperature=2.0), views)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # of forward mode's own making
+@pytest.mark.parametrize("transform", ["hessian", "jvp", "vmap"])
+def test_torch_func_finds_what_it_finds_of_lightlys_plain_operations(transform: str) -> None:
+    z0, z1 = random_views(4, 3)
+    if transform == "vmap":
+        batch = random_views(5 * 4, 3, seed=2)[0].view(5, 4, 3)
+        found = torch.vmap(nt_xent, (0, None))(batch, z1)
+        torch.testing.assert_close(found, torch.stack([nt_xent(rows, z1) for rows in batch]))
+        return
+    ours, theirs = NTXentLoss(0.5), LightlyNTXentLoss(0.5)
+    if transform == "hessian":
+        found = [torch.func.hessian(loss)(z0, z1) for loss in (ours, theirs)]
+    else:
+        found = [torch.func.jvp(loss, (z0, z1), random_views(4, 3, seed=1)) for loss in (ours, theirs)]
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")  # of forward mode's own making
+def test_forward_mode_outside_torch_func_is_refused() -> None:
+    forward = torch.autograd.forward_ad
+    z0, z1 = random_views(4, 3)
+    with forward.dual_level(), pytest.raises(RuntimeError, match="jvp"):
+        nt_xent(forward.make_dual(z0, z1), z1)
+
+
+def test_rows_that_lie_apart_in_memory_or_are_one_row_give_the_same() -> None:
+    z0, z1 = random_views(6, 4)
+    apart = torch.stack([z0, z0], dim=2)[..., 0].T.contiguous().T
+    assert not apart.is_contiguous()
+    torch.testing.assert_close(nt_xent(apart, z1), nt_xent(z0, z1))
+    one = z0[:1].expand(6, 4)
+    torch.testing.assert_close(nt_xent(one, z1), nt_xent(one.contiguous(), z1))
+
+
+def test_lightlys_memory_bank_is_an_argument_of_one_value() -> None:
+    z0, z1 = random_views(4, 3)
+    expected = NTXentLoss(0.5)(z0, z1)
+    for nothing in (0, (0, 128), [0, 128]):
+        assert torch.equal(NTXentLoss(0.5, nothing, False)(z0, z1), expected)
+    for size in (4096, (4096, 128)):
+        with pytest.raises(ValueError, match="memory_bank_size = ") as error:
+            NTXentLoss(memory_bank_size=size)
+        assert str(size) in str(error.value)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
-from simclr_plus.augmentations.compiled_code import KEPT
+from simclr_plus.augmentations.compiled_code import compiled
 from simclr_plus.augmentations.law import ViewLaw
 
 TOP, LEFT, HEIGHT, WIDTH, FLIP, JITTER, ORDER = 0, 1, 2, 3, 4, 5, 6
@@ -94,7 +93,7 @@ def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     return np.argsort(_order_keys(np.uint64(int(seed) % 2**64), epoch, images), kind="stable")
 
 
-@njit(inline="always", cache=KEPT)
+@compiled(inline="always")
 def _philox(c0, c1, c2, c3, key):  # type: ignore[no-untyped-def]
     """Four 32-bit words, in uint64, from four counters."""
     c0, c1, c2, c3 = np.uint64(c0) & _LOW, np.uint64(c1) & _LOW, np.uint64(c2) & _LOW, np.uint64(c3) & _LOW
@@ -106,24 +105,24 @@ def _philox(c0, c1, c2, c3, key):  # type: ignore[no-untyped-def]
     return c0, c1, c2, c3
 
 
-@njit(inline="always", cache=KEPT)
+@compiled(inline="always")
 def _uniform(word):  # type: ignore[no-untyped-def]
     """A float32 in [0, 1) of 24 bits."""
     return np.float32(word >> np.uint64(8)) * _ULP
 
 
-@njit(inline="always", cache=KEPT)
+@compiled(inline="always")
 def _below(word, n):  # type: ignore[no-untyped-def]
     """A whole number from 0 to n - 1."""
     return np.int64((word * np.uint64(n)) >> _SHIFT)
 
 
-@njit(inline="always", cache=KEPT)
+@compiled(inline="always")
 def _between(word, limits):  # type: ignore[no-untyped-def]
     return _uniform(word) * (limits[1] - limits[0]) + limits[0]
 
 
-@njit(cache=KEPT, nogil=True)
+@compiled(nogil=True)
 def _draw(  # type: ignore[no-untyped-def]
     key, epochs, heights, widths, positions, indices, min_scale, orders, ranges, gates, step, sigma_group, out
 ):
@@ -148,7 +147,7 @@ def _draw(  # type: ignore[no-untyped-def]
             row[SIGMA] = _between(w1, ranges[4]) if blurred else np.float32(0)
 
 
-@njit(cache=KEPT, nogil=True)
+@compiled(nogil=True)
 def _draw_crop(key, index, epoch, view, image_height, image_width, min_scale, row):  # type: ignore[no-untyped-def]
     """TensorFlow's sample_distorted_bounding_box: uniform aspect, uniform height, the last offset left out."""
     f = np.float32
@@ -183,7 +182,7 @@ def _draw_crop(key, index, epoch, view, image_height, image_width, min_scale, ro
             return
 
 
-@njit(cache=KEPT, nogil=True)
+@compiled(nogil=True)
 def _draw_words(key, epochs, indices, out):  # type: ignore[no-untyped-def]
     for b in range(len(indices)):
         for view in range(out.shape[1]):
@@ -193,7 +192,7 @@ def _draw_words(key, epochs, indices, out):  # type: ignore[no-untyped-def]
                     out[b, view, 4 * block + i] = words[i]
 
 
-@njit(cache=KEPT, nogil=True)
+@compiled(nogil=True)
 def _order_keys(key, epoch, images):  # type: ignore[no-untyped-def]
     keys = np.empty(images, dtype=np.uint64)
     for i in range(images):

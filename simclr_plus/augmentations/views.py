@@ -14,10 +14,9 @@ from threading import Timer
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from simclr_plus.augmentations.compiled_code import KEPT
+from simclr_plus.augmentations.compiled_code import compiled
 from simclr_plus.augmentations.draws import (
     BRIGHTNESS,
     COLUMNS,
@@ -47,7 +46,7 @@ _EDGE = 2  # pixels repeated on both ends of a row, so that no tap needs a check
 _CHUNK_PIXELS = 1536  # rows worked on at a time, about the size of the first-level cache
 _RED, _GREEN, _BLUE = (np.float32(w) for w in GRAY_WEIGHTS)
 
-_LOOP: dict[str, Any] = {"cache": KEPT, "nogil": True, "error_model": "numpy"}
+_LOOP: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp", "reassoc", "nnan", "ninf"}, **_LOOP}
 
 
@@ -155,7 +154,7 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
         told.join()  # no thread is left when workers fork
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _fill_many(  # type: ignore[no-untyped-def]
     images,
     indices,
@@ -195,7 +194,7 @@ def _fill_many(  # type: ignore[no-untyped-def]
             )
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _fill_one(  # type: ignore[no-untyped-def]
     image, parameters, out, b, table, legacy, additive, crops_only, wide, starts, weights, taps, padded, columns
 ):
@@ -218,7 +217,7 @@ def _fill_one(  # type: ignore[no-untyped-def]
         )
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _fill_view(  # type: ignore[no-untyped-def]
     image, p, out, table, legacy, additive, crops_only, wide, starts, weights, taps, padded, columns
 ):
@@ -283,7 +282,7 @@ def _fill_view(  # type: ignore[no-untyped-def]
             out[2, :] = out[0]
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _axis_taps(table, legacy, extent, size, flip, starts, weights):  # type: ignore[no-untyped-def]
     """starts[o]: the first of four taps, counted in a row with _EDGE repeated pixels; weights[o, 4]."""
     scale = _f(extent) / _f(size)
@@ -304,7 +303,7 @@ def _axis_taps(table, legacy, extent, size, flip, starts, weights):  # type: ign
                 weights[at, k] /= total
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _mix_image_rows(image, top, left, height, width, first, w, row):  # type: ignore[no-untyped-def]
     """Four rows of the crop into one, in [0, 1], its ends repeated."""
     begin, end = left * 3, (left + width) * 3
@@ -319,7 +318,7 @@ def _mix_image_rows(image, top, left, height, width, first, w, row):  # type: ig
         row[_EDGE * 3 + len(inner) + k] = inner[len(inner) - 3 + k % 3]
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _mix_four(out, a, b, c, d, w):  # type: ignore[no-untyped-def]
     unit = _f(1 / 255)
     w0, w1, w2, w3 = w[0] * unit, w[1] * unit, w[2] * unit, w[3] * unit
@@ -327,7 +326,7 @@ def _mix_four(out, a, b, c, d, w):  # type: ignore[no-untyped-def]
         out[i] = w0 * _f(a[i]) + w1 * _f(b[i]) + w2 * _f(c[i]) + w3 * _f(d[i])
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _mix_along_rows(r, g, b, r2, g2, b2, rows, starts, weights):  # type: ignore[no-untyped-def]
     u = np.uint64
     row, row2 = rows[0], rows[1]
@@ -342,7 +341,7 @@ def _mix_along_rows(r, g, b, r2, g2, b2, rows, starts, weights):  # type: ignore
         b2[x] = w0 * row2[q + u(2)] + w1 * row2[q + u(5)] + w2 * row2[q + u(8)] + w3 * row2[q + u(11)]
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _colour(r, g, b, p, first, last, additive):  # type: ignore[no-untyped-def]
     """The colour operations at places `first` to `last` - 1 of the order, contrast left out, a clip after each."""
     for k in range(first, last):
@@ -362,19 +361,19 @@ def _colour(r, g, b, p, first, last, additive):  # type: ignore[no-untyped-def]
             _turn_hue(r, g, b, p[HUE])
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _scale_and_shift(x, factor, shift):  # type: ignore[no-untyped-def]
     for i in range(len(x)):
         x[i] = min(max(x[i] * factor + shift, _ZERO), _ONE)
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _clip(x):  # type: ignore[no-untyped-def]
     for i in range(len(x)):
         x[i] = min(max(x[i], _ZERO), _ONE)
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _total(x):  # type: ignore[no-untyped-def]
     total = _ZERO
     for i in range(len(x)):
@@ -382,7 +381,7 @@ def _total(x):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _saturate(r, g, b, factor):  # type: ignore[no-untyped-def]
     """V - (V - c) min(f, V / C); a value of 0 or less needs no case of its own because the clip follows."""
     for i in range(len(r)):
@@ -395,7 +394,7 @@ def _saturate(r, g, b, factor):  # type: ignore[no-untyped-def]
         b[i] = min(max(value - (value - blue) * share, _ZERO), _ONE)
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _turn_hue(r, g, b, turns):  # type: ignore[no-untyped-def]
     """Hue in sixths of a turn, without a branch."""
     for i in range(len(r)):
@@ -414,7 +413,7 @@ def _turn_hue(r, g, b, turns):  # type: ignore[no-untyped-def]
         b[i] = min(max(low + chroma * min(max(_f(2) - abs(h - _f(4)), _ZERO), _ONE), _ZERO), _ONE)
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _to_gray(r, g, b):  # type: ignore[no-untyped-def]
     for i in range(len(r)):
         gray = min(max(_RED * r[i] + _GREEN * g[i] + _BLUE * b[i], _ZERO), _ONE)
@@ -423,7 +422,7 @@ def _to_gray(r, g, b):  # type: ignore[no-untyped-def]
         b[i] = gray
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _gaussian_taps(sigma, taps):  # type: ignore[no-untyped-def]
     """The half kernel, normalised over the whole one; returns the radius beyond which taps are below 1e-8."""
     total = 0.0
@@ -438,7 +437,7 @@ def _gaussian_taps(sigma, taps):  # type: ignore[no-untyped-def]
     return radius
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _blur(plane, size, taps, radius, padded, columns):  # type: ignore[no-untyped-def]
     """A plane [S S] in place, rows then columns, zeros beyond the border (both buffers hold them)."""
     border = len(taps) - 1
@@ -451,13 +450,13 @@ def _blur(plane, size, taps, radius, padded, columns):  # type: ignore[no-untype
         _weighted_pairs(plane[start * size : stop * size], columns, (start + border) * size, size, taps, radius)
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _copy(out, x):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         out[i] = x[i]
 
 
-@njit(**_LOOP)
+@compiled(**_LOOP)
 def _weighted_pairs(out, x, at, stride, taps, radius):  # type: ignore[no-untyped-def]
     """out[i] = taps[0] x[at + i] + sum over k of taps[k] (x[at + i - k stride] + x[at + i + k stride])."""
     n = len(out)
@@ -481,19 +480,19 @@ def _weighted_pairs(out, x, at, stride, taps, radius):  # type: ignore[no-untype
         k += 2
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _scaled_copy(out, x, w):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         out[i] = w * x[i]
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _add_pair(out, a, b, w):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         out[i] += w * (a[i] + b[i])
 
 
-@njit(**_FAST)
+@compiled(**_FAST)
 def _add_two_pairs(out, a, b, c, d, w, v):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
         out[i] += w * (a[i] + b[i]) + v * (c[i] + d[i])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.architecture import Architecture
-from simclr_plus.checkpoints import save_encoder, save_head
+from simclr_plus.checkpoints import beside, save_encoder, save_head
 from simclr_plus.errors import CheckpointError
 
 
@@ -35,11 +35,6 @@ class Imported:
             "left_out": list(self.left_out),
             "notes": list(self.notes),
         }
-
-
-def beside(encoder: Path, kind: str) -> Path:
-    """Where the head of that kind goes: e.safetensors -> e.projection_head.safetensors."""
-    return encoder.with_name(f"{encoder.stem}.{kind}_head.safetensors")
 
 
 def write_files(

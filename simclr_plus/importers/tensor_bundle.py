@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from simclr_plus.augmentations.compiled_code import compiled
 from simclr_plus.errors import CheckpointError, NotFoundError
 
 _FOOTER = 48  # bytes: two handles, padded, and the magic number
@@ -264,7 +264,7 @@ def _crc_table() -> np.ndarray[Any, Any]:
 _CRC_TABLE = _crc_table()
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _crc32c(data: np.ndarray[Any, Any], table: np.ndarray[Any, Any]) -> Any:
     crc = np.uint32(0xFFFFFFFF)
     for i in range(len(data)):

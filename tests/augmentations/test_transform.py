@@ -106,3 +106,29 @@ def test_a_strength_beyond_the_law_is_refused():
 def test_an_image_of_another_kind_is_refused(wrong):
     with pytest.raises(ValueError, match=r"takes a PIL image.* got (uint8|float\d\d) of shape \(28, 28"):
         SimCLRTransform(32)(wrong)
+
+
+@pytest.mark.parametrize("mode, kind", [("I;16", np.uint16), ("I", np.int32), ("F", np.float32)])
+def test_a_picture_deeper_than_8_bits_is_refused_where_pillow_would_make_it_white(mode, kind):
+    deep = Image.fromarray(np.full((28, 28), 1000, kind))
+    assert deep.mode == mode
+    with pytest.raises(ValueError, match=f"mode {mode}"):
+        SimCLRTransform(32)(deep)
+
+
+LIGHTLYS = {"vf_prob": 0.0, "rr_prob": 0.0, "rr_degrees": (-10.0, 10.0), "normalize": {}}
+
+
+def test_lightlys_arguments_that_ask_for_nothing_change_nothing(image):
+    expected = seeded(SimCLRTransform(32), image)
+    assert torch.equal(seeded(SimCLRTransform(32, **LIGHTLYS), image), expected)
+    assert torch.equal(seeded(SimCLRTransform((32, 32)), image), expected)
+    in_order = (32, 0.8, 1.0, 0.8, 0.8, 0.8, 0.2, 0.08, 0.2, 0.5, (0.1, 2.0), 0.0, 0.5, 0.0, None, None)
+    assert torch.equal(seeded(SimCLRTransform(*in_order), image), expected)
+
+
+@pytest.mark.parametrize("name, value", [("vf_prob", 0.5), ("rr_prob", 0.1), ("input_size", (32, 48))])
+def test_what_lightly_does_and_simclr_does_not_is_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} = ") as error:
+        SimCLRTransform(**{"input_size": 32, name: value})
+    assert str(value) in str(error.value)

@@ -92,15 +92,15 @@ import numba.core.caching as caching
 caching.CacheImpl._locator_classes = []
 for kind in caching.CacheImpl.__subclasses__():
     kind._locator_classes = []
-from simclr_plus.augmentations import compiled_code, draws
-import numpy as np
-print(compiled_code.KEPT, draws.epoch_order(0, 0, 50).tolist() == EXPECTED)
+from simclr_plus.augmentations import draws
+from simclr_plus.importers.tensor_bundle import crc32c
+print(draws.epoch_order(0, 0, 50).tolist() == EXPECTED, hex(crc32c(b"123456789")))
 """
     from simclr_plus.augmentations.draws import epoch_order
 
     code = code.replace("EXPECTED", str(epoch_order(0, 0, 50).tolist()))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["False", "True"], done.stderr
+    assert done.stdout.split() == ["True", "0xe3069283"]  # RFC 3720's check value, done.stderr
 
 
 @pytest.mark.slow
