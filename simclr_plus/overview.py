@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -11,6 +10,7 @@ from simclr_plus.metrics_table import MetricsTable
 from simclr_plus.runs import Run
 from simclr_plus.states import read_status, state_of
 from simclr_plus.tail import last_objects
+from simclr_plus.time_left import lines_of_a_start, seconds_left
 
 
 def glance(run: Run) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def glance(run: Run) -> dict[str, Any]:
         "loss": last.get("loss"),
         "images_per_second": last.get("images_per_second"),
         "time": last.get("time", start.get("time")),
-        "seconds_left": _seconds_left(last, start),
+        "seconds_left": _seconds_left(run, start),
         "host": status.get("host", start.get("host")),
         "processes": start.get("processes", status.get("processes")),
         "job_id": (status.get("slurm") or {}).get("job_id"),
@@ -91,14 +91,11 @@ def _last_event(run: Run, *kinds: str) -> dict[str, Any]:
     return next((event for event in last_objects(run.events_file) if event.get("event") in kinds), {})
 
 
-def _seconds_left(last: dict[str, Any], start: dict[str, Any]) -> float | None:
-    """By the images a second of the last line."""
-    try:
-        images = (start["steps"] - last["step"]) * last["images"] / last["step"]
-        left = images / last["images_per_second"]
-    except (KeyError, TypeError, ZeroDivisionError):
-        return None
-    return round(left) if math.isfinite(left) else None
+def _seconds_left(run: Run, start: dict[str, Any]) -> float | None:
+    """By the pace of the lines since the run was started last."""
+    lines = lines_of_a_start(last_objects(run.metrics_file), start.get("from_step", 0))
+    left = seconds_left(lines, start.get("steps"))
+    return None if left is None else round(left)
 
 
 def recipe_title(run: Run) -> str:

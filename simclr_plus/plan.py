@@ -8,7 +8,7 @@ from typing import Any
 from simclr_plus.architecture import head_parameter_count
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import Recipe
-from simclr_plus.schedules import peak_learning_rate, step_count, warmup_step_count
+from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count
 
 # training images of the data sets known by name
 KNOWN_SIZES = {
@@ -22,6 +22,9 @@ KNOWN_SIZES = {
 
 
 LABELLED_SIZES = {"stl10": 5_000}  # where fewer have labels
+
+# the kNN that a run measures while it trains: fixed, so that runs can be compared
+KNN_BANK, KNN_QUERIES, KNN_NEIGHBOURS = 4000, 2000, 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,11 @@ class Plan:
     encoder_parameters: int
     head_parameters: int
     memory: int
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that follows `step` updates."""
+        peak, warmup, total = self.peak_learning_rate, self.warmup_steps, self.schedule_steps
+        return warmup_cosine(step, peak=peak, warmup_steps=warmup, total_steps=total)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

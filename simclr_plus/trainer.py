@@ -47,17 +47,15 @@ from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
-from simclr_plus.plan import Plan, make_plan
+from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
 from simclr_plus.processes import die_with_parent
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run, machine
-from simclr_plus.schedules import warmup_cosine
 from simclr_plus.whole_files import remove_unfinished
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
-KNN_BANK, KNN_QUERIES, KNN_K = 4000, 2000, 20  # the monitor's kNN: fixed, so that runs can be compared
 
 
 @dataclass
@@ -121,7 +119,7 @@ def _loop(t: Training, stop: _StopRequest) -> str:
     t.pulse.beat(t.step, "data")
     for batch in batches.batches(t.step, t.plan.total_steps):
         t.pulse.beat(t.step, "step")
-        rate = _learning_rate(t.plan, t.step)
+        rate = t.plan.learning_rate(t.step)
         outputs = update(t, model, batch, rate)
         _note_saved(t, t.saver.finished())
         first_bad = torch.where(torch.isfinite(outputs.objective), first_bad, first_bad.clamp(max=t.step))
@@ -311,6 +309,7 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter,
     if recipe.training.compile:
         model.encoder.compile()
     is_main = distributed.rank() == 0
+    knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
     if is_main:
         remove_unfinished(run.checkpoints)
     progress = TrainingProgress(run.name, step, plan.total_steps, quiet=quiet or not is_main)
@@ -318,11 +317,11 @@ def _prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter,
         come_from = {"from_step": step} if step else {}
         kind = "resume" if step else "start"
         figures = {"steps": plan.total_steps, "processes": plan.processes, "device": str(device)}
+        figures |= {"images": len(images), "classes": len(images.classes), "knn": _knn_in_numbers(knn_images)}
         run.log_event(kind, **come_from, **figures, **machine())
         if recipe.data.expected_images and recipe.data.expected_images != len(images):
             note = f"{images.name} holds {len(images)} images, the recipe expects {recipe.data.expected_images}"
             run.log_event("note", message=note)
-    knn_images = _knn_images(recipe) if is_main and recipe.monitor.knn_every_epochs else None
     saver = CheckpointSaver()
     return Training(run, recipe, plan, images, model, optimizer, device, progress, saver, knn_images, step, pulse)
 
@@ -397,14 +396,8 @@ def _require_finite(t: Training, first_bad: Tensor) -> None:
     saved = t.run.checkpoint_files()
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
     raise SimclrPlusError(
-        f"{what} not finite at step {step} (learning rate {_learning_rate(t.plan, step):.6g}): training stopped; "
+        f"{what} not finite at step {step} (learning rate {t.plan.learning_rate(step):.6g}): training stopped; "
         f"{good}. Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
-    )
-
-
-def _learning_rate(plan: Plan, step: int) -> float:
-    return warmup_cosine(
-        step, peak=plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.schedule_steps
     )
 
 
@@ -415,6 +408,14 @@ def _knn_images(recipe: Recipe) -> tuple[Images, Images]:
     except SimclrPlusError as error:
         raise SimclrPlusError(f"monitor.knn_every_epochs needs labelled images: {error}; or set it to 0") from None
     return _spread(bank, KNN_BANK), _spread(queries, KNN_QUERIES)
+
+
+def _knn_in_numbers(knn_images: tuple[Images, Images] | None) -> dict[str, int] | None:
+    """What an accuracy of the monitor's kNN stands on, for the start event."""
+    if knn_images is None:
+        return None
+    bank, queries = map(len, knn_images)
+    return {"bank": bank, "queries": queries, "neighbours": min(KNN_NEIGHBOURS, bank)}
 
 
 def _spread(images: Images, count: int) -> Images:
@@ -429,7 +430,7 @@ def _knn_accuracy(t: Training) -> dict[str, float]:
     if t.knn_images is not None:
         h_bank, bank = features_of(t.model.encoder, t.knn_images[0], t.recipe.law, device=t.device)
         h, queries = features_of(t.model.encoder, t.knn_images[1], t.recipe.law, device=t.device)
-        scores = metrics.knn_scores(h, h_bank, labels_of(bank), len(bank.classes), k=KNN_K)
+        scores = metrics.knn_scores(h, h_bank, labels_of(bank), len(bank.classes), k=KNN_NEIGHBOURS)
         found["knn_accuracy"] = metrics.top_k_accuracy(scores, labels_of(queries), 1)
     distributed.barrier()
     return found

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads losses "
     "compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations published "
-    "processes tail metrics_table pulse failures hanging slurm states system_figures overview printing result_names"
+    "processes tail metrics_table pulse failures hanging slurm states system_figures overview printing result_names "
+    "time_left"
 )
 MODEL = (
     "model checkpoints background_saving file_list datasets metrics loading features progress "
