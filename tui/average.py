@@ -17,6 +17,7 @@ STEPS = 10  # places of the grid in a standard deviation of the weights
 REACH = 2.5  # standard deviations beyond which a value weighs nothing
 NEIGHBOURHOOD = 2.0  # standard deviations: the average stays within the values that are no further away
 CROWDED = 4  # points a place of the grid, beyond which the average has a point for each place only
+MOST_WIDTHS = 1e5  # of a curve; a narrower average would be of single values
 FLAT = 1e-6  # spread of x in places, below which no slope can be told
 
 
@@ -27,7 +28,7 @@ def centred(x: Floats, y: Floats, width: float) -> tuple[Floats, Floats]:
     bend is not cut.
     """
     finite = np.isfinite(y)
-    if width <= 0 or finite.sum() < 3 or x[-1] <= x[0]:
+    if finite.sum() < 3 or not 0 < x[-1] - x[0] < MOST_WIDTHS * width:
         return x, y
     points = _points(x[finite], y[finite], width / STEPS)
     grid = _Grid(points.x, points.count, width)

@@ -302,12 +302,12 @@ class LineChart(Widget):
                 rows, columns = points(curve.x, self._scaled(curve.y), window, W, H)
                 marker = curve.marker if is_braille else "#" if curve.marker == "◆" else "o"
                 cells.put(rows // dots_high, columns // dots_wide, marker, self.color(curve.color))
-        if self.view.crosshair is not None and window.x0 <= self.view.crosshair <= window.x1:
-            column = self._column(self.view.crosshair, window, wide)
-            cells.put_free(column, "│" if is_braille else "|", self.color("foreground"))
         self._name_levels(window, cells)
         self._write_captions(cells)
         self._name_edge(window, cells)
+        if self.view.crosshair is not None and window.x0 <= self.view.crosshair <= window.x1:
+            column = self._column(self.view.crosshair, window, wide)
+            cells.put_free(column, "│" if is_braille else "|", self.color("foreground"))
         return cells
 
     def _dots(self, curve: Curve, window: Window, W: int, H: int) -> Mask:
@@ -366,7 +366,8 @@ class LineChart(Widget):
             dots = DOTS[self.marks][0]
             row = round((window.y1 - y) / (window.y1 - window.y0) * (high * dots - 1)) // dots
             words = f" {mark.label} " if mark.valued else f" {mark.label} {self.form(mark.y)} "
-            for beside in (row, row - 1, row + 1, row - 2, row + 2):
+            away = range(high if mark.valued else 3)  # words that tell the value may stand further from it
+            for beside in (row + side * rows for rows in away for side in (-1, 1)):
                 if cells.write(beside, (wide - len(words), 0), words, DIM):
                     break
 
@@ -454,7 +455,7 @@ class LineChart(Widget):
                 values += under
                 short_values += under
         head = [Segment(f" {self.title}", Style(bold=True))] if self.title else []
-        tails = [Segment(f"{words} ", DIM) for words in self.tail if words and self.curves]
+        tails = [Segment(words, DIM) for words in self.tail if words and self.curves]
         named = all(curve.label for curve in self.curves if not curve.faint)
         fronts = [head, []] if named and values else [head]  # values with names of their own can do without the title
         choices: list[tuple[list[Segment], list[Segment], Segment | None]]
@@ -466,7 +467,10 @@ class LineChart(Widget):
             used = sum(part.cell_length for part in parts)
             if used + (1 + tail.cell_length if tail else 0) <= width:
                 return Strip([*parts, *([Segment(" " * (width - used - tail.cell_length)), tail] if tail else [])])
-        return Strip([*choices[-1][0], *short_values])
+        whole: list[Segment] = []
+        for part in (*choices[-1][0], *short_values):  # a figure is there whole or not at all
+            whole += [part] if sum(each.cell_length for each in (*whole, part)) <= width else []
+        return Strip(whole)
 
     def _written(self, value: float, top: float) -> str:
         return self.form(rounded(value, top) if math.isfinite(value) else value)

@@ -157,10 +157,18 @@ def _evaluated(feed: Feed, axis: str, prefix: str, color: int | None) -> Curve:
 
 def wilson(share: Floats, count: int) -> tuple[Floats, Floats]:
     """95 % interval of a share that was found on `count` images (Wilson 1927)."""
-    z = 1.959964
+    share, z = np.clip(share, 0.0, 1.0), 1.959964
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return middle - half, middle + half
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def figure_name(key: str, feeds: Sequence[Feed]) -> str:
+    """A column of metrics.jsonl in the words of the charts, for a table of several runs."""
+    if key == "knn_accuracy":
+        names = {feed.start.knn.name() for feed in feeds if feed.start is not None}
+        return names.pop() if len(names) == 1 else "kNN (of different images)"
+    return "probe (augmented training images)" if key == "probe_accuracy" else key.replace("_", " ")
 
 
 def captions_of(plot: Plot, feed: Feed) -> list[Sequence[str]]:
@@ -177,7 +185,7 @@ def captions_of(plot: Plot, feed: Feed) -> list[Sequence[str]]:
         what = basis.name() if basis is not None else "kNN of a checkpoint"
         found.append((f"◆ evaluate: {what}", "◆ evaluate knn"))
     if feed.has("probe_accuracy"):
-        found.append(("probe: on augmented training images", "probe: augmented images"))
+        found.append(("probe: on augmented training images", "probe: on augmented images"))
     return found
 
 

@@ -48,7 +48,8 @@ def spans(x: Floats, y: Floats, x0: float, x1: float, W: int) -> tuple[Floats, F
     after = np.clip(after, 1, max(1, len(x) - 1))
     if len(x) > 1:
         joined = inside & finite[after - 1] & finite[after]
-        width = np.maximum(x[after] - x[after - 1], np.finfo(float).tiny)
+        width = x[after] - x[after - 1]
+        width = np.where(width > 0, width, 1.0)
         part = (edges - x[after - 1]) / width
         with np.errstate(invalid="ignore"):
             value = y[after - 1] + part * (y[after] - y[after - 1])

@@ -18,7 +18,7 @@ from simclr_plus.runs import Run
 
 from ..feed import AXES, AXIS_NAMES, Feed
 from ..line_chart import PALETTE, Curve, Level, LineChart, View
-from ..plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, levels_of
+from ..plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of
 from ..ticks import short
 from .key_bar import KeyBar
 from .live import LiveScreen
@@ -167,10 +167,10 @@ class CompareScreen(LiveScreen):
         if step is not None:
             table.add_row(Text(f"at step {step}", style="bold"), *[""] * len(self.feeds))
             for key, values in self._view["at_common_step"].items():
-                table.add_row(f"  {key}", *(short(value, 4) for value in values))
+                table.add_row(f"  {figure_name(key, self.feeds)}", *(short(value, 4) for value in values))
         table.add_row(Text("last step", style="bold"), *(str(step) for step in self._view.get("last_step", [])))
         for key, values in self._view.get("last", {}).items():
-            table.add_row(f"  {key}", *(short(value, 4) for value in values))
+            table.add_row(f"  {figure_name(key, self.feeds)}", *(short(value, 4) for value in values))
         table.move_cursor(row=place.row, animate=False)
 
     def action_plot(self, by: int) -> None:
