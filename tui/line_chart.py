@@ -468,8 +468,9 @@ class LineChart(Widget):
             if used + (1 + tail.cell_length if tail else 0) <= width:
                 return Strip([*parts, *([Segment(" " * (width - used - tail.cell_length)), tail] if tail else [])])
         whole: list[Segment] = []
-        for part in (*choices[-1][0], *short_values):  # a figure is there whole or not at all
-            whole += [part] if sum(each.cell_length for each in (*whole, part)) <= width else []
+        for segment in (*choices[-1][0], *short_values):  # a figure is there whole or not at all
+            width -= segment.cell_length
+            whole += [segment] if width >= 0 else []
         return Strip(whole)
 
     def _written(self, value: float, top: float) -> str:
