@@ -23,7 +23,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from .raster import DOTS, Floats, Mask, Window, bars, characters, halves, level, points, raster
-from .ticks import axis_labels, decades, labels, powers, rounded, short, ticks
+from .ticks import LEAST_WITHOUT_POWER, axis_labels, decades, labels, powers, rounded, short, ticks
 
 GUTTER = 8
 ROWS_A_TICK, COLUMNS_A_TICK = 2, 6
@@ -69,11 +69,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Level:
-    """A dashed horizontal line; `valued`: the label tells the value already."""
+    """A dashed horizontal line; `valued`: the label tells the value already; `own`: it is of one run alone."""
 
     label: str
     y: float
     valued: bool = False
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,7 @@ class LineChart(Widget):
         for curve in full:
             first, last = np.searchsorted(curve.x, x0), np.searchsorted(curve.x, x1, "right")
             shown = slice(max(0, first - 1), last + 1)
+            shown = shown if np.isfinite(curve.y[shown]).any() else slice(None)  # zoomed to where there is nothing
             y = np.concatenate([ys[shown] for ys in (curve.y, curve.low, curve.high) if ys is not None])
             y = self._scaled(y[:: -(-len(y) // ENOUGH) or 1])
             y = y[np.isfinite(y)]
@@ -474,7 +476,11 @@ class LineChart(Widget):
         return Strip(whole)
 
     def _written(self, value: float, top: float) -> str:
-        return self.form(rounded(value, top) if math.isfinite(value) else value)
+        """As on an axis that goes up to `top`: what is a thousandth of it is 0, and no other power of ten than its."""
+        value = rounded(value, top) if math.isfinite(value) else value
+        if self.form is short and 0 < abs(value) < LEAST_WITHOUT_POWER <= top:
+            return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}"
+        return self.form(value)
 
 
 class Cells:

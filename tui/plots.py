@@ -67,7 +67,7 @@ PLOTS = (
         {"probe_accuracy": "probe", "knn_accuracy": "kNN"},
         percent,
         low=0.0,
-        high=0.1,
+        high=1.0,
         logarithmic=False,
     ),
     Plot("rate", "learning rate", {"learning_rate": ""}, short, smoothed=False, low=0.0),
@@ -224,7 +224,7 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
     limits = thresholds(alarm_columns(feed)) if feed is not None else {}
     for name, word in (("data_wait", "above"), ("effective_rank", "below"), ("feature_std", "below")):
         if name in plot.columns and name in limits:
-            found.append(Level(f"alarm {word}", limits[name]))
+            found.append(Level(f"alarm {word}", limits[name], own=word == "below"))
     return found
 
 

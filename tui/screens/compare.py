@@ -128,7 +128,8 @@ class CompareScreen(LiveScreen):
         for feed in self.feeds:
             name = feed.run.name
             curves += curves_of(plot, feed, self.axis, width, span=span, color=self.hues[name], prefix=name)
-            levels |= {(mark.label, mark.y): mark for mark in levels_of(plot, feed.facts.recipe, feed)}
+            of_run = levels_of(plot, feed.facts.recipe, feed)
+            levels |= {(mark.label, mark.y): mark for mark in of_run if not mark.own}
         chart = self.query_one(LineChart)
         chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
         chart.whole_x = self.axis in ("step", "images")

@@ -232,7 +232,7 @@ class RunScreen(LiveScreen):
             return "none: the run learns labels"
         if plot.key == "accuracy" and recipe is not None and not recipe.training.probe:
             return "no probe: training.probe is false, monitor.knn_every_epochs is 0"
-        return "the run writes no such figure"
+        return "the run writes no finite value of this"
 
     def _charts(self) -> list[tuple[Plot, LineChart]]:
         """The charts that are there: none while the screen is being taken apart."""
