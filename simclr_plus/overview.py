@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from simclr_plus.metrics_table import MetricsTable
 from simclr_plus.runs import Run
 from simclr_plus.states import UNREADABLE, State, read_status, state_of
 from simclr_plus.tail import is_number, last_objects
+from simclr_plus.time_left import lines_of_a_start, seconds_left
 
 # what reading a folder that anyone may have written to can come to
 UNREADABLE_FOLDER = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)
@@ -40,7 +40,7 @@ def _view(
         "loss": last.get("loss"),
         "images_per_second": last.get("images_per_second"),
         "time": last.get("time", begun.get("time")),
-        "seconds_left": _seconds_left(last, begun),
+        "seconds_left": _seconds_left(run, begun) if last else None,
         "host": status.get("host", host if isinstance(host, str) else None),
         "processes": begun.get("processes", status.get("processes")),
         "job_id": status.get("slurm", {}).get("job_id"),
@@ -139,14 +139,11 @@ def _last_event(run: Run, *kinds: str) -> dict[str, Any]:
     return next((event for event in last_objects(run.events_file) if event.get("event") in kinds), {})
 
 
-def _seconds_left(last: dict[str, float], start: dict[str, float]) -> float | None:
-    """By the images a second of the last line."""
-    try:
-        images = (start["steps"] - last["step"]) * last["images"] / last["step"]
-        left = images / last["images_per_second"]
-    except (KeyError, OverflowError, ZeroDivisionError):
-        return None
-    return round(left) if math.isfinite(left) else None
+def _seconds_left(run: Run, start: dict[str, Any]) -> float | None:
+    """By the pace of the lines since the run was started last."""
+    lines = lines_of_a_start(last_objects(run.metrics_file), start.get("from_step", 0))
+    left = seconds_left(lines, start.get("steps"))
+    return None if left is None else round(left)
 
 
 def recipe_title(run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from simclr_plus.architecture import head_parameter_count
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import Recipe
-from simclr_plus.schedules import peak_learning_rate, step_count, warmup_step_count
+from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count
 
 # training images of the data sets known by name
 KNOWN_SIZES = {
@@ -23,6 +23,9 @@ KNOWN_SIZES = {
 
 CUDA_MEMORY = 2 << 30  # 0.5 GiB of context, 1.0 to 1.4 of the loader's stream, workspaces of cuDNN and NCCL
 LABELLED_SIZES = {"stl10": 5_000}  # where fewer have labels
+
+# the kNN that a run measures while it trains: fixed, so that runs can be compared
+KNN_BANK, KNN_QUERIES, KNN_NEIGHBOURS = 4000, 2000, 20
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,11 @@ class Plan:
     head_parameters: int
     memory: int
     memory_on_gpu: int  # of the card: CUDA's own, the loader's stream, NCCL and what the allocator keeps come on top
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that follows `step` updates."""
+        peak, warmup, total = self.peak_learning_rate, self.warmup_steps, self.schedule_steps
+        return warmup_cosine(step, peak=peak, warmup_steps=warmup, total_steps=total)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections import deque
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from simclr_plus.time_left import LINES, duration, seconds_left
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -18,24 +22,25 @@ class TrainingProgress:
     def __init__(self, name: str, first_step: int, total_steps: int, *, quiet: bool = False) -> None:
         self.total_steps, self.quiet = total_steps, quiet
         self._last_line = 0.0
-        self._first_step, self._started = first_step, time.perf_counter()
+        self._lines: deque[dict[str, Any]] = deque(maxlen=LINES)
         self._bar: Progress | None = None
         if not quiet and sys.stdout.isatty():
             self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[figures]}", markup=False),
+                TextColumn("{task.fields[left]}", markup=False, style="cyan"),
                 console=Console(file=sys.stdout),
             )
-            self._task = self._bar.add_task(name, total=total_steps, completed=first_step, figures="")
+            self._task = self._bar.add_task(name, total=total_steps, completed=first_step, figures="", left="")
 
     def begin(self, first_step: int, total_steps: int) -> None:
         """The run starts, or starts again, at a step."""
-        self._first_step, self.total_steps, self._started = first_step, total_steps, time.perf_counter()
+        self.total_steps = total_steps
+        self._lines.clear()
         if self._bar:
-            self._bar.update(self._task, total=total_steps, completed=first_step)
+            self._bar.update(self._task, total=total_steps, completed=first_step, left="")
 
     def __enter__(self) -> TrainingProgress:
         if self._bar:
@@ -48,17 +53,20 @@ class TrainingProgress:
 
     def show(self, line: dict[str, Any]) -> None:
         """Show a line of metrics."""
-        if self.quiet:
+        step = line.get("step")
+        if self.quiet or not isinstance(step, int):
             return
-        step = int(line["step"])
+        self._lines.append(line)
+        left = seconds_left(list(self._lines), self.total_steps)
+        in_words = "" if left is None else f"{duration(left)} left"
         if self._bar:
-            self._bar.update(self._task, completed=step, figures=figures(line))
+            self._bar.update(self._task, completed=step, figures=figures(line), left=in_words)
             return
         now = time.perf_counter()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self.total_steps:
             self._last_line = now
-            left = (now - self._started) / max(1, step - self._first_step) * (self.total_steps - step)
-            print(f"step {step}/{self.total_steps}  {figures(line)}  {_minutes(left)} left", flush=True)
+            print("  ".join(part for part in (f"step {step}/{self.total_steps}", figures(line), in_words) if part))
+            sys.stdout.flush()
 
     def say(self, text: str) -> None:
         """Print a line of talk."""
@@ -68,18 +76,24 @@ class TrainingProgress:
             print(text, flush=True)
 
 
+FIGURES = (
+    ("epoch", "epoch {:.2f}"),
+    ("loss", "loss {:.3f}"),
+    ("contrastive_accuracy", "contrastive {:.1%}"),
+    ("probe_accuracy", "probe {:.1%}"),
+    ("knn_accuracy", "kNN {:.1%}"),
+    ("images_per_second", "{:.0f} images/s"),
+    ("data_wait", "data wait {:.0%}"),
+)
+
+
 def figures(line: dict[str, Any]) -> str:
-    """The figures of a metrics line that fit on one line of a screen."""
-    shown = [
-        f"epoch {line['epoch']:.2f}",
-        f"loss {line['loss']:.3f}",
-    ]
-    for name, key in (("contrastive", "contrastive_accuracy"), ("probe", "probe_accuracy"), ("kNN", "knn_accuracy")):
-        shown += [f"{name} {line[key]:.1%}"] if key in line else []
-    shown += [f"{line['images_per_second']:.0f} images/s", f"data wait {line['data_wait']:.0%}"]
-    return "  ".join(shown)
+    """The figures of a metrics line that fit on one line of a screen; a dash for one that is null, as NaN is."""
+    return "  ".join(_written(form, line[key]) for key, form in FIGURES if key in line)
 
 
-def _minutes(seconds: float) -> str:
-    hours, rest = divmod(int(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+def _written(form: str, value: object) -> str:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return form.format(value)
+    before, _, rest = form.partition("{")
+    return f"{before}-{rest.partition('}')[2]}"

@@ -52,18 +52,16 @@ from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
 from simclr_plus.model import SimCLR, build_model
-from simclr_plus.plan import Plan, make_plan
+from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
 from simclr_plus.precision import computed_in, halves_on, set_float32_products
 from simclr_plus.processes import die_with_parent
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import SECONDS_TO_APPEAR, Run, machine
-from simclr_plus.schedules import warmup_cosine
 from simclr_plus.whole_files import remove_unfinished
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
-KNN_BANK, KNN_QUERIES, KNN_K = 4000, 2000, 20  # the monitor's kNN: fixed, so that runs can be compared
 
 
 @dataclass
@@ -131,7 +129,7 @@ def _loop(t: Training, stop: _StopRequest) -> str:
     t.pulse.beat(t.step, "data")
     for batch in batches.batches(t.step, t.plan.total_steps):
         t.pulse.beat(t.step, "step")
-        rate = _learning_rate(t.plan, t.step)
+        rate = t.plan.learning_rate(t.step)
         outputs = update(t, model, batch, rate)
         _note_saved(t, t.saver.finished())
         first_bad = torch.where(torch.isfinite(outputs.objective), first_bad, first_bad.clamp(max=t.step))
@@ -453,6 +451,7 @@ def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str) -> N
     come_from = {"from_step": t.step} if t.step else {}
     kind = "resume" if t.step else "start"
     figures = {"steps": t.plan.total_steps, "processes": t.plan.processes, "device": str(t.device)}
+    figures |= {"images": len(t.images), "classes": len(t.images.classes), "knn": _knn_in_numbers(t.knn_images)}
     t.run.log_event(kind, **come_from, **figures, precision=precision, **machine())
     if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
         note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"
@@ -543,14 +542,8 @@ def _require_finite(t: Training, first_bad: Tensor) -> None:
     saved = t.run.checkpoint_files()
     good = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was saved before"
     raise SimclrPlusError(
-        f"{what} not finite at step {step} (learning rate {_learning_rate(t.plan, step):.6g}): training stopped; "
+        f"{what} not finite at step {step} (learning rate {t.plan.learning_rate(step):.6g}): training stopped; "
         f"{good}. Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
-    )
-
-
-def _learning_rate(plan: Plan, step: int) -> float:
-    return warmup_cosine(
-        step, peak=plan.peak_learning_rate, warmup_steps=plan.warmup_steps, total_steps=plan.schedule_steps
     )
 
 
@@ -558,6 +551,14 @@ def _knn_images(recipe: Recipe) -> tuple[Images, Images]:
     """The monitor's bank and queries."""
     bank, queries = open_monitor_images(recipe)
     return _spread(bank, KNN_BANK), _spread(queries, KNN_QUERIES)
+
+
+def _knn_in_numbers(knn_images: tuple[Images, Images] | None) -> dict[str, int] | None:
+    """What an accuracy of the monitor's kNN stands on, for the start event."""
+    if knn_images is None:
+        return None
+    bank, queries = map(len, knn_images)
+    return {"bank": bank, "queries": queries, "neighbours": min(KNN_NEIGHBOURS, bank)}
 
 
 def _spread(images: Images, count: int) -> Images:
@@ -572,7 +573,7 @@ def _knn_accuracy(t: Training) -> dict[str, float]:
     if t.knn_images is not None:
         h_bank, bank = features_of(t.model.encoder, t.knn_images[0], t.recipe.law, device=t.device)
         h, queries = features_of(t.model.encoder, t.knn_images[1], t.recipe.law, device=t.device)
-        scores = metrics.knn_scores(h, h_bank, labels_of(bank), len(bank.classes), k=KNN_K)
+        scores = metrics.knn_scores(h, h_bank, labels_of(bank), len(bank.classes), k=KNN_NEIGHBOURS)
         found["knn_accuracy"] = metrics.top_k_accuracy(scores, labels_of(queries), 1)
     distributed.barrier()
     return found

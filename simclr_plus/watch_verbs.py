@@ -12,6 +12,7 @@ import typer
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.printing import print_json, print_table, say
 from simclr_plus.tail import is_number
+from simclr_plus.time_left import duration
 from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def _row(run: dict[str, Any]) -> list[str]:
         _number(run["epoch"], ".1f"),
         _number(run["loss"], ".3f"),
         _number(run["images_per_second"], ".0f"),
-        "" if left is None else f"{left // 3600:.0f}:{left % 3600 // 60:02.0f}:{left % 60:02.0f}",
+        "" if left is None else duration(left),
         where,
         run["why"].splitlines()[0] if run["why"] else "",
     ]

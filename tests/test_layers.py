@@ -15,7 +15,7 @@ PARTS = (
     "errors whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads losses "
     "compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
     "published processes locks tail metrics_table pulse failures hanging slurm states system_figures overview "
-    "printing result_names result_folders file_kinds leftovers torchrun"
+    "printing result_names result_folders file_kinds leftovers torchrun time_left"
 )
 MODEL = (
     "model precision checkpoints continuation background_saving file_list splits decoding datasets metrics loading "

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
 from simclr_plus.cli import app
+from simclr_plus.datasets import TEST, TRAIN, open_images, open_training_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
@@ -242,6 +243,10 @@ def test_the_monitor_measures_knn_without_changing_the_training(tmp_path: Path, 
     weights = [load_file(run.path / "encoder.safetensors") for run in (plain, watched)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert 0.1 < watched.metrics()[-1]["knn_accuracy"] < 1 and "knn_accuracy" not in plain.metrics()[-1]
+    (start,) = [event for event in watched.events() if event["event"] == "start"]  # what the accuracy stands on
+    bank, queries = (open_images(watched.recipe().data, split) for split in (TRAIN, TEST))
+    assert start["knn"] == {"bank": min(4000, len(bank)), "queries": min(2000, len(queries)), "neighbours": 20}
+    assert (start["images"], start["classes"]) == (len(open_training_images(watched.recipe())), 10)
 
 
 def test_a_run_that_augments_on_the_device_is_that_of_the_cpu_and_resumes_bit_for_bit(

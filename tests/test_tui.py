@@ -533,7 +533,8 @@ def test_a_chart_has_the_background_of_its_theme(tmp_path: Path) -> None:
         for _ in range(2):
             expected = chart.rich_style.bgcolor
             assert expected is not None
-            assert all(s.style and s.style.bgcolor == expected for y in range(8) for s in chart.render_line(y))
+            grounds = {s.style and s.style.bgcolor for y in range(8) for s in chart.render_line(y)}
+            assert expected in grounds and grounds <= {expected, chart._band_color(0)}
             await pilot.press("t")
 
     drive(SimclrPlusApp(tmp_path), steps)
@@ -604,10 +605,10 @@ def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> N
         chart = app.screen.query_one("#chart-loss", LineChart)
         await until(pilot, lambda: len(chart.curves) == 2)
         await pilot.press("left", "plus")
-        assert chart.crosshair == pytest.approx(500 - 490 / 50) and chart.span is not None
-        assert chart.span[1] - chart.span[0] == pytest.approx(245, abs=5)
+        assert chart.crosshair == 490 and chart.span == pytest.approx((245, 495))
         await pilot.press("z", "x")
-        assert chart.span is None and chart.x_name == "epochs" and chart.curves[0].x[-1] == pytest.approx(500 / 78)
+        assert chart.x_name == "epochs" and chart.curves[0].x[-1] == pytest.approx(500 / 78)
+        assert chart.span == pytest.approx((0, 500 / 78)) and chart.crosshair is None
         await pilot.press("y")
         assert chart.log_y
         await pilot.press("m", "m")

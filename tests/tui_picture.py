@@ -52,6 +52,8 @@ def paint(strips: list[Strip]) -> Image.Image:
         for text, style, _ in strip:
             style = style or Style()
             front, back = _rgb(style.color, (224, 224, 224)), _rgb(style.bgcolor, (18, 18, 18))
+            if style.reverse:
+                front, back = back, front
             for character in text:
                 x, y, cells = column * WIDE, row * HIGH, cell_len(character)
                 draw.rectangle((x, y, x + cells * WIDE - 1, y + HIGH - 1), back)

@@ -12,6 +12,8 @@ from .ticks import duration, percent, short
 RECENT = 20  # lines
 SMALL_STD, SMALL_SHARE = 0.3, 0.25
 LONG_WAIT = 0.3
+FEWEST = 5  # values, before which nothing is said of them
+CONTRASTIVE_ONLY = ("feature_std", "effective_rank")  # a run that learns labels is to make images of a class alike
 
 
 def alarms(glance: dict[str, Any], columns: dict[str, Floats], chance: float | None, silent: float | None) -> list[str]:
@@ -31,6 +33,25 @@ def alarms(glance: dict[str, Any], columns: dict[str, Floats], chance: float | N
     return found
 
 
+def thresholds(columns: dict[str, Floats]) -> dict[str, float]:
+    """Where the alarms begin: below a feature_std and an effective_rank, above a data_wait; charts show it too."""
+    found = {}
+    for name in CONTRASTIVE_ONLY:
+        values = _finite(columns, name)
+        if len(values) >= FEWEST:
+            found[name] = SMALL_SHARE * float(values.max())
+    if "feature_std" in found:
+        found["feature_std"] = min(SMALL_STD, found["feature_std"])
+    if "data_wait" in columns:
+        found["data_wait"] = LONG_WAIT
+    return found
+
+
+def _finite(columns: dict[str, Floats], name: str) -> Floats:
+    values = columns.get(name, np.empty(0))
+    return values[np.isfinite(values)]
+
+
 def _not_finite(columns: dict[str, Floats]) -> str:
     loss = columns.get("loss")
     if loss is None or not len(loss) or np.isfinite(loss[-1]):
@@ -41,13 +62,13 @@ def _not_finite(columns: dict[str, Floats]) -> str:
 
 
 def _collapse(columns: dict[str, Floats]) -> str:
+    limits = thresholds(columns)
     for name, words in (("feature_std", "standard deviation"), ("effective_rank", "effective rank")):
-        values = columns.get(name)
-        values = values[np.isfinite(values)] if values is not None else np.empty(0)
-        if len(values) < 5:
+        values = _finite(columns, name)
+        if name not in limits:
             continue
-        now, best = float(np.median(values[-5:])), float(values.max())
-        if now < SMALL_SHARE * best and (name != "feature_std" or now < SMALL_STD):
+        now, best = float(np.median(values[-FEWEST:])), float(values.max())
+        if now < limits[name]:
             return (
                 f"collapse: the features' {words} fell from {short(best)} to {short(now)}, all images come out alike: "
                 "a lower optimizer.learning_rate, or a higher loss.temperature, may help"
@@ -70,7 +91,7 @@ def _waiting(columns: dict[str, Floats]) -> str:
     if wait is None or len(wait) < RECENT or not np.isfinite(wait[-RECENT:]).any():
         return ""
     share = float(np.nanmean(wait[-RECENT:]))
-    if share < LONG_WAIT:
+    if share < thresholds(columns)["data_wait"]:
         return ""
     return (
         f"data wait {percent(share)}: images are not made fast enough; more cores, data.threads, or "

@@ -5,10 +5,13 @@ A run folder may be damaged, half-written or gone at any moment: what cannot be 
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -16,7 +19,9 @@ import numpy as np
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.metrics_table import MetricsTable
 from simclr_plus.overview import glance
-from simclr_plus.recipe import Recipe
+from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
+from simclr_plus.pulse import pulse_file, read_pulse
+from simclr_plus.recipe import Recipe, load_recipe, shipped_recipes
 from simclr_plus.runs import Run
 from simclr_plus.tail import Tail, last_objects
 
@@ -29,6 +34,38 @@ TOO_LARGE = 1e300  # to be reckoned with
 NUMBERS = ("step", "steps", "epoch", "loss", "images_per_second", "time", "seconds_left")  # of a glance
 
 
+@dataclass(frozen=True)
+class KnnBasis:
+    """What a kNN accuracy stands on: held-out images, the neighbours that vote, the images they are looked for in."""
+
+    queries: int = KNN_QUERIES
+    neighbours: int = KNN_NEIGHBOURS
+    bank: int = KNN_BANK
+
+    def name(self) -> str:
+        """The protocol in words."""
+        return f"kNN ({self.queries:,} held out, {self.neighbours} of {self.bank:,} neighbours)"
+
+
+@dataclass(frozen=True)
+class KnnResult:
+    """What `evaluate knn` found for a checkpoint, with the recipe's own data and usual settings."""
+
+    step: int
+    top1: float
+    basis: KnnBasis | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """What the trainer said when it began, as far as it did: runs of older versions say less."""
+
+    images: int = 0
+    classes: int = 0
+    steps: int = 0
+    knn: KnnBasis = KnnBasis()
+
+
 @dataclass
 class Facts:
     """A look at a run: `glance` as `ps` shows it, the recipe if it can be read, a line of figures for each machine."""
@@ -38,6 +75,9 @@ class Facts:
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     last_line_at: float | None = None
     trouble: str = ""
+    doing: tuple[str, int, float] | None = None  # by the pulse of process 0: word, step, when
+    origin: Recipe | None = None  # the shipped recipe that this one was made from
+    knn_results: list[KnnResult] = field(default_factory=list)
 
 
 class Feed:
@@ -51,12 +91,17 @@ class Feed:
         self._table = MetricsTable(run.metrics_file)
         self._events = Tail(run.events_file)
         self._resumes: list[int] = []
+        self.start: Start | None = None
+        self._plan: tuple[tuple[object, ...], Plan | None] = ((), None)
         self._lock = threading.Lock()
         self._axis_of, self._axis = ("", -1), np.empty(0)
 
     def look(self) -> bool:
         """Read what is new, for a moment; returns whether there is more to read."""
         facts = facts_of(self.run, self.facts.recipe)
+        facts.origin = self.facts.origin or (shipped_origin(facts.recipe) if facts.recipe is not None else None)
+        facts.doing = _doing(self.run)
+        facts.knn_results = list(_knn_results(self.run))
         more = False
         with self._lock:
             before = self._mark()
@@ -64,7 +109,7 @@ class Feed:
                 more = self._table.look(SECONDS_AT_ONCE)
             except OSError as error:
                 facts.trouble = facts.trouble or f"{self.run.metrics_file} cannot be read: {error}"
-            self._resumes += _resumes(self._events)
+            self._read_events()
             if self._table.bad_lines and not facts.trouble:
                 facts.trouble = f"{self._table.bad_lines} lines of metrics.jsonl are no JSON and were left out"
             if self._mark() != before:
@@ -131,6 +176,63 @@ class Feed:
         hours: Floats = (times - first) / 3600
         return hours
 
+    @property
+    def plan(self) -> Plan | None:
+        """The plan of the run's steps; None where the recipe gives another one than the run follows, or none yet."""
+        recipe, images, steps = self.facts.recipe, self.images, self.steps
+        mark = (id(recipe), images, steps)
+        if mark != self._plan[0]:
+            plan = None
+            if recipe is not None and images > 0 and steps > 0:
+                try:
+                    plan = make_plan(recipe, images)
+                except (SimclrPlusError, ArithmeticError, ValueError):
+                    plan = None
+            self._plan = (mark, plan if plan is not None and plan.total_steps == steps else None)
+        return self._plan[1]
+
+    @property
+    def steps(self) -> int:
+        """Planned steps; 0 where the run did not say."""
+        return self.start.steps if self.start is not None else 0
+
+    @property
+    def images(self) -> int:
+        """Training images: as the start event says, or as epochs and images of the last line give them; else 0."""
+        if self.start is not None and self.start.images:
+            return self.start.images
+        last = self.columns("images", "epoch", last=1)
+        if len(last) < 2 or not (last["epoch"][-1:] > 0).all() or not np.isfinite(last["images"][-1:]).all():
+            return 0
+        return round(float(last["images"][-1] / last["epoch"][-1])) if len(last["images"]) else 0
+
+    def end(self, axis: str) -> float:
+        """Where an axis of x ends: at the planned last step, or at the last line where no plan or less is known."""
+        x = self.axis(axis)
+        last = float(x[-1]) if len(x) else 0.0
+        return max(last, self.steps * self.each(axis))
+
+    def each(self, axis: str) -> float:
+        """How far a step goes on an axis; 0 where that is not known, as of hours to come."""
+        if axis == "step":
+            return 1.0
+        x, steps = self.axis(axis), self.columns("step", last=1)["step"]
+        if axis in ("epoch", "images") and len(x) and steps[-1] > 0:
+            return float(x[-1]) / float(steps[-1])
+        return 0.0
+
+    def _read_events(self) -> None:
+        """Take in new events: where the run was resumed, and what it began with."""
+        try:
+            events = self._events.read()
+        except OSError:
+            return
+        for event in events:
+            if event.get("event") == "resume" and _is_count(event.get("from_step")):
+                self._resumes.append(event["from_step"])
+            if event.get("event") in ("start", "resume"):
+                self.start = _start_of(event)
+
     def _mark(self) -> tuple[int, int]:
         steps = self._table.steps
         return len(steps), steps[-1] if steps else 0
@@ -141,13 +243,56 @@ def _reckonable(column: Floats) -> Floats:
     return np.where(np.abs(column) < TOO_LARGE, column, np.nan)
 
 
-def _resumes(events: Tail) -> list[int]:
-    """The steps that new resume events went on from."""
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
+
+
+def _start_of(event: dict[str, Any]) -> Start:
+    numbers = {key: event[key] for key in ("images", "classes", "steps") if _is_count(event.get(key))}
+    knn = event.get("knn")
+    basis = _basis(*(knn.get(key) for key in ("queries", "neighbours", "bank"))) if isinstance(knn, dict) else None
+    return Start(**numbers, knn=basis or KnnBasis())
+
+
+def _basis(queries: object, neighbours: object, bank: object) -> KnnBasis | None:
+    if not (_is_count(queries) and _is_count(neighbours) and _is_count(bank) and queries > 0):
+        return None
+    return KnnBasis(queries, neighbours, bank)
+
+
+def _doing(run: Run) -> tuple[str, int, float] | None:
+    pulse = read_pulse(pulse_file(run.logs, 0))
+    if pulse is None or not (_is_count(pulse.step) and is_number(pulse.time)):
+        return None
+    return str(pulse.doing), pulse.step, pulse.time
+
+
+def _knn_results(run: Run) -> Iterator[KnnResult]:
+    """Results of `evaluate knn` with nothing changed; the files of others say in their names what was."""
+    for path in sorted(run.results.glob("knn_*.json")):
+        if not re.fullmatch(r"knn_(step_\d+|encoder)", path.stem):
+            continue
+        try:
+            result = json.loads(path.read_bytes())
+            step, top1 = result["step"], result["results"]["encoder"]["top1"]
+        except (OSError, ValueError, TypeError, LookupError, RecursionError):
+            continue
+        if _is_count(step) and is_number(top1) and 0 <= top1 <= 1:
+            k = result["results"]["encoder"].get("k", KNN_NEIGHBOURS)
+            yield KnnResult(step, float(top1), _basis(result.get("test_images"), k, result.get("train_images")))
+
+
+@lru_cache(maxsize=64)
+def _shipped() -> tuple[Recipe, ...]:
+    return tuple(load_recipe(path) for path in shipped_recipes())
+
+
+def shipped_origin(recipe: Recipe) -> Recipe | None:
+    """The shipped recipe that a recipe was made from: they say the same of themselves."""
     try:
-        steps = [event.get("from_step") for event in events.read() if event.get("event") == "resume"]
-    except OSError:
-        return []
-    return [step for step in steps if isinstance(step, int) and 0 <= step < 2**53]
+        return next((shipped for shipped in _shipped() if shipped.about == recipe.about), None)
+    except SimclrPlusError:
+        return None
 
 
 def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:

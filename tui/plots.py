@@ -1,65 +1,191 @@
-"""Which charts a run has, and their curves: the raw values faint, their moving average over them. No Textual."""
+"""Which charts a run has, and their curves: the raw values as a band, their average over it. No Textual."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from simclr_plus.recipe import Recipe
-from simclr_plus.schedules import peak_learning_rate, warmup_cosine
 
+from .alarms import CONTRASTIVE_ONLY, thresholds
+from .average import centred
 from .feed import Feed, expected_figures
 from .line_chart import Curve, Level
-from .raster import Floats, smooth
+from .raster import Floats
 from .ticks import percent, short
 
-SMOOTHINGS = (20, 100, 1, 5)  # lines; 1: none
+# widths of the average (a standard deviation of its weights), in shares of the x that is shown
+SMOOTHINGS = {"light": 0.01, "strong": 0.03, "none": 0.0}
 FUTURE_POINTS = 200
+EVALUATED = 2  # place in the palette
 FEW = 4  # points, hardly seen as a line
+RANK_ROWS = 256  # features of a process that effective_rank looks at
+RECENT = 2000  # lines that alarms look at
+ALARM_COLUMNS = ("step", "epoch", "time", "loss", "feature_std", "effective_rank", "data_wait")
+# keys that say where, how watched and from which seed a run trains; a stated score holds whatever they are
+NO_MATTER = {
+    *("data.root", "data.download", "data.threads", "data.on_bad_image", "data.expected_images", "training.seed"),
+    *("training.device", "training.compile", "augmentation.augment_on", "augmentation.device_crops"),
+}
+NO_MATTER_SECTIONS = ("about", "monitor", "checkpoints", "variant")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart: its title, the columns in it with their labels, how values are written."""
+    """A chart: its title, the columns in it with their labels, how values are written, how far its axis goes.
+
+    Without `low` the axis begins near the least value; it reaches up to `high` at the least.
+    """
 
     key: str
     title: str
     columns: dict[str, str]
     form: Callable[..., str] = short
     smoothed: bool = True
+    low: float | None = None
+    high: float | None = None
+    logarithmic: bool = True  # whether it may be
 
 
 PLOTS = (
     Plot("loss", "loss", {"loss": ""}),
-    Plot("contrastive", "contrastive accuracy", {"contrastive_accuracy": ""}, percent),
-    Plot("accuracy", "probe and kNN", {"probe_accuracy": "probe", "knn_accuracy": "kNN"}, percent),
-    Plot("rate", "learning rate", {"learning_rate": ""}, short, smoothed=False),
-    Plot("speed", "images/s", {"images_per_second": ""}),
-    Plot("wait", "data wait", {"data_wait": ""}, percent),
-    Plot("rank", "effective rank", {"effective_rank": ""}),
-    Plot("spread", "feature deviation", {"feature_std": ""}),
+    Plot(
+        "contrastive",
+        "contrastive accuracy",
+        {"contrastive_accuracy": ""},
+        percent,
+        low=0.0,
+        high=0.1,
+        logarithmic=False,
+    ),
+    Plot(
+        "accuracy",
+        "probe and kNN",
+        {"probe_accuracy": "probe", "knn_accuracy": "kNN"},
+        percent,
+        low=0.0,
+        high=1.0,
+        logarithmic=False,
+    ),
+    Plot("rate", "learning rate", {"learning_rate": ""}, short, smoothed=False, low=0.0),
+    Plot("speed", "images/s", {"images_per_second": ""}, low=0.0),
+    Plot("wait", "data wait", {"data_wait": ""}, percent, low=0.0, high=0.1, logarithmic=False),
+    Plot("rank", "effective rank", {"effective_rank": ""}, low=0.0),
+    Plot("spread", "feature deviation", {"feature_std": ""}, low=0.0),
 )
 
 
 def curves_of(
-    plot: Plot, feed: Feed, axis: str, lines: float, *, color: int | None = None, prefix: str = ""
+    plot: Plot,
+    feed: Feed,
+    axis: str,
+    width: float,
+    *,
+    span: tuple[float, float] | None = None,
+    color: int | None = None,
+    prefix: str = "",
 ) -> list[Curve]:
-    """The curves of a run in a chart; `color` says the run's own where several share it."""
+    """The curves of a run in a chart: raw values, and over them their average of a width in x.
+
+    `span`: the x that is shown; the average is worked out there. `color`: the run's own where several share a chart.
+    """
     x = feed.axis(axis)
     found = []
-    for i, (name, y) in enumerate(feed.columns(*plot.columns).items()):
+    for name, y in feed.columns(*plot.columns).items():
         n = min(len(x), len(y))
         known = np.isfinite(y[:n])
         label = " ".join(part for part in (prefix, plot.columns[name] if len(plot.columns) > 1 else "") if part)
-        hue = i if color is None else color
-        sparse = known.sum() < n / 4 and name != "loss"  # kNN now and then: joined, for the rest is not missing
-        xs, ys = (x[:n][known], y[:n][known]) if sparse else (x if n == len(x) else x[:n], y[:n])
-        if plot.smoothed and not sparse and lines > 1 and len(ys) > 3:
-            found.append(Curve("", xs, ys, hue, faint=True))
-            ys = smooth(ys, min(lines, max(2.0, len(ys) / 8)))
-        found.append(Curve(label, xs, ys, hue, dotted=sparse or len(ys) < FEW))
+        hue = list(plot.columns).index(name) if color is None else color
+        if not known.any():
+            continue
+        if is_sparse(name, known):
+            found.append(_measured(Curve(label, x[:n][known], y[:n][known], hue, dotted=True), name, feed))
+            continue
+        raw = Curve(label, x if n == len(x) else x[:n], y[:n], hue, dotted=n < FEW)
+        if plot.smoothed and width > 0 and n >= FEW:
+            inside = _around(raw.x, span, width)
+            at, average = centred(raw.x[inside], raw.y[inside], width)
+            found.append(Curve("", raw.x, raw.y, hue, faint=True, band=True))
+            found.append(Curve(label, at, average, hue, of=raw))
+        else:
+            found.append(raw)
+    if plot.key == "accuracy" and feed.facts.knn_results:
+        found.append(_evaluated(feed, axis, prefix, color))
+    return [curve for curve in found if len(curve.x)]
+
+
+def is_sparse(name: str, known: np.ndarray) -> bool:
+    """Whether a column is measured now and then: its points are joined, for the rest is not missing."""
+    return name == "knn_accuracy" or (known.sum() < len(known) / 4 and name != "loss")
+
+
+def _around(x: Floats, span: tuple[float, float] | None, width: float) -> slice:
+    """The part of a curve that the average of what is shown depends on."""
+    if span is None:
+        return slice(None)
+    first, last = np.searchsorted(x, (span[0] - 8 * width, span[1] + 8 * width))
+    return slice(max(0, int(first) - 1), int(last) + 1)
+
+
+def _measured(curve: Curve, name: str, feed: Feed) -> Curve:
+    """With its 95 % intervals, where it is known on how many images it stands."""
+    if name != "knn_accuracy" or feed.start is None:
+        return curve
+    low, high = wilson(curve.y, feed.start.knn.queries)
+    half = float(high[-1] - low[-1]) / 2
+    return Curve(**{**vars(curve), "low": low, "high": high, "beside": f"±{100 * half:.1f}"})
+
+
+def _evaluated(feed: Feed, axis: str, prefix: str, color: int | None) -> Curve:
+    """What `evaluate knn` found, at the steps of its checkpoints."""
+    results = sorted(feed.facts.knn_results, key=lambda result: result.step)
+    y = np.array([result.top1 for result in results])
+    x = np.array([float(result.step) for result in results])
+    if axis == "time":
+        steps, hours = feed.columns("step")["step"], feed.axis(axis)
+        x = np.interp(x, steps, hours) if len(steps) else x * np.nan
+    else:
+        x = x * feed.each(axis)
+    known = np.isfinite(x)
+    label = " ".join(part for part in (prefix, "◆") if part)
+    hue = EVALUATED if color is None else color
+    return Curve(label, x[known], y[known], hue, dotted=True, marker="◆", joined=False)
+
+
+def wilson(share: Floats, count: int) -> tuple[Floats, Floats]:
+    """95 % interval of a share that was found on `count` images (Wilson 1927)."""
+    share, z = np.clip(share, 0.0, 1.0), 1.959964
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def figure_name(key: str, feeds: Sequence[Feed]) -> str:
+    """A column of metrics.jsonl in the words of the charts, for a table of several runs."""
+    if key == "knn_accuracy":
+        names = {feed.start.knn.name() for feed in feeds if feed.start is not None}
+        return names.pop() if len(names) == 1 else "kNN (of different images)"
+    return "probe (augmented training images)" if key == "probe_accuracy" else key.replace("_", " ")
+
+
+def captions_of(plot: Plot, feed: Feed) -> list[Sequence[str]]:
+    """What the figures of a chart stand on, each in words of several lengths."""
+    if plot.key != "accuracy":
+        return []
+    found: list[Sequence[str]] = []
+    if feed.has("knn_accuracy") and feed.start is not None:
+        knn = feed.start.knn
+        found.append(
+            (knn.name(), f"kNN ({knn.queries:,} held out, bank {knn.bank:,})", f"kNN: {knn.queries:,} held out")
+        )
+    for basis in {result.basis: None for result in feed.facts.knn_results}:
+        what = basis.name() if basis is not None else "kNN of a checkpoint"
+        found.append((f"◆ evaluate: {what}", "◆ evaluate knn"))
+    if feed.has("probe_accuracy"):
+        found.append(("probe: on augmented training images", "probe: on augmented images"))
     return found
 
 
@@ -75,35 +201,86 @@ def discarded_curves(plot: Plot, feed: Feed, axis: str) -> list[Curve]:
             y = stretch.get(name)
             known = np.isfinite(y) if y is not None else np.empty(0, dtype=bool)
             if y is not None and known.any():
-                sparse = known.sum() < len(y) / 4
-                found.append(Curve("", *((x[known], y[known]) if sparse else (x, y)), "foreground", faint=True))
+                points = (x[known], y[known]) if is_sparse(name, known) else (x, y)
+                found.append(Curve("", *points, "foreground", faint=True))
     return found
 
 
-def levels_of(plot: Plot, recipe: Recipe | None) -> list[Level]:
-    """The dashed lines of a chart: the chance level of a loss that has one, and the scores that the recipe states."""
+def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> list[Level]:
+    """The dashed lines of a chart: chance, the most there can be, where an alarm begins, the recipe's score."""
     if recipe is None:
         return []
     if plot.key == "loss":
         return [] if recipe.chance_loss is None else [Level("chance", recipe.chance_loss)]
     if plot.key == "contrastive":
-        return []
+        return [] if recipe.supervised else [Level("chance", 1 / recipe.training.batch_size)]
     if plot.key == "accuracy":
-        stated = expected_figures(recipe.about.expected)
-        return [Level(f"{whose} {kind}", share) for kind, (whose, share) in stated.items()]
-    return []
+        classes = feed.start.classes if feed is not None and feed.start is not None else 0
+        chance = [Level(f"chance, {classes} classes:", 1 / classes)] if classes > 1 else []
+        return [*chance, *_stated(recipe, feed)]
+    found = []
+    if plot.key == "rank":
+        found.append(Level("of", _largest_rank(recipe, feed)))
+    limits = thresholds(alarm_columns(feed)) if feed is not None else {}
+    for name, word in (("data_wait", "above"), ("effective_rank", "below"), ("feature_std", "below")):
+        if name in plot.columns and name in limits:
+            found.append(Level(f"alarm {word}", limits[name], own=word == "below"))
+    return found
 
 
-def future_rate(recipe: Recipe, steps: int, feed: Feed, axis: str) -> Curve | None:
-    """The learning rate still to come, by the recipe's schedule; None on the axis of time, or where all is done."""
-    x, done = feed.axis(axis), feed.columns("step")["step"]
-    last = int(done[-1]) if len(done) else 0
-    if axis == "time" or last >= steps or (axis != "step" and not last):
+def alarm_columns(feed: Feed) -> dict[str, Floats]:
+    """The newest values of what alarms look at."""
+    recent = feed.columns(*ALARM_COLUMNS, last=RECENT)
+    recipe = feed.facts.recipe
+    if recipe is not None and recipe.supervised:
+        recent = {name: column for name, column in recent.items() if name not in CONTRASTIVE_ONLY}
+    return recent
+
+
+def _largest_rank(recipe: Recipe, feed: Feed | None) -> int:
+    """Of centred features: their dimension, or the rows that are looked at but for one."""
+    processes = feed.facts.glance.get("processes") if feed is not None else 1
+    processes = processes if isinstance(processes, int) and processes > 0 else 1
+    rows = recipe.views * recipe.training.batch_size // processes
+    return max(1, min(recipe.architecture.feature_dim, min(RANK_ROWS, rows) - 1))
+
+
+def _stated(recipe: Recipe, feed: Feed | None) -> list[Level]:
+    """The recipe's kNN; in brackets where the run is not the one that it was stated for, or that cannot be told."""
+    stated = expected_figures(recipe.about.expected).get("kNN")
+    if stated is None:
+        return []
+    origin = feed.facts.origin if feed is not None else None
+    epochs = f", {origin.training.epochs:g} epochs" if origin is not None else ""
+    words = f"recipe: kNN {100 * stated[1]:.1f}{epochs}"
+    as_stated = origin is not None and not changes_that_matter(recipe, origin)
+    return [Level(words if as_stated else f"({words})", stated[1], valued=True)]
+
+
+def changes_that_matter(recipe: Recipe, origin: Recipe) -> list[str]:
+    """Keys in which a recipe differs from the one that it was made from, but for those that change no score."""
+    ours, theirs = recipe.model_dump(), origin.model_dump()
+    return [
+        f"{section}.{key}"
+        for section in ours
+        if section not in NO_MATTER_SECTIONS
+        for key in ours[section]
+        if ours[section][key] != theirs[section].get(key) and f"{section}.{key}" not in NO_MATTER
+    ]
+
+
+def future_rate(feed: Feed, axis: str) -> Curve | None:
+    """The learning rate still to come, by the plan of the run; None on the axis of time, or where all is done."""
+    plan, done = feed.plan, feed.columns("step", last=1)["step"]
+    last, each = int(done[-1]) if len(done) else 0, feed.each(axis)
+    if plan is None or last >= plan.total_steps or not each:
         return None
-    ahead: Floats = np.unique(np.linspace(last, steps, FUTURE_POINTS).astype(np.int64)).astype(np.float64)
-    t, o = recipe.training, recipe.optimizer
-    warmup = round(steps * t.warmup_epochs / t.epochs)
-    peak = peak_learning_rate(o.learning_rate, t.batch_size, o.learning_rate_scaling)
-    rates = [warmup_cosine(int(step), peak=peak, warmup_steps=warmup, total_steps=steps) for step in ahead]
-    each = float(x[-1]) / last if len(x) and last else 1.0
+    ahead: Floats = np.unique(np.linspace(max(last, 1), plan.total_steps, FUTURE_POINTS).astype(np.int64)).astype(float)
+    rates = [plan.learning_rate(int(step) - 1) for step in ahead]  # a line tells the rate of the update that it counts
     return Curve("", ahead * each, np.array(rates), 0, faint=True)
+
+
+def end_of(feeds: Sequence[Feed], axis: str) -> float:
+    """Where the axis of x ends for all charts of these runs: never at its beginning."""
+    end = max((feed.end(axis) for feed in feeds), default=0.0)
+    return end if math.isfinite(end) and end > 0 else 1.0

@@ -1,4 +1,4 @@
-"""A line as dots: which dots of a grid a curve passes through, and the characters that show them. Pure numpy.
+"""A line as dots: which dots of a grid a curve passes through or spans, and the characters that show them. Pure numpy.
 
 Letters: H, W are rows and columns of dots. A braille character holds 4 rows of 2 dots, an ASCII one 2 rows of 1.
 """
@@ -48,7 +48,8 @@ def spans(x: Floats, y: Floats, x0: float, x1: float, W: int) -> tuple[Floats, F
     after = np.clip(after, 1, max(1, len(x) - 1))
     if len(x) > 1:
         joined = inside & finite[after - 1] & finite[after]
-        width = np.maximum(x[after] - x[after - 1], np.finfo(float).tiny)
+        width = x[after] - x[after - 1]
+        width = np.where(width > 0, width, 1.0)
         part = (edges - x[after - 1]) / width
         with np.errstate(invalid="ignore"):
             value = y[after - 1] + part * (y[after] - y[after - 1])
@@ -86,6 +87,38 @@ def raster(x: Floats, y: Floats, window: Window, W: int, H: int) -> Mask:
     return dots
 
 
+def bars(x: Floats, low: Floats, high: Floats, window: Window, W: int, H: int) -> Mask:
+    """The dots [H, W] of a vertical line from low to high at each x."""
+    dots = np.zeros((H, W), dtype=bool)
+    top, columns = points(x, np.minimum(high, window.y1), window, W, H)
+    bottom, columns_below = points(x, np.maximum(low, window.y0), window, W, H)
+    if len(columns) == len(columns_below):
+        for column, first, last in zip(columns, top, bottom, strict=True):
+            dots[first : last + 1, column] = True
+    return dots
+
+
+def halves(x: Floats, y: Floats, window: Window, wide: int, high: int) -> tuple[Mask, Mask]:
+    """The half characters [2 high, wide] that a curve's values in each column span; and those that it only touches.
+
+    A half is spanned when its middle is. Where the values lie closer together than that, it is touched.
+    """
+    low, top = spans(x, y, window.x0, window.x1, wide)
+    height = window.y1 - window.y0
+    if height <= 0:
+        return np.zeros((2 * high, wide), dtype=bool), np.zeros((2 * high, wide), dtype=bool)
+    with np.errstate(invalid="ignore"):
+        visible = (top >= window.y0) & (low <= window.y1)
+        first, last = (
+            ((window.y1 - np.clip(values, window.y0, window.y1)) / height * (4 * high - 1) + 0.5) / 2
+            for values in (top, low)
+        )
+        middle = np.arange(2 * high)[:, None] + 0.5
+        spanned: Mask = (middle >= first) & (middle <= last) & visible
+        touched: Mask = (np.floor((first + last) / 2) == middle - 0.5) & visible & ~spanned.any(axis=0)
+    return spanned, touched
+
+
 def level(y: float, window: Window, W: int, H: int) -> Mask:
     """A dashed horizontal line at a value; nothing where it is not in the window."""
     dots = np.zeros((H, W), dtype=bool)
@@ -113,26 +146,3 @@ def characters(dots: Mask, marks: str = "braille") -> NDArray[np.str_]:
     codes = (cells * BRAILLE_BITS).sum(axis=(2, 3)).astype(np.uint32)
     text: NDArray[np.str_] = np.where(codes > 0, codes + 0x2800, 0x20).astype(np.uint32).view("<U1")
     return text
-
-
-def smooth(y: Floats, lines: float) -> Floats:
-    """Exponential moving average over about `lines` points, unbiased at its beginning; NaN is passed over and stays."""
-    finite = np.isfinite(y)
-    values = y[finite]
-    n = len(values)
-    if lines <= 1 or n < 2:
-        return y.copy()
-    decay = 1 - 1 / lines
-    block = 64
-    padded = np.zeros(-(-n // block) * block)
-    padded[:n] = values
-    power = np.arange(block)
-    lower = np.where(power[:, None] >= power, decay ** np.maximum(power[:, None] - power, 0), 0.0) * (1 - decay)
-    within = padded.reshape(-1, block) @ lower.T
-    carried = np.zeros(len(within))
-    for i in range(1, len(within)):
-        carried[i] = within[i - 1, -1] + decay**block * carried[i - 1]
-    average = (within + carried[:, None] * decay ** (power + 1)).reshape(-1)[:n]
-    out = np.full(len(y), np.nan)
-    out[finite] = average / (1 - decay ** np.arange(1, n + 1))
-    return out

@@ -6,12 +6,19 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
+from simclr_plus.time_left import duration as duration
 
-def ticks(low: float, high: float, most: int) -> list[float]:
-    """Round values (1, 2 or 5 times a power of ten apart) between two values: at most `most` steps, a value more."""
+LEAST_WITHOUT_POWER, MOST_IN_FULL = 1e-3, 9_999.5
+
+
+def ticks(low: float, high: float, most: int, *, whole: bool = False) -> list[float]:
+    """Round values (1, 2 or 5 times a power of ten apart) between two values: at most `most` steps, a value more.
+
+    `whole`: whole numbers alone, for what comes in ones.
+    """
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low or most < 1:
         return []
-    raw = (high - low) / most
+    raw = max((high - low) / most, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step for step in (power, 2 * power, 5 * power, 10 * power, 20 * power) if (high - low) / step <= most)
     first = math.ceil(low / step - 1e-9)
@@ -62,6 +69,38 @@ def labels(values: Sequence[float], form: Callable[[float, int], str]) -> list[s
     return found if values else []
 
 
+def axis_labels(values: Sequence[float], form: Callable[[float, int], str]) -> tuple[list[str], int]:
+    """The values of an axis as they are written on it, and the one power of ten that all of them are to be taken by."""
+    largest = max(map(abs, values), default=0.0)
+    if form is not short or not largest:
+        return labels(values, form), 0
+    power = 0
+    if largest < LEAST_WITHOUT_POWER:
+        power = math.floor(math.log10(largest) + 1e-9)
+    elif largest >= MOST_IN_FULL:
+        power = 3 * int(math.log10(largest) / 3 + 1e-9)
+    unit = {3: "k", 6: "M", 9: "G"}.get(power, "")
+    found = labels([rounded(value, largest) / 10.0**power for value in values], _in_full)
+    return [f"{text}{unit}" if unit and text != "0" else text for text in found], 0 if unit else power
+
+
+def _in_full(value: float, digits: int) -> str:
+    """Decimals without a power of ten."""
+    return _bare(f"{value:.{digits}f}")
+
+
+def rounded(value: float, axis: float) -> float:
+    """0 for what is less than a thousandth of an axis that goes up to `axis`; on it nobody could tell it from 0."""
+    return 0.0 if abs(value) < abs(axis) / 1000 else value
+
+
+def powers(values: Sequence[float], form: Callable[[float, int], str]) -> list[str]:
+    """The values of a logarithmic axis: all as powers of ten where one of them is too small to be written out."""
+    if form is short and values and min(values) < LEAST_WITHOUT_POWER:
+        return [f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e") for value in values]
+    return labels(values, form)
+
+
 def _plain(label: str) -> str:
     return f"{_bare(label[:-1])}%" if label.endswith("%") else label
 
@@ -69,20 +108,6 @@ def _plain(label: str) -> str:
 def _bare(number: str) -> str:
     """Without zeros at the end of its decimals."""
     return number.rstrip("0").rstrip(".") if "." in number else number
-
-
-def duration(seconds: float | None) -> str:
-    """12 s, 3:07 min, 2:05 h, 3 d 4 h."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-"
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    if whole < 86400:
-        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
 def size(number: float) -> str:

@@ -6,6 +6,7 @@ import json
 from typing import Any, ClassVar
 from zlib import crc32
 
+import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -16,16 +17,21 @@ from simclr_plus.overview import differences
 from simclr_plus.runs import Run
 
 from ..feed import AXES, AXIS_NAMES, Feed
-from ..line_chart import PALETTE, Curve, Level, LineChart
-from ..plots import PLOTS, SMOOTHINGS, curves_of, levels_of
+from ..line_chart import PALETTE, Curve, Level, LineChart, View
+from ..plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of
 from ..ticks import short
 from .key_bar import KeyBar
 from .live import LiveScreen
 from .rows import Rows
+from .run import after, average_in_words, place_in_words
 
 
 class CompareScreen(LiveScreen):
-    """Runs over each other: each keeps its colour. Digits or brackets choose what is drawn."""
+    """Runs over each other: each keeps its colour. Digits or brackets choose what is drawn.
+
+    The lines are centred averages of one width for all; figures are values as they were logged. A click holds the
+    crosshair.
+    """
 
     AUTO_FOCUS = "#compare-table"
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -34,7 +40,11 @@ class CompareScreen(LiveScreen):
         Binding("left_square_bracket", "plot(-1)", "Chart before", show=False, id="compare.before"),
         Binding("x", "axis", "X axis", id="compare.axis", tooltip="x in steps, epochs, images or hours"),
         Binding("y", "log", "Log y", id="compare.log", tooltip="logarithmic or linear y"),
-        Binding("m", "smooth", "Smooth", id="compare.smooth", tooltip="moving average over 20, 100, 1 or 5 lines"),
+        Binding("m", "smooth", "Average", id="compare.smooth", tooltip="centred average: light, strong or none"),
+        Binding("w", "done", "Done", id="compare.done", tooltip="x to what is done, or to the planned end"),
+        Binding(
+            "a", "tight", "Y range", id="compare.tight", tooltip="y as narrow as its values, or as far as they mean"
+        ),
         Binding("z", "whole", "Whole", show=False, id="compare.whole", tooltip="no zoom, no crosshair"),
         *(
             Binding(
@@ -53,9 +63,11 @@ class CompareScreen(LiveScreen):
         super().__init__()
         self.feeds = [Feed(run) for run in runs]
         self.hues = dict(zip((run.name for run in runs), colors_of([run.name for run in runs]), strict=True))
-        self.plot, self.axis, self.log_y, self.lines = 0, "step", False, SMOOTHINGS[0]
-        self.span: tuple[float, float] | None = None
+        self.plot, self.axis, self.log_y, self.average = 0, "step", False, next(iter(SMOOTHINGS))
+        self.span: tuple[float, float] | None = None  # zoomed to
+        self.done_only, self.tight = False, False
         self.crosshair: float | None = None
+        self.pinned = False  # the crosshair stays when the mouse leaves
         self._view: dict[str, Any] = {}
         self._shown_view: dict[str, Any] = self._view
         self._trouble = ""
@@ -70,9 +82,15 @@ class CompareScreen(LiveScreen):
 
     def on_mount(self) -> None:
         """Read the runs, again and again."""
-        chart = self.query_one(LineChart)
-        chart.marks = self.app.marks
-        self.app.theme_changed_signal.subscribe(self, lambda _: self.query_one(LineChart).redraw())
+        if not self.is_whole:  # it was left while it was being made
+            return
+        self.query_one(LineChart).marks = self.app.marks
+        self.app.theme_changed_signal.subscribe(self, self._redraw)
+
+    def _redraw(self, _: object) -> None:
+        """The colours are others."""
+        for chart in self.query(LineChart):
+            chart.redraw()
 
     def read(self) -> None:
         """Read the runs; what differs is worked out anew when one of them grew."""
@@ -89,6 +107,8 @@ class CompareScreen(LiveScreen):
 
     def show(self) -> None:
         """Show what was read."""
+        if not self.is_whole:
+            return
         if self._view is not self._shown_view:
             self._shown_view = self._view
             self._show_table()
@@ -98,17 +118,36 @@ class CompareScreen(LiveScreen):
 
     def draw(self) -> None:
         """Draw the chart."""
+        if not self.is_whole:
+            return
         plot = PLOTS[self.plot]
         curves: list[Curve] = []
         levels: dict[tuple[str, float], Level] = {}
+        span = self._range()
+        width = SMOOTHINGS[self.average] * (span[1] - span[0])
         for feed in self.feeds:
             name = feed.run.name
-            curves += curves_of(plot, feed, self.axis, self.lines, color=self.hues[name], prefix=name)
-            levels |= {(mark.label, mark.y): mark for mark in levels_of(plot, feed.facts.recipe)}
+            curves += curves_of(plot, feed, self.axis, width, span=span, color=self.hues[name], prefix=name)
+            of_run = levels_of(plot, feed.facts.recipe, feed)
+            levels |= {(mark.label, mark.y): mark for mark in of_run if not mark.own}
         chart = self.query_one(LineChart)
         chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
-        log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
-        chart.show(curves, list(levels.values()), span=self.span, crosshair=self.crosshair, log_y=log)
+        chart.whole_x = self.axis in ("step", "images")
+        chart.captions = list(dict.fromkeys(words for feed in self.feeds for words in captions_of(plot, feed)))
+        chart.tail = average_in_words(self.average) if plot.smoothed else ("",)
+        chart.show(
+            curves,
+            list(levels.values()),
+            View(
+                span=span,
+                crosshair=self.crosshair,
+                log_y=self.log_y and plot.logarithmic,
+                low=plot.low,
+                high=plot.high,
+                tight=self.tight,
+                tag="" if self.crosshair is None else place_in_words(self.axis, self.crosshair),
+            ),
+        )
         names = Text().append(f"{len(self.feeds)} runs  ", style="bold")
         for feed in self.feeds:
             state = feed.facts.glance.get("state", "")
@@ -129,10 +168,10 @@ class CompareScreen(LiveScreen):
         if step is not None:
             table.add_row(Text(f"at step {step}", style="bold"), *[""] * len(self.feeds))
             for key, values in self._view["at_common_step"].items():
-                table.add_row(f"  {key}", *(short(value, 4) for value in values))
+                table.add_row(f"  {figure_name(key, self.feeds)}", *(short(value, 4) for value in values))
         table.add_row(Text("last step", style="bold"), *(str(step) for step in self._view.get("last_step", [])))
         for key, values in self._view.get("last", {}).items():
-            table.add_row(f"  {key}", *(short(value, 4) for value in values))
+            table.add_row(f"  {figure_name(key, self.feeds)}", *(short(value, 4) for value in values))
         table.move_cursor(row=place.row, animate=False)
 
     def action_plot(self, by: int) -> None:
@@ -156,28 +195,62 @@ class CompareScreen(LiveScreen):
         self.draw()
 
     def action_smooth(self) -> None:
-        """The next length of the moving average."""
-        self.lines = SMOOTHINGS[(SMOOTHINGS.index(self.lines) + 1) % len(SMOOTHINGS)]
+        """The next width of the average."""
+        self.average = after(self.average, SMOOTHINGS)
+        self.draw()
+
+    def action_done(self) -> None:
+        """To what is done, or to the planned end."""
+        self.done_only, self.span = not self.done_only, None
+        self.draw()
+
+    def action_tight(self) -> None:
+        """y as narrow as its values, or as far as they mean something."""
+        self.tight = not self.tight
         self.draw()
 
     def action_whole(self) -> None:
         """Everything."""
         self.span = self.crosshair = None
+        self.pinned = False
         self.draw()
 
     def on_line_chart_pointed(self, message: LineChart.Pointed) -> None:
-        """The crosshair follows the mouse."""
-        self.crosshair = message.x
-        self.draw()
+        """The crosshair follows the mouse, from line to line of the runs; a click holds it or lets it go."""
+        if message.clicked:
+            self.pinned = not self.pinned
+        elif self.pinned:
+            return
+        axes = [x for x in (feed.axis(self.axis) for feed in self.feeds) if len(x)]
+        places = [float(x[np.abs(x - message.x).argmin()]) for x in axes]
+        place = min(places, key=lambda place: abs(place - message.x), default=None)
+        if place != self.crosshair:
+            self.crosshair = place
+            self.draw()
+
+    def on_line_chart_left(self) -> None:
+        """The mouse points at nothing."""
+        if not self.pinned and self.crosshair is not None:
+            self.crosshair = None
+            self.draw()
 
     def on_line_chart_zoomed(self, message: LineChart.Zoomed) -> None:
         """The wheel zooms."""
-        chart = self.query_one(LineChart)
-        x0, x1 = self.span or (chart.x_at(0), chart.x_at(10**6))
-        x0, x1 = message.x - (message.x - x0) * message.factor, message.x + (x1 - message.x) * message.factor
-        whole = max((float(x[-1]) for x in (feed.axis(self.axis) for feed in self.feeds) if len(x)), default=1.0)
-        self.span = None if x1 - x0 >= whole or x1 <= x0 else (max(0.0, x0), min(whole, x1))
+        (x0, x1), (w0, w1) = self._range(), self._whole_range()
+        x0 = max(w0, message.x - (message.x - x0) * message.factor)
+        x1 = min(w1, message.x + (x1 - message.x) * message.factor)
+        self.span = None if (x0, x1) == (w0, w1) or x1 <= x0 else (x0, x1)
         self.draw()
+
+    def _range(self) -> tuple[float, float]:
+        return self.span or self._whole_range()
+
+    def _whole_range(self) -> tuple[float, float]:
+        """From 0 to the planned end of the longest run, or to what is done."""
+        axes = [x for x in (feed.axis(self.axis) for feed in self.feeds) if len(x)]
+        begin = min((0.0, *(float(x[0]) for x in axes)))
+        done = max((begin, *(float(x[-1]) for x in axes)))
+        return begin, done if self.done_only and done > begin else max(end_of(self.feeds, self.axis), begin + 1e-9)
 
 
 def colors_of(names: list[str]) -> list[int]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.message import Message
 from textual.screen import Screen
 
+from .key_bar import KeyBar
+
 if TYPE_CHECKING:
     from ..app import SimclrPlusApp
 
@@ -19,6 +21,14 @@ class AppScreen(Screen[None]):
         @property
         def app(self) -> SimclrPlusApp:  # type: ignore[override]
             """The app."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the widgets are there: not while the screen is still made, nor once it is being taken apart.
+
+        Timers, threads and messages may come at any moment; Textual removes widgets one by one.
+        """
+        return self.is_attached and self.is_running and self.display and bool(self.query(KeyBar))
 
 
 class LiveScreen(AppScreen):
@@ -52,7 +62,7 @@ class LiveScreen(AppScreen):
 
     def look(self) -> None:
         """Read and show once, unless that is under way, or another screen is in front."""
-        if not self._reading and self.app.screen is self:
+        if self.is_whole and not self._reading and self.app.screen is self:
             self._reading = True
             self.run_worker(self._read, thread=True, group="read")
 
@@ -65,5 +75,5 @@ class LiveScreen(AppScreen):
 
     def on_live_screen_has_read(self) -> None:
         """Back from the thread."""
-        if self.is_attached:
+        if self.is_whole:
             self.show()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import ClassVar
 
+import numpy as np
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -17,26 +19,39 @@ from simclr_plus.runs import Run
 
 from ..alarms import alarms
 from ..feed import AXES, AXIS_NAMES, Feed, processes_on
-from ..line_chart import Curve, LineChart
+from ..line_chart import Curve, LineChart, View
 from ..logs import LogTail, log_files
 from ..machines import Machines
-from ..plots import PLOTS, SMOOTHINGS, Plot, curves_of, discarded_curves, future_rate, levels_of
+from ..plots import (
+    FEW,
+    PLOTS,
+    SMOOTHINGS,
+    Plot,
+    alarm_columns,
+    captions_of,
+    curves_of,
+    discarded_curves,
+    end_of,
+    future_rate,
+    levels_of,
+)
 from ..ticks import duration, short
 from .key_bar import KeyBar
 from .live import LiveScreen
 from .states import COLORS
 
-ALARM_COLUMNS = ("step", "epoch", "time", "loss", "feature_std", "effective_rank", "data_wait")
-RECENT = 2000  # lines that alarms look at
 REST = 10  # times what drawing took must pass before the next
 SECONDS_FOR_OTHERS = 0.02  # between two bits of a long file
+MOST_ALARMS = 3
+IN_TROUBLE = ("failed", "lost", "stale", "gone", "unreadable")
 
 
 class RunScreen(LiveScreen):
-    """A run as it learns. The mouse or the arrows move the crosshair, the wheel or + and - zoom.
+    """A run as it learns. The mouse or the arrows move the crosshair, a click holds it, the wheel or + and - zoom.
 
-    Faint are the values under their average, and the learning rate to come. Where a run was resumed stands a dotted
-    line; what it had logged of steps that it then went through again is gray.
+    The line is a centred average, the ground behind it the values that it averages; figures in a title are values as
+    they were logged, in reverse those under the crosshair. Faint is the learning rate to come. Where a run was resumed
+    stands a dotted line; what it had logged of steps that it then went through again is gray.
     """
 
     AUTO_FOCUS = ""
@@ -49,7 +64,9 @@ class RunScreen(LiveScreen):
         Binding("k", "checkpoints", "Files", id="run.checkpoints", tooltip="checkpoints and results"),
         Binding("x", "axis", "X axis", id="run.axis", tooltip="x in steps, epochs, images or hours"),
         Binding("y", "log", "Log y", id="run.log", tooltip="logarithmic or linear y"),
-        Binding("m", "smooth", "Smooth", id="run.smooth", tooltip="moving average over 20, 100, 1 or 5 lines"),
+        Binding("m", "smooth", "Average", id="run.smooth", tooltip="centred average: light, strong or none"),
+        Binding("w", "done", "Done", id="run.done", tooltip="x to what is done, or to the planned end"),
+        Binding("a", "tight", "Y range", id="run.tight", tooltip="y as narrow as its values, or as far as they mean"),
         Binding("right_square_bracket", "page(1)", "More", id="run.more", tooltip="the next charts"),
         Binding(
             "left_square_bracket", "page(-1)", "Charts before", show=False, id="run.before", tooltip="the charts before"
@@ -80,9 +97,11 @@ class RunScreen(LiveScreen):
         super().__init__()
         self.run_folder = run
         self.feed = Feed(run)
-        self.axis, self.log_y, self.lines = "step", False, SMOOTHINGS[0]
-        self.span: tuple[float, float] | None = None
+        self.axis, self.log_y, self.average = "step", False, next(iter(SMOOTHINGS))
+        self.span: tuple[float, float] | None = None  # zoomed to
+        self.done_only, self.tight = False, False
         self.crosshair: float | None = None
+        self.pinned = False  # the crosshair stays when the mouse leaves
         self.paused = False
         self.first_chart, self.only = 0, -1
         self.log_tail: LogTail | None = None
@@ -101,6 +120,7 @@ class RunScreen(LiveScreen):
         yield Static(id="head")
         yield Static(id="where")
         yield Static(id="alarms")
+        yield Static(id="instead")
         with Container(id="charts"):
             for plot in PLOTS:
                 yield LineChart(plot.title, id=f"chart-{plot.key}")
@@ -111,7 +131,7 @@ class RunScreen(LiveScreen):
 
     def on_mount(self) -> None:
         """Read the run, again and again."""
-        if not self.query(KeyBar):  # the app was left while the screen was being made
+        if not self.is_whole:  # it was left while it was being made
             return
         for plot, chart in self._charts():
             chart.form, chart.marks = plot.form, self.app.marks
@@ -133,14 +153,16 @@ class RunScreen(LiveScreen):
 
     def on_resize(self) -> None:
         """As many charts as there is room for, and as long lines of the log."""
-        self._arrange()
-        self.call_after_refresh(lambda: self._show_log(anew=True))
+        if self.is_whole:
+            self._arrange()
+            self.call_after_refresh(lambda: self._show_log(anew=True))
 
     def show(self) -> None:
         """Write the header; draw the charts if there is something new; nothing while the display is held still."""
-        if self.paused:
+        if self.paused or not self.is_whole:
             return
         self._show_head()
+        self._show_instead()
         self._show_alarms()
         self._show_log()
         if self._shown_version != self.feed.version and time.monotonic() >= self._next_drawing:
@@ -154,26 +176,50 @@ class RunScreen(LiveScreen):
 
     def draw(self) -> None:
         """Draw the charts that are on the screen."""
+        if not self.is_whole:
+            return
         recipe = self.feed.facts.recipe
         resumes = self.feed.resumes(self.axis)
         for plot, chart in self._charts():
             if not chart.display:
                 continue
-            levels = levels_of(plot, recipe)
             curves = self._curves_of(plot)
             chart.note, chart.x_name = self._note(plot), AXIS_NAMES[self.axis]
-            log = self.log_y and plot.key not in ("contrastive", "accuracy", "wait")
-            chart.show(curves, levels, span=self.span, crosshair=self.crosshair, log_y=log, marks_at=resumes)
+            chart.whole_x = self.axis in ("step", "images")
+            chart.captions = captions_of(plot, self.feed)
+            chart.tail = average_in_words(self.average) if plot.smoothed and self.feed.lines >= FEW else ("",)
+            chart.show(curves, levels_of(plot, recipe, self.feed), self._view_of(plot), resumes)
+
+    def _view_of(self, plot: Plot) -> View:
+        tag = "" if self.crosshair is None else place_in_words(self.axis, self.crosshair)
+        return View(
+            span=self._range(),
+            crosshair=self.crosshair,
+            log_y=self.log_y and plot.logarithmic,
+            low=plot.low,
+            high=plot.high,
+            tight=self.tight,
+            edge=self._edge(),
+            tag=tag,
+        )
+
+    def _edge(self) -> tuple[float, str] | None:
+        """Where the run has come to, and what it does there; None where it is through."""
+        x, state = self.feed.axis(self.axis), str(self.feed.facts.glance.get("state", ""))
+        if not len(x) or x[-1] >= end_of([self.feed], self.axis):
+            return None
+        return float(x[-1]), "now" if state in ("running", "starting", "stopping") else state
 
     def _curves_of(self, plot: Plot) -> list[Curve]:
         """The curves of a chart, made anew only when there are new values or other wishes."""
-        mark = (self.feed.version, self.axis, self.lines, self.feed.facts.recipe is None)
+        facts, span = self.feed.facts, self._range()
+        width = SMOOTHINGS[self.average] * (span[1] - span[0])
+        mark = (self.feed.version, self.axis, width, span, facts.recipe is None, tuple(facts.knn_results))
         if plot.key not in self._curves or self._curves[plot.key][0] != mark:
             curves = discarded_curves(plot, self.feed, self.axis)
-            curves += curves_of(plot, self.feed, self.axis, self.lines)
-            recipe, steps = self.feed.facts.recipe, self.feed.facts.glance.get("steps")
-            if plot.key == "rate" and recipe is not None and isinstance(steps, int) and curves:
-                ahead = future_rate(recipe, steps, self.feed, self.axis)
+            curves += curves_of(plot, self.feed, self.axis, width, span=span)
+            if plot.key == "rate" and curves:
+                ahead = future_rate(self.feed, self.axis)
                 curves += [ahead] if ahead is not None else []
             self._curves[plot.key] = (mark, curves)
         return self._curves[plot.key][1]
@@ -186,10 +232,12 @@ class RunScreen(LiveScreen):
             return "none: the run learns labels"
         if plot.key == "accuracy" and recipe is not None and not recipe.training.probe:
             return "no probe: training.probe is false, monitor.knn_every_epochs is 0"
-        return "the run writes no such figure"
+        return "the run writes no finite value of this"
 
     def _charts(self) -> list[tuple[Plot, LineChart]]:
-        return [(plot, self.query_one(f"#chart-{plot.key}", LineChart)) for plot in PLOTS]
+        """The charts that are there: none while the screen is being taken apart."""
+        charts = {chart.id: chart for chart in self.query(LineChart)}
+        return [(plot, charts[f"chart-{plot.key}"]) for plot in PLOTS if f"chart-{plot.key}" in charts]
 
     def _redraw(self, _: object) -> None:
         """The colours are others."""
@@ -198,6 +246,8 @@ class RunScreen(LiveScreen):
 
     def _arrange(self) -> None:
         """Show a grid of charts that fits, or one."""
+        if not self.is_whole:
+            return
         wide, high = self.size.width, self.size.height
         columns = 1 if self.only >= 0 else 1 if wide < 60 else 2 if wide < 110 else 3 if wide < 180 else 4
         rows = 1 if self.only >= 0 else 1 if high < 16 else 2 if high < 70 else 3
@@ -237,13 +287,54 @@ class RunScreen(LiveScreen):
         text.append(f"  reading: {short(self.feed.lines)} lines so far" if self.feed.is_behind else "", style="yellow")
         text.append("  display paused" if self.paused else "", style="bold yellow")
         text.append(f"  {self._view_in_words()}", style="dim")
-        self.query_one("#head", Static).update(text)
-        self.query_one("#where", Static).update(Text(self._where()))
+        if self.is_whole:
+            self.query_one("#head", Static).update(text)
+            self.query_one("#where", Static).update(Text(self._where()))
+
+    def _show_instead(self) -> None:
+        """Before there are figures: what the run does, or why it will have none; the log then gets the charts' room."""
+        text = "" if self.feed.lines or self.feed.is_behind else self._without_figures()
+        box = self.query_one("#instead", Static)
+        box.display = bool(text)
+        box.update(Text(text))
+        self.query_one("#charts").display = not text
+        for name in ("#log", "#alarms"):
+            self.query_one(name).set_class(bool(text), "alone")
+
+    def _without_figures(self) -> str:
+        """In words, instead of empty charts."""
+        facts, state = self.feed.facts, str(self.feed.facts.glance.get("state", ""))
+        if not state:
+            return "the run is read ..."
+        if state in IN_TROUBLE:
+            return f"{state} before the first figures; what its processes said last:"
+        if state not in ("running", "starting", "stopping"):
+            return f"{state}: no figures yet"
+        every = facts.recipe.monitor.log_every_steps if facts.recipe is not None else 0
+        doing, step, since = facts.doing or ("", 0, 0.0)
+        after = f", after each {every} steps" if every else ""
+        phases = [
+            "processes start, PyTorch is loaded",
+            "images are listed, the network is built",
+            "the first step",
+            f"the first figures{after}{f'; at step {step} now' if step else ''}",
+        ]
+        now = 0 if not doing else 1 if doing == "preparing" else 3 if step else 2
+        lasts = f"   {duration(time.time() - since)}" if since and now < 3 else ""
+        words = ["done"] * now + ["now"] + ["next"] * (len(phases) - now - 1)
+        return "\n".join(
+            f"{word:<5} {phase}{lasts if word == 'now' else ''}" for word, phase in zip(words, phases, strict=True)
+        )
 
     def _view_in_words(self) -> str:
-        average = f"average over {self.lines} lines" if self.lines > 1 else "not averaged"
-        axis = f", x in {AXIS_NAMES[self.axis]}" if self.axis != "step" else ""
-        return f"{average}{axis}{', log y' if self.log_y else ''}"
+        x = AXIS_NAMES[self.axis]
+        wishes = (
+            (self.axis != "step", f"x in {x}"),
+            (self.done_only, "what is done"),
+            (self.log_y, "log y"),
+            (self.tight, "y as narrow as its values"),
+        )
+        return ", ".join(words for wished, words in wishes if wished)
 
     def _where(self) -> str:
         """What changes first, for a narrow screen cuts off the end."""
@@ -258,20 +349,21 @@ class RunScreen(LiveScreen):
 
     def _show_alarms(self) -> None:
         facts = self.feed.facts
-        recent = self.feed.columns(*ALARM_COLUMNS, last=RECENT)
         chance = facts.recipe.chance_loss if facts.recipe is not None else None
-        if facts.recipe is not None and facts.recipe.supervised:
-            recent.pop("effective_rank", None)  # images of a class are to come out alike
-            recent.pop("feature_std", None)
         silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
-        found = alarms(facts.glance, recent, chance, silent)
+        found = alarms(facts.glance, alarm_columns(self.feed), chance, silent)
+        why, state = str(facts.glance.get("why") or ""), facts.glance.get("state")
+        if found and state in IN_TROUBLE and why and not self.feed.lines:
+            found[0] = f"{state}: {why}"  # there is room for all of it
         if facts.trouble and not any(facts.trouble in sentence for sentence in found):
             found.append(facts.trouble)
         box = self.query_one("#alarms", Static)
         box.display = bool(found)
-        box.update(Text("\n".join(f"! {sentence}" for sentence in found[:3])))
+        box.update(Text("\n".join(f"! {sentence}" for sentence in found[:MOST_ALARMS])))
 
     def _show_log(self, *, anew: bool = False) -> None:
+        if not self.is_whole:
+            return
         view = self.query_one("#log", RichLog)
         view.set_class(self.log_tail is None, "empty")
         if self.log_tail is None:
@@ -323,6 +415,7 @@ class RunScreen(LiveScreen):
         """The next kind of x; zoom and crosshair would mean something else there."""
         self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
         self.span = self.crosshair = None
+        self.pinned = False
         self._changed()
 
     def action_log(self) -> None:
@@ -331,8 +424,18 @@ class RunScreen(LiveScreen):
         self._changed()
 
     def action_smooth(self) -> None:
-        """The next length of the moving average."""
-        self.lines = SMOOTHINGS[(SMOOTHINGS.index(self.lines) + 1) % len(SMOOTHINGS)]
+        """The next width of the average."""
+        self.average = after(self.average, SMOOTHINGS)
+        self._changed()
+
+    def action_done(self) -> None:
+        """To what is done, or to the planned end."""
+        self.done_only, self.span = not self.done_only, None
+        self._changed()
+
+    def action_tight(self) -> None:
+        """y as narrow as its values, or as far as they mean something."""
+        self.tight = not self.tight
         self._changed()
 
     def action_page(self, by: int) -> None:
@@ -354,20 +457,26 @@ class RunScreen(LiveScreen):
             self.show()
 
     def action_point(self, by: int) -> None:
-        """Move the crosshair."""
-        x0, x1 = self._range()
-        step = (x1 - x0) / 50
-        self.crosshair = min(x1, max(x0, (x1 if self.crosshair is None else self.crosshair) + by * step))
+        """Move the crosshair over some lines, and leave it there."""
+        x = self.feed.axis(self.axis)
+        first, last = np.searchsorted(x, self._range()[0]), np.searchsorted(x, self._range()[1], "right") - 1
+        if last < first:
+            return
+        now = last if self.crosshair is None else int(np.abs(x - self.crosshair).argmin())
+        lines = max(1, round((last - first) / 50))
+        self.crosshair, self.pinned = float(x[min(last, max(first, now + by * lines))]), True
         self.draw()
 
     def action_zoom(self, factor: float) -> None:
         """Look closer, or from further away, around the crosshair or the newest values."""
-        x1 = self._range()[1]
-        self._zoom(x1 if self.crosshair is None else self.crosshair, factor)
+        x, (x0, x1) = self.feed.axis(self.axis), self._range()
+        newest = min(x1, max(x0, float(x[-1]))) if len(x) else x1
+        self._zoom(newest if self.crosshair is None else self.crosshair, factor)
 
     def action_whole(self) -> None:
         """Everything."""
         self.span = self.crosshair = None
+        self.pinned = False
         self.draw()
 
     def action_next_log(self) -> None:
@@ -413,9 +522,22 @@ class RunScreen(LiveScreen):
         self._show_log(anew=True)
 
     def on_line_chart_pointed(self, message: LineChart.Pointed) -> None:
-        """The crosshair follows the mouse on all charts."""
-        self.crosshair = message.x
-        self.draw()
+        """The crosshair follows the mouse on all charts, from line to line; a click holds it or lets it go."""
+        if message.clicked:
+            self.pinned = not self.pinned
+        elif self.pinned:
+            return
+        x = self.feed.axis(self.axis)
+        place = float(x[np.abs(x - message.x).argmin()]) if len(x) else None
+        if place != self.crosshair:
+            self.crosshair = place
+            self.draw()
+
+    def on_line_chart_left(self) -> None:
+        """The mouse points at nothing."""
+        if not self.pinned and self.crosshair is not None:
+            self.crosshair = None
+            self.draw()
 
     def on_line_chart_zoomed(self, message: LineChart.Zoomed) -> None:
         """The wheel zooms all charts."""
@@ -432,9 +554,31 @@ class RunScreen(LiveScreen):
         return self.span or self._whole_range()
 
     def _whole_range(self) -> tuple[float, float]:
+        """From 0 to the planned end, or to what is done; the same for all charts."""
         x = self.feed.axis(self.axis)
-        return (float(x[0]), float(x[-1])) if len(x) > 1 else (0.0, 1.0)
+        begin, done = (min(0.0, float(x[0])), float(x[-1])) if len(x) else (0.0, 0.0)
+        return begin, done if self.done_only and done > begin else max(end_of([self.feed], self.axis), begin + 1e-9)
 
     def _changed(self) -> None:
         self._show_head()
         self.draw()
+
+
+def after(choice: str, choices: Iterable[str]) -> str:
+    """The choice that follows one, the first after the last."""
+    names = list(choices)
+    return names[(names.index(choice) + 1) % len(names)]
+
+
+def average_in_words(average: str) -> tuple[str, ...]:
+    """For the title of a chart, in several lengths."""
+    if average == "none":
+        return "not averaged (m)", "not averaged", "raw"
+    return f"average: {average} (m)", f"{average} average", f"avg {average}"
+
+
+def place_in_words(axis: str, x: float) -> str:
+    """The place of the crosshair."""
+    return {"step": f"step {x:,.0f}", "epoch": f"epoch {x:.2f}", "images": f"image {x:,.0f}"}.get(
+        axis, f"{x:.3f} hours"
+    )

@@ -136,7 +136,7 @@ class RunsScreen(LiveScreen):
             chosen = self.chosen()
             table.clear(columns=True)
             for column in columns:
-                table.add_column(column, key=column)
+                table.add_column(self._head_of(column), key=column)
             for name, cells in rows.items():
                 table.add_row(*cells, key=name)
             if chosen and chosen.run.name in rows:
@@ -172,6 +172,11 @@ class RunsScreen(LiveScreen):
         if self.size.width >= 150:
             columns += ["trains"]
         return columns
+
+    def _head_of(self, column: str) -> str:
+        """What an accuracy is measured on, where there is room to say it."""
+        on = {"kNN": "kNN (held out)", "probe": "probe (training)"} if self.size.width >= 150 else {}
+        return on.get(column, column)
 
     def _cell(self, column: str, line: Line) -> Text | str:
         g, last = line.glance, line.last
