@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from simclr_plus.printing import visible
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -22,14 +24,14 @@ class TrainingProgress:
         self._bar: Progress | None = None
         if not quiet and sys.stdout.isatty():
             self._bar = Progress(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[figures]}"),
+                TextColumn("{task.fields[figures]}", markup=False),
                 TimeRemainingColumn(),
                 console=Console(file=sys.stdout),
             )
-            self._task = self._bar.add_task(name, total=total_steps, completed=first_step, figures="")
+            self._task = self._bar.add_task(visible(name), total=total_steps, completed=first_step, figures="")
 
     def begin(self, first_step: int, total_steps: int) -> None:
         """The run starts, or starts again, at a step."""
@@ -63,9 +65,9 @@ class TrainingProgress:
     def say(self, text: str) -> None:
         """Print a line of talk."""
         if self._bar:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(visible(text, lines=True), highlight=False, markup=False)
         elif not self.quiet:
-            print(text, flush=True)
+            print(visible(text, lines=True), flush=True)
 
 
 def figures(line: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ from simclr_plus.runs import default_name
 from .commands import override, run_words, toml_value
 from .ticks import short, size
 
+SECTIONS = ("training", "encoder", "augmentation", "about")  # a file with one of them is a recipe
+
 
 @dataclass(frozen=True)
 class Key:
@@ -203,16 +205,25 @@ class Form:
 
 def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
     """(name for the command line, file): the user's own recipes in a folder first, then those that are shipped."""
-    own = [(str(path), path) for path in sorted(folder.glob("*.toml")) if _is_recipe(path)]
+    try:
+        files = sorted(folder.glob("*.toml"))
+    except OSError:  # the folder is gone
+        files = []
+    own = [(str(path), path) for path in files if _is_recipe(path)]
     return [*own, *((path.stem, path) for path in shipped_recipes())]
 
 
 def _is_recipe(path: Path) -> bool:
+    """Whether it holds what a recipe holds; one that TOML cannot read is told by its headings, so that it is listed."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        text = path.read_bytes().decode(errors="replace") if path.is_file() else ""
+    except OSError:
         return False
-    return any(isinstance(values.get(section), dict) for section in ("training", "encoder", "augmentation", "about"))
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return re.search(rf"^\ufeff?\s*\[({'|'.join(SECTIONS)})\]", text, re.MULTILINE) is not None
+    return any(isinstance(values.get(section), dict) for section in SECTIONS)
 
 
 def _value(recipe: Recipe, key: str) -> Any:
