@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import inspect
 import re
 import socket
 import subprocess
@@ -232,28 +233,19 @@ def test_no_action_of_any_screen_writes_or_starts_anything_when_only_looking(
     monkeypatch.setattr("simclr_plus.tui.commands.start", lambda words, log: started.append(words))
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await pilot.pause()
+        await pilot.pause(0.3)
         form = Form("demo", load_recipe("demo").to_toml(), tmp_path / "runs")
-        kept = [app.screen, RunScreen(run), CheckpointsScreen(run), FormScreen(form)]
-        for screen in kept:
+        for screen in (app.screen, RunScreen(run), CheckpointsScreen(run), FormScreen(form)):
             if screen is not app.screen:
                 await app.push_screen(screen)
-            await pilot.pause(0.3)
-            names = [name for name in dir(screen) if name.startswith("action_") and name in own_actions(screen)]
-            assert names
-            for name in names:
-                arguments = {"action_page": [1], "action_only": [0], "action_point": [1], "action_zoom": [0.5]}
-                with contextlib.suppress(TypeError):
-                    getattr(screen, name)(*arguments.get(name, []))
-                await pilot.pause(0.02)
-                await pilot.press("enter")
-                while app.screen is not screen and len(app.screen_stack) > app.screen_stack.index(screen) + 1:
+                await pilot.pause(0.3)
+            for name in sorted(own_actions(screen)):
+                action = getattr(screen, name)
+                action(*([1] if inspect.signature(action).parameters else []))
+                if app.screen is not screen:  # it asks something: the first answer
                     await pilot.press("enter")
-                    if app.screen is not screen:
-                        app.pop_screen()
-                        await pilot.pause(0.02)
-                if screen not in app.screen_stack:
-                    await app.push_screen(screen)
+                while app.screen is not screen:
+                    await app.pop_screen()
         app.ask_to_stop(run)
         app.resume(run)
         app.ask_to_evaluate(run.path, run)
@@ -262,7 +254,7 @@ def test_no_action_of_any_screen_writes_or_starts_anything_when_only_looking(
 
     async def all_of_it() -> None:
         app = SimclrPlusApp(Path("runs"), readonly=True)
-        async with app.run_test(size=(120, 34)) as pilot:
+        async with app.run_test(size=(80, 24)) as pilot:
             await steps(app, pilot)
 
     asyncio.run(all_of_it())
