@@ -178,7 +178,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "rec
     """TOML text and `key.path=value` overrides -> a checked Recipe; raises RecipeError naming the key and remedy."""
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise RecipeError(f"{origin} is not valid TOML: {error}") from None
     for override in overrides:
         _apply_override(values, override)

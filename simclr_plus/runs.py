@@ -99,7 +99,7 @@ class Run:
         """The resolved recipe of the run."""
         try:
             text = self.recipe_file.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise NotFoundError(f"run {self.path} has no readable recipe.toml: {error}") from None
         return parse_recipe(text, origin=str(self.recipe_file))
 

@@ -88,6 +88,7 @@ class RunsScreen(LiveScreen):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.list = RunList(folder)
+        self.welcome = welcome(folder)
         self.lines: list[Line] = []
         self._read_lines: list[Line] = []
         self.marked: list[str] = []
@@ -103,7 +104,7 @@ class RunsScreen(LiveScreen):
         yield Words(id="head")
         yield RunRows(id="runs")
         with Vertical(id="welcome"):
-            yield Words(welcome(self.list.folder))
+            yield Words(self.welcome, id="welcome-text")
         yield Input(placeholder="words that the name or the state holds", id="filter")
         yield Words(id="about")
         yield KeyBar()
@@ -114,7 +115,7 @@ class RunsScreen(LiveScreen):
             self.query_one("#head", Words).update("reading the runs ...")
 
     def _is_whole(self) -> bool:
-        return has_all(self, "#head", "#runs", "#welcome", "#about", "#filter")
+        return has_all(self, "#head", "#runs", "#welcome-text", "#about", "#filter")
 
     def read(self) -> None:
         """Read the folder."""
@@ -129,7 +130,8 @@ class RunsScreen(LiveScreen):
         names = {line.run.name for line in self.lines}
         self.marked = [name for name in self.marked if name in names]
         empty = not self.lines
-        self.query_one("#welcome").display = empty and not self.list.trouble
+        self.query_one("#welcome").display = empty
+        self.query_one("#welcome-text", Words).update(plain(self.list.trouble) if self.list.trouble else self.welcome)
         self.query_one("#runs").display = not empty
         self.query_one("#about").display = not empty
         if first or empty != was_empty:
@@ -164,7 +166,8 @@ class RunsScreen(LiveScreen):
         self._columns, self._drawn = columns, rows
         alive = sum(line.state in ("running", "starting", "stopping") for line in self.lines)
         count = f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work"
-        text = Text().append(count if self.lines or self.list.trouble else "no runs yet", style="bold")
+        nothing = "runs unknown" if self.list.trouble else "no runs yet"
+        text = Text().append(count if self.lines else nothing, style="bold")
         text.append(f"   {visible(str(self.list.folder))}{f'   by {self.sort}' if self.lines else ''}", style="dim")
         text.append(f"   only: {self.wanted} ({len(shown)})" if self.wanted else "", style="yellow")
         text.append(f"   {visible(self.list.trouble)}", style="red")
