@@ -181,7 +181,7 @@ class RunsScreen(LiveScreen):
 
     def _fitting(self) -> list[str]:
         """The columns for the width at hand."""
-        columns = ["", "run", "state", "progress", "loss", "probe", KNN, "loss so far"]
+        columns = ["", "run", "state", "progress", "loss", KNN, "loss so far"]
         if self.size.width < 60:
             columns = ["", "run", "state", "loss"]
         if self.size.width >= 110:
