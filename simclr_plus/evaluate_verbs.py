@@ -273,7 +273,7 @@ def _evaluate(
     given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "baselines": baselines}
     result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
     if as_json:
-        print_json({**result, "file": None if path is None else str(path)})
+        print_json(result)
     else:
         show_result(name, result)
         if path:
