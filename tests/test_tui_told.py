@@ -85,7 +85,7 @@ def drive(run: Run, steps: Steps) -> list[str]:
             said.append(f"{given.get('title', '')}: {message}")
             say(message, **given)
 
-        app.notify = notify
+        app.notify, app.said = notify, said
         async with app.run_test(size=(120, 34)) as pilot:
             await app.push_screen(CheckpointsScreen(run))
             await steps(app, pilot)
@@ -94,11 +94,16 @@ def drive(run: Run, steps: Steps) -> list[str]:
     return [text for text in said if "started" not in text]
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         await pilot.pause(0.05)
+
+
+async def ended(app: Any, pilot: Pilot[None], count: int = 1, seconds: float = 60) -> None:
+    """Wait until so many commands were told of."""
+    await until(pilot, lambda: len([text for text in app.said if "started" not in text]) >= count, seconds)
 
 
 async def evaluate(app: SimclrPlusApp, pilot: Pilot[None], step: int) -> None:
@@ -114,9 +119,8 @@ def test_the_figure_is_that_of_the_command_and_not_of_a_newer_file(run: Run) -> 
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await evaluate(app, pilot, 24)
-        await until(pilot, lambda: len(app.jobs) == 1)
         plant(run, 0.988)
-        await until(pilot, lambda: not app.jobs)
+        await ended(app, pilot)
 
     (told,) = drive(run, steps)
     assert "59.4%" in told and "98.8" not in told and "step 24" in told and "results/of_24.json" in told
@@ -129,8 +133,7 @@ def test_several_at_the_same_time_are_told_apart(run: Run) -> None:
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await evaluate(app, pilot, 20)
         await evaluate(app, pilot, 24)
-        await until(pilot, lambda: len(app.jobs) > 0)
-        await until(pilot, lambda: not app.jobs)
+        await ended(app, pilot, 2)
 
     told = {int(step): text for text in drive(run, steps) for step in re.findall(r"of one step_0*(\d+):", text)}
     assert "25.0%" in told[20] and "75.0%" in told[24]
@@ -144,8 +147,7 @@ def test_a_run_is_evaluated_by_what_its_command_says(run: Run) -> None:
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         app.ask_to_evaluate(run.path, run)
         await pilot.press("enter")
-        await until(pilot, lambda: len(app.jobs) == 1)
-        await until(pilot, lambda: not app.jobs)
+        await ended(app, pilot)
 
     (told,) = drive(run, steps)
     assert "50.0% ±2.2" in told and "98.8" not in told
@@ -191,9 +193,7 @@ def test_an_older_checkpoint_is_told_its_own_accuracy(tmp_path: Path, tiny: list
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await evaluate(app, pilot, int(older.stem.removeprefix("step_")))
-        await until(pilot, lambda: len(app.jobs) == 1)
-        while app.jobs:
-            await pilot.pause(0.2)
+        await ended(app, pilot, seconds=500)
 
     (told,) = drive(run, steps)
     assert f"{expected:.1%}" in told and "98.8" not in told
