@@ -5,7 +5,6 @@ Data goes to stdout, talk to stderr; heavy imports are inside the verbs.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import sys
@@ -16,7 +15,7 @@ import typer
 
 from simclr_plus import bench_verbs, clean_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
-from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.printing import print_json, print_table, say, take_any_name, visible
 from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 
 if TYPE_CHECKING:
@@ -356,18 +355,22 @@ def tui(
     readonly: Annotated[bool, typer.Option("--readonly", help="Only look: start, stop and write nothing.")] = False,
     theme: Annotated[str, typer.Option(help='"dark", "light", or "16" colours of the terminal.')] = "",
     ascii_only: Annotated[bool, typer.Option("--ascii", help="Charts without braille characters.")] = False,
-    serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser of this machine.")] = False,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of 127.0.0.1, with --serve.")] = 8000,
+    serve: Annotated[bool, typer.Option("--serve", help="Show it in a browser of this machine, only to look.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port, with --serve.")] = 8000,
+    write: Annotated[bool, typer.Option("--write", help="With --serve: also start, stop and write.")] = False,
+    host: Annotated[str, typer.Option(help="Address to listen on, with --serve.")] = "127.0.0.1",
 ) -> None:
     """Choose a recipe, start runs, watch them learn, compare them: in the terminal."""
     if theme not in ("", "dark", "light", "16"):
         raise RecipeError(f'--theme {theme!r} is unknown; use "dark", "light" or "16"')
+    if write and (readonly or not serve):
+        raise RecipeError("--write lets --serve start and stop runs: give it with --serve and without --readonly")
     if serve:
         from simclr_plus.tui.served import serve_in_browser
 
-        given = ["--readonly"] if readonly else []
+        given = [] if write else ["--readonly"]
         given += [*(["--theme", theme] if theme else []), *(["--ascii"] if ascii_only else [])]
-        serve_in_browser(["tui", str(runs), *given], port, say)
+        serve_in_browser(["tui", *given, "--", str(runs)], port, say, host=host)
         return
     from simclr_plus.tui.app import SimclrPlusApp
 
@@ -386,8 +389,7 @@ def main() -> None:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # threads that spin while they wait starve those that make views
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file's name is printed as it is, in UTF-8 or not
+    take_any_name()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
@@ -395,12 +397,12 @@ def main() -> None:
     except SimclrPlusError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}", lines=True), file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(visible(f"error: {error}", lines=True), file=sys.stderr)
         sys.exit(EnvironmentNotAbleError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

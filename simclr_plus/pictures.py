@@ -89,7 +89,8 @@ def curves_figure(run: Run) -> Any:
         candidates = "2N-1" if recipe.loss.negatives == "both_views" else "N"
         label = f"chance, ln({candidates}) = {chance:.2f}"
         left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=label)
-    left.set(xlabel="epoch", ylabel="loss", title=run.name)
+    left.set(xlabel="epoch", ylabel="loss")
+    left.set_title(run.name, parse_math=False)  # a name may hold dollars
     for key, label, colour in (
         ("contrastive_accuracy", "contrastive, training batch", "#1f6feb"),
         (

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from simclr_plus.printing import visible
 from simclr_plus.time_left import LINES, duration, seconds_left
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -33,7 +34,7 @@ class TrainingProgress:
                 TextColumn("{task.fields[left]}", markup=False, style="cyan"),
                 console=Console(file=sys.stdout),
             )
-            self._task = self._bar.add_task(name, total=total_steps, completed=first_step, figures="", left="")
+            self._task = self._bar.add_task(visible(name), total=total_steps, completed=first_step, figures="", left="")
 
     def begin(self, first_step: int, total_steps: int) -> None:
         """The run starts, or starts again, at a step."""
@@ -71,9 +72,9 @@ class TrainingProgress:
     def say(self, text: str) -> None:
         """Print a line of talk."""
         if self._bar:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(visible(text, lines=True), highlight=False, markup=False)
         elif not self.quiet:
-            print(text, flush=True)
+            print(visible(text, lines=True), flush=True)
 
 
 FIGURES = (

@@ -21,6 +21,7 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.paper_figures import paper_figure
+from simclr_plus.printing import BOLD, visible
 from simclr_plus.result_folders import NOTE, find_results, folder_of, run_of
 from simclr_plus.result_names import described, in_order
 from simclr_plus.runs import Run, find_run
@@ -303,11 +304,19 @@ def as_text(report: Report, kind: str) -> str:
 def _markdown(report: Report) -> str:
     columns, rows = table(report)
     lines = [
-        "| " + " | ".join(text.replace("|", "\\|") for text in row) + " |"
+        "| " + " | ".join(text if text == "---" else _in_markdown(text) for text in row) + " |"
         for row in (columns, ["---"] * len(columns), *rows)
     ]
-    notes = [f"- {text}" for text in (*report.warnings, *report.choices)]
+    notes = [f"- {_in_markdown(text)}" for text in (*report.warnings, *report.choices)]
     return "\n".join([*lines, "", "What no source fixes was chosen so:" if notes else "", "", *notes]) + "\n"
+
+
+def _in_markdown(text: str) -> str:
+    """Text that is none of its format's signs; a figure between two stars stays bold."""
+    bold = BOLD.fullmatch(text)
+    plain = visible(bold[1] if bold else text).replace("<", "&lt;").replace(">", "&gt;")
+    escaped = re.sub(r"([\\|*`\[\]])", r"\\\1", plain)
+    return f"**{escaped}**" if bold else escaped
 
 
 def _csv(report: Report) -> str:
@@ -363,7 +372,8 @@ def _pictures(report: Report) -> Iterable[tuple[str, str]]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure = bars_figure([row for row in report.rows if row.metric != "top5"])
+    with matplotlib.rc_context({"text.parse_math": False}):  # a name may hold dollars
+        figure = bars_figure([row for row in report.rows if row.metric != "top5"])
     yield "bars of the table's figures without top-5", _encoded(figure)
     pyplot.close(figure)
     for run in report.runs:

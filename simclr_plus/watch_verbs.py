@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.printing import print_json, print_table, say, visible
 from simclr_plus.tail import is_number
 from simclr_plus.time_left import duration
 from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder
@@ -73,7 +74,7 @@ def show(run: RunName, runs: RunsFolder = RUNS, as_json: AsJson = False) -> None
     status = view["status"]
     rows = [
         ["run", view["path"]],
-        ["state", f"{view['state']}{': ' if view['why'] else ''}{view['why']}"],
+        *_lines("state", f"{view['state']}{': ' if view['why'] else ''}{view['why']}"),
         ["trains", recipe_title(found) or "its recipe.toml cannot be read"],
         ["step", f"{view['step']}" + (f" of {view['steps']}" if view["steps"] else "")],
         ["where", f"{view['host']}, {view['processes']} processes" if view["host"] else ""],
@@ -83,7 +84,8 @@ def show(run: RunName, runs: RunsFolder = RUNS, as_json: AsJson = False) -> None
         rows.append(["parent", f"{branch['parent']}, {branch['checkpoint']}, {' '.join(branch['changes'])}"])
     if status.get("attempt", 0) > 1:
         rows.append(["started", f"{status['attempt']} times, last from step {status.get('from_step')}"])
-    rows += [["restarted after", _failure(failure)] for failure in status.get("restarts") or []]
+    for failure in status.get("restarts") or []:
+        rows += _lines("restarted after", _failure(failure))
     if view["job_id"]:
         rows.append(["SLURM job", str(view["job_id"])])
     rows += [[key, f"{value:.6g}"] for key, value in view["last"].items() if isinstance(value, float) and key != "time"]
@@ -91,6 +93,11 @@ def show(run: RunName, runs: RunsFolder = RUNS, as_json: AsJson = False) -> None
     rows.append(["results", ", ".join(view["results"])])
     rows += [[f"node {host}", _figures(line)] for host, line in view["nodes"].items()]
     print_table(["", "value"], [row for row in rows if row[1]])
+
+
+def _lines(name: str, text: str) -> list[list[str]]:
+    """A row for each line of a text."""
+    return [["" if i else name, line] for i, line in enumerate(text.splitlines())]
 
 
 def _failure(failure: dict[str, Any]) -> str:
@@ -166,6 +173,8 @@ def _print_log(run: Run, path: Path, lines: int, *, follow: bool, as_json: bool)
 
 
 def _print_line(path: Path, line: str, as_json: bool) -> None:
+    if not as_json and sys.stdout.isatty():
+        line = visible(line.rstrip("\r").rpartition("\r")[2], lines=True)
     print(json.dumps({"log": path.name, "line": line}) if as_json else line, flush=True)
 
 

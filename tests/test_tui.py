@@ -383,7 +383,7 @@ def test_checkpoints_are_shown_by_their_headers_and_damaged_ones_named(
     path = str(Path("runs") / "one" / "checkpoints" / "step_00000100.safetensors")
     assert started.words == [
         ["export", path, "-o", "one_step_00000100.safetensors"],
-        ["evaluate", "knn", path],
+        ["evaluate", "knn", path, "--json"],
     ]
 
 

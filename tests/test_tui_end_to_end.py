@@ -155,16 +155,22 @@ def test_a_browser_gets_the_runs_from_this_machine_only(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "simclr_plus.cli", "tui", "--serve", "--port", str(port)]
-    server = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with (tmp_path / "said").open("wb") as said:
+        server = subprocess.Popen(words, cwd=tmp_path, stdout=said, stderr=said)
 
     async def visit() -> None:
         received = b""
         end = time.monotonic() + 90
+        while not (told := re.search(rf"(http://127.0.0.1:{port})(/\S+)/ ", (tmp_path / "said").read_text())):
+            assert time.monotonic() < end
+            await asyncio.sleep(0.2)
+        site, token = told.groups()
         async with aiohttp.ClientSession() as session:
             while b"seen_from_afar" not in received:
                 assert time.monotonic() < end, received[-2000:]
                 try:
-                    async with session.ws_connect(f"http://127.0.0.1:{port}/ws?width=100&height=30") as page:
+                    address = f"{site}{token}/ws?width=100&height=30"
+                    async with session.ws_connect(address, headers={"Origin": site}) as page:
                         while b"seen_from_afar" not in received:
                             message = await page.receive(timeout=end - time.monotonic())
                             received += message.data if isinstance(message.data, bytes) else b""

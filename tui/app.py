@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from textual.app import App, SystemCommand
 from textual.binding import Binding, BindingType
@@ -20,17 +20,21 @@ from textual.screen import Screen
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import stop
-from simclr_plus.runs import Run, list_runs
+from simclr_plus.printing import visible
+from simclr_plus.runs import Run
 
 from . import commands, named_colors
 from .ascii_only import KEYS, AsciiOnly
-from .recipe_form import Form, found_recipes
-from .screens.checkpoints import CheckpointsScreen, result_rows
+from .palette import RunsAndRecipes
+from .recipe_form import Form
+from .scores import score
+from .screens.checkpoints import CheckpointsScreen
 from .screens.dialogs import Choose, Help, Tell
 from .screens.form import FormScreen
 from .screens.recipes import RecipesScreen
 from .screens.run import RunScreen
 from .screens.runs import RunsScreen
+from .words import NothingRaw
 
 THEMES = {"dark": ("textual-dark",), "light": ("textual-light",), "16": ("ansi-dark", "textual-ansi")}
 STOPS = (
@@ -44,6 +48,8 @@ EVALUATIONS = (
     ("linear", "linear: the paper's protocol, with augmentation; slow"),
 )
 
+SECONDS_OF_A_RESULT = 30.0
+
 
 @dataclass
 class Job:
@@ -52,7 +58,7 @@ class Job:
     title: str
     process: subprocess.Popen[bytes]
     log: Path
-    then: Callable[[], None] | None = None
+    then: Callable[[Job], None] | None = None
 
 
 class SimclrPlusApp(App[None]):
@@ -61,6 +67,7 @@ class SimclrPlusApp(App[None]):
     TITLE = "SimCLR+"
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS = App.COMMANDS | {RunsAndRecipes}
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("question_mark", "help", "Help", id="help", tooltip="what this screen is for, and its keys"),
         Binding("t", "theme", "Theme", id="theme", show=False, tooltip="next theme: dark, light, 16 colours"),
@@ -74,6 +81,7 @@ class SimclrPlusApp(App[None]):
         self.folder, self.readonly = folder, readonly
         self.marks = "ascii" if (not speaks_unicode() if ascii_only is None else ascii_only) else "braille"
         self._ascii_only = AsciiOnly(enabled=self.marks == "ascii")
+        self._nothing_raw = NothingRaw()
         self.jobs: list[Job] = []
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (150, "-widest")]
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-high")]
@@ -91,7 +99,8 @@ class SimclrPlusApp(App[None]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What every line goes through before it is shown."""
-        return [*super().get_line_filters(), *([self._ascii_only] if self._ascii_only.enabled else [])]
+        ascii_only = [self._ascii_only] if self._ascii_only.enabled else []
+        return [*super().get_line_filters(), self._nothing_raw, *ascii_only]
 
     def get_key_display(self, binding: Binding) -> str:
         """The name of a key, in words where there are no signs for it."""
@@ -113,16 +122,20 @@ class SimclrPlusApp(App[None]):
         self.theme = next(theme for theme in THEMES[name] if theme in self.available_themes)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: what Textual offers, every run, every recipe."""
-        yield from super().get_system_commands(screen)
-        try:
-            runs = list_runs(self.folder)
-        except OSError:
-            runs = []
-        for run in reversed(runs[-100:]):
-            yield SystemCommand(f"Run {run.name}", "open its charts", lambda run=run: self.open_run(run))
-        for name, path in found_recipes():
-            yield SystemCommand(f"Recipe {name}", "change and start it", lambda n=name, p=path: self.open_recipe(n, p))
+        """What Textual offers; no screenshot where nothing is to be written, or in a browser, which has its own."""
+        for command in super().get_system_commands(screen):
+            if command.title != "Screenshot" or not (self.readonly or self.is_web):
+                yield command
+
+    def notify(self, message: str, *, title: str = "", markup: bool = False, **given: Any) -> None:
+        """Say something in a corner, as it is: nothing in it is markup."""
+        super().notify(visible(message, lines=True), title=visible(title), markup=False, **given)
+
+    def may_change(self) -> bool:
+        """Whether this UI may start, stop and write; where it only reads it says so."""
+        if self.readonly:
+            self.notify("read only: nothing is started, stopped or written", severity="warning")
+        return not self.readonly
 
     # what several screens do
 
@@ -137,8 +150,8 @@ class SimclrPlusApp(App[None]):
     def open_recipe(self, name: str, path: Path) -> None:
         """The form of a recipe."""
         try:
-            form = Form(name, path.read_text(encoding="utf-8"), self.folder)
-        except (SimclrPlusError, OSError, UnicodeDecodeError) as error:
+            form = Form(name, path.read_text(encoding="utf-8-sig"), self.folder)
+        except (SimclrPlusError, OSError, ValueError, RecursionError) as error:
             self.push_screen(Tell(f"recipe {name} cannot be used", str(error)))
             return
         self.push_screen(FormScreen(form))
@@ -149,6 +162,8 @@ class SimclrPlusApp(App[None]):
 
     def ask_to_stop(self, run: Run) -> None:
         """Ask how, then ask the run."""
+        if not self.may_change():
+            return
 
         def answered(word: str | None) -> None:
             if word is None:
@@ -170,19 +185,34 @@ class SimclrPlusApp(App[None]):
 
     def ask_to_evaluate(self, target: Path, run: Run) -> None:
         """Ask how, then evaluate a run or one of its checkpoints."""
+        if not self.may_change():
+            return
+        named = run.name if target == run.path else f"{run.name} {target.stem}"
 
         def answered(evaluator: str | None) -> None:
             if evaluator is not None:
                 words = commands.evaluate_words(target, evaluator, self.folder)
-                title = f"evaluate {evaluator} of {target.stem}"
-                self.start(title, words, run.logs, lambda: self.notify(newest_result(run), title=title, timeout=15))
+                self.start(f"evaluate {evaluator} of {named}", words, run.logs, self._tell_result)
 
-        self.push_screen(Choose(f"Evaluate {target.stem}", EVALUATIONS), answered)
+        self.push_screen(Choose(f"Evaluate {named}", EVALUATIONS), answered)
 
-    def start(self, title: str, words: Sequence[str], logs: Path, then: Callable[[], None] | None = None) -> Job | None:
-        """Start a command that outlives this screen, and tell how it ended if the screen is still there."""
-        log = logs / commands.log_name(words)
+    def _tell_result(self, job: Job) -> None:
+        """The figures that the command itself printed, and where they lie."""
         try:
+            text = result_in_words(commands.answer(job.log), commands.answer_file(job.log))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            self.notify(f"it ended without a result that can be read: {error}", title=job.title, severity="error")
+            return
+        self.notify(text, title=job.title, timeout=SECONDS_OF_A_RESULT)
+
+    def start(
+        self, title: str, words: Sequence[str], logs: Path, then: Callable[[Job], None] | None = None
+    ) -> Job | None:
+        """Start a command that outlives this screen, and tell how it ended if the screen is still there."""
+        if not self.may_change():
+            return None
+        try:
+            log = commands.new_log(logs, words)
             job = Job(title, commands.start(words, log), log, then)
         except OSError as error:
             self.push_screen(Tell(f"{title}: cannot be started", str(error)))
@@ -200,15 +230,14 @@ class SimclrPlusApp(App[None]):
             if job.then is None:
                 self.notify("done", title=job.title)
             else:
-                job.then()
+                job.then(job)
 
 
-def newest_result(run: Run) -> str:
-    """What the evaluation that ended last found, in words."""
-    results = sorted(run.results.glob("*.json"), key=lambda path: path.stat().st_mtime)
-    rows = list(result_rows(results[-1])) if results else []
-    scores = [f"{who}: top-1 {top1}" for _, who, _, top1, *_ in rows if top1]
-    return "\n".join(scores) or "done: k shows the results"
+def result_in_words(result: dict[str, Any], answer: Path) -> str:
+    """What an evaluation says that it found, of which step, and the file that holds it."""
+    scores = [f"{who}: {score(found, result.get('test_images'))}" for who, found in result["results"].items()]
+    step = [f"step {result['step']:,}"] if isinstance(result.get("step"), int) else []
+    return "\n".join([*scores, ", ".join([*step, f"in {result.get('file') or answer}"])])
 
 
 def _saved(answered: Callable[[str | None], None]) -> Callable[[str | None], None]:

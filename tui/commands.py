@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def resume_words(run: Path) -> list[str]:
 
 def evaluate_words(target: Path, evaluator: str, runs: Path) -> list[str]:
     """`evaluate` for a run or a checkpoint; `evaluator` is "knn", "linear --fast" or "linear"."""
-    return ["evaluate", *evaluator.split(), str(target), *_folder(runs)]
+    return ["evaluate", *evaluator.split(), str(target), *_folder(runs), "--json"]
 
 
 def export_words(source: Path, output: Path) -> list[str]:
@@ -76,31 +78,53 @@ def toml_value(value: Any) -> str:
 
 
 def start(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start a command in a session of its own, so that it outlives the screen; what it says goes to `log`."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as file:
+    """Start a command in a session of its own, so that it outlives the screen; what it says goes to `log`.
+
+    The JSON document that it was asked for goes to a file beside the log.
+    """
+    with log.open("ab") as said, (answer_file(log) if "--json" in words else log).open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "simclr_plus.cli", *words],
             stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
+            stdout=output,
+            stderr=said,
             env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
 
 
+def answer_file(log: Path) -> Path:
+    """Where the JSON document of a command lies."""
+    return log.with_suffix(".json")
+
+
+def answer(log: Path) -> Any:
+    """The JSON document that a command printed at last; raises ValueError or OSError where it printed none."""
+    text = answer_file(log).read_text(encoding="utf-8")
+    return json.loads(text[text.rfind("\n{\n") + 1 :])  # a library may have printed before
+
+
 def last_words(log: Path) -> str:
-    """What a command said at last."""
+    """What a command said at last: its last line, and under it all that it said."""
     try:
-        return log.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
+        text = log.read_bytes()[-LAST_WORDS:].decode(errors="replace").strip()
     except OSError as error:
         return str(error)
+    lines = text.splitlines()
+    return text if len(lines) < 2 else f"{lines[-1]}\n\nall that it said:\n{text}"
 
 
-def log_name(words: Sequence[str]) -> str:
-    """A name for a command's log: verb, evaluator and time."""
+def new_log(folder: Path, words: Sequence[str]) -> Path:
+    """An empty log for a command, its own also where several begin in one second: verb, evaluator and time."""
     verb = re.sub(r"[^a-z]+", "_", " ".join(word for word in words[:2] if "/" not in word and word != "-d")).strip("_")
-    return f"{verb}.{time.strftime('%Y%m%d-%H%M%S')}.log"
+    name = f"{verb}.{time.strftime('%Y%m%d-%H%M%S')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for again in itertools.count(1):
+        log = folder / f"{name}{f'-{again}' if again > 1 else ''}.log"
+        with suppress(FileExistsError):
+            log.touch(exist_ok=False)
+            return log
+    raise AssertionError
 
 
 def _folder(runs: Path) -> list[str]:

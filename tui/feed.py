@@ -305,7 +305,7 @@ def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:
     try:
         if recipe is None:
             facts.recipe = run.recipe()
-    except SimclrPlusError as error:
+    except (SimclrPlusError, OSError, ValueError, RecursionError) as error:
         facts.trouble = str(error)
     try:
         facts.glance = _checked(glance(run))
@@ -314,7 +314,7 @@ def facts_of(run: Run, recipe: Recipe | None = None) -> Facts:
             line = next(last_objects(path), {})
             if time.time() - _number(line.get("time"), 0.0) < 60:
                 facts.machines[path.name[7:-6]] = line
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
         facts.glance = facts.glance or {"run": run.name, "state": "unreadable", "why": str(error)}
         facts.trouble = facts.trouble or f"{run.path} cannot be read: {error}"
     return facts

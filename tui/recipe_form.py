@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from simclr_plus.runs import default_name, run_name_problem
 
 from .commands import override, run_words, toml_value
 from .ticks import short, size
+
+SECTIONS = ("training", "encoder", "augmentation", "about")  # a file with one of them is a recipe
 
 
 @dataclass(frozen=True)
@@ -205,16 +208,33 @@ class Form:
 
 def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
     """(name for the command line, file): the user's own recipes in a folder first, then those that are shipped."""
-    own = [(str(path), path) for path in sorted(folder.glob("*.toml")) if _is_recipe(path)]
+    try:
+        files = sorted(folder.glob("*.toml"))
+    except OSError:  # the folder is gone
+        files = []
+    own = [(str(path), path) for path in files if _is_recipe(path)]
     return [*own, *((path.stem, path) for path in shipped_recipes())]
 
 
 def _is_recipe(path: Path) -> bool:
+    """Whether it holds what a recipe holds; one that TOML cannot read is told by its headings, so that it is listed."""
     try:
-        values = tomllib.loads(recipe_text(path))
-    except (RecipeError, ValueError, RecursionError):
-        return False
-    return any(isinstance(values.get(section), dict) for section in ("training", "encoder", "augmentation", "about"))
+        text = recipe_text(path)
+    except RecipeError:  # of another encoding, which the screen then tells
+        text = _beginning(path)
+    try:
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return re.search(rf"^\ufeff?\s*\[({'|'.join(SECTIONS)})\]", text, re.MULTILINE) is not None
+    return any(isinstance(values.get(section), dict) for section in SECTIONS)
+
+
+def _beginning(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(1 << 16).decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _value(recipe: Recipe, key: str) -> Any:

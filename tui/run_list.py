@@ -139,4 +139,4 @@ def _value(line: bytes, key: str) -> float:
 
 
 def _finite(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    return float(value) if is_number(value) else math.nan

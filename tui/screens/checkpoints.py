@@ -11,18 +11,21 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable
 
 from simclr_plus.errors import CheckpointError
+from simclr_plus.printing import visible
 from simclr_plus.runs import Run
 
 from ..commands import export_words
 from ..file_header import read_file_header
+from ..scores import with_interval
 from ..ticks import ago, percent, short, size
+from ..words import Words
 from .dialogs import Ask
 from .key_bar import KeyBar
 from .live import AppScreen
-from .rows import Rows
+from .rows import Rows, has_all
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -47,18 +50,20 @@ class CheckpointsScreen(AppScreen):
 
     def compose(self) -> ComposeResult:
         """Files, the header of the chosen one, results."""
-        yield Static(Text(f"{self.run_folder.name}: checkpoints and results", style="bold"), id="head")
+        yield Words(Text(f"{visible(self.run_folder.name)}: checkpoints and results", style="bold"), id="head")
         with Horizontal(id="files-and-tensors"):
             yield Rows(id="files")
             with Vertical(id="file-side"):
-                yield Static(id="metadata")
+                yield Words(id="metadata")
                 yield Rows(id="tensors")
         yield Rows(id="results")
-        yield Static("no results yet: e evaluates the chosen file", id="no-results")
+        yield Words("no results yet: e evaluates the chosen file", id="no-results")
         yield KeyBar()
 
     def on_mount(self) -> None:
         """Look, again and again."""
+        if not self._is_whole():  # it was left while it was being made
+            return
         self.query_one("#files", Rows).add_columns("file", "step", "size", "saved")
         self.query_one("#tensors", Rows).add_columns("tensor", "type", "shape", "elements")
         self.query_one("#results", Rows).add_columns("result", "of", "step", "top-1", "top-5", "per class", "data")
@@ -67,6 +72,8 @@ class CheckpointsScreen(AppScreen):
 
     def look(self) -> None:
         """Show files and results if there are others than before."""
+        if not self._is_whole():
+            return
         files = [(path, *status) for path in self._paths() if (status := _status(path))]
         mark = [(path.name, stamp) for path, _, stamp in files]
         if mark != self._files:
@@ -92,6 +99,9 @@ class CheckpointsScreen(AppScreen):
         self.query_one("#no-results").set_class(bool(found), "full")
         self._show_chosen()
 
+    def _is_whole(self) -> bool:
+        return has_all(self, "#files", "#metadata", "#tensors", "#results", "#no-results")
+
     def _paths(self) -> list[Path]:
         encoder = self.run_folder.path / "encoder.safetensors"
         return [*([encoder] if encoder.exists() else []), *reversed(self.run_folder.checkpoint_files())]
@@ -104,12 +114,12 @@ class CheckpointsScreen(AppScreen):
     def _show_chosen(self) -> None:
         path = self.chosen()
         if path is None:
-            self.query_one("#metadata", Static).update("no checkpoint yet: checkpoints.every_epochs says when")
+            self.query_one("#metadata", Words).update("no checkpoint yet: checkpoints.every_epochs says when")
             return
         if path == self._shown:
             return
         self._shown = path
-        table, box = self.query_one("#tensors", Rows), self.query_one("#metadata", Static)
+        table, box = self.query_one("#tensors", Rows), self.query_one("#metadata", Words)
         table.clear()
         try:
             header = read_file_header(path)
@@ -133,7 +143,7 @@ class CheckpointsScreen(AppScreen):
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Another file."""
-        if event.data_table.id == "files":
+        if event.data_table.id == "files" and self._is_whole():
             self._show_chosen()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -143,7 +153,7 @@ class CheckpointsScreen(AppScreen):
     def action_export(self) -> None:
         """Write the encoder of the chosen file."""
         path = self.chosen()
-        if path is None:
+        if path is None or not self.app.may_change():
             return
 
         def answered(name: str | None) -> None:
@@ -154,7 +164,7 @@ class CheckpointsScreen(AppScreen):
         self.app.push_screen(Ask("Write the encoder to", proposed, _problem), answered)
 
     def action_evaluate(self) -> None:
-        """Evaluate the chosen file; the result belongs to the run."""
+        """Evaluate the chosen file."""
         path = self.chosen()
         if path is not None:
             self.app.ask_to_evaluate(path, self.run_folder)
@@ -170,11 +180,14 @@ class CheckpointsScreen(AppScreen):
 def result_rows(path: Path) -> Iterator[list[str]]:
     """The lines of a result file for the table; a damaged file is one line that says so."""
     try:
+        if not path.is_file():
+            raise ValueError("it is no file")
         result = json.loads(path.read_bytes())
         for who, found in result["results"].items():
-            figures = [percent(found.get(key)) if key in found else "" for key in ("top1", "top5", "mean_per_class")]
-            yield [path.stem, str(who), _text(result.get("step")), *figures, _text(result.get("data"))]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            figures = [percent(found.get(key)) if key in found else "" for key in ("top5", "mean_per_class")]
+            top1 = with_interval(found.get("top1"), result.get("test_images"))
+            yield [path.stem, str(who), _text(result.get("step")), top1, *figures, _text(result.get("data"))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         yield [path.stem, "unreadable", "", "", "", "", str(error)]
 
 

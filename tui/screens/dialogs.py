@@ -15,6 +15,10 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from simclr_plus.printing import visible
+
+from ..words import Words, plain
+
 
 class Dialog(ModalScreen[str | None]):
     """A frame in the middle of the screen; escape leaves it without an answer."""
@@ -31,13 +35,13 @@ class Choose(Dialog):
 
     def __init__(self, title: str, choices: Sequence[tuple[str, str]]) -> None:
         super().__init__()
-        self.title_text, self.choices = title, choices
+        self.title_text, self.choices = visible(title), choices
 
     def compose(self) -> ComposeResult:
         """A title and a list."""
         with Vertical(classes="dialog"):
-            yield Static(Text(self.title_text), classes="dialog-title")
-            yield OptionList(*(Option(Text(label), id=key) for key, label in self.choices))
+            yield Words(self.title_text, classes="dialog-title")
+            yield OptionList(*(Option(plain(label), id=key) for key, label in self.choices))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """The answer."""
@@ -49,18 +53,18 @@ class Ask(Dialog):
 
     def __init__(self, title: str, value: str, problem: Callable[[str], str] = lambda _: "") -> None:
         super().__init__()
-        self.title_text, self.value, self.problem = title, value, problem
+        self.title_text, self.value, self.problem = visible(title), value, problem
 
     def compose(self) -> ComposeResult:
         """A title, a line to write in, what is wrong with it."""
         with Vertical(classes="dialog"):
-            yield Static(Text(self.title_text), classes="dialog-title")
+            yield Words(self.title_text, classes="dialog-title")
             yield Input(self.value)
-            yield Static(id="problem", classes="problem")
+            yield Words(id="problem", classes="problem")
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Check while typing."""
-        self.query_one("#problem", Static).update(Text(self.problem(event.value)))
+        self.query_one("#problem", Words).update(self.problem(event.value))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """The answer, if it will do."""
@@ -73,15 +77,15 @@ class Tell(Dialog):
 
     def __init__(self, title: str, text: str) -> None:
         super().__init__()
-        self.title_text, self.text = title, text
+        self.title_text, self.text = visible(title), text
 
     def compose(self) -> ComposeResult:
         """A title and the text."""
         with Vertical(classes="dialog wide"):
-            yield Static(Text(self.title_text), classes="dialog-title")
+            yield Words(self.title_text, classes="dialog-title")
             with VerticalScroll():
-                yield Static(Text(self.text))
-            yield Static("escape: back", classes="hint")
+                yield Words(self.text)
+            yield Words("escape: back", classes="hint")
 
 
 class Help(Dialog):
@@ -105,12 +109,12 @@ class Help(Dialog):
         for key, text in self.keys:
             table.add_row(Text(key, style="bold"), Text(text))
         with Vertical(classes="dialog wide"):
-            yield Static(Text(self.about), classes="dialog-title")
+            yield Words(Text(self.about), classes="dialog-title")
             with VerticalScroll():
                 if self.more:
-                    yield Static(Text(f"{' '.join(self.more.split())}\n"))
+                    yield Words(Text(f"{' '.join(self.more.split())}\n"))
                 yield Static(table)
-            yield Static("escape: back", classes="hint")
+            yield Words("escape: back", classes="hint")
 
 
 def _distance(screen: Screen[object], active: ActiveBinding) -> int:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
-from textual.widgets import Input, Static
+from textual.events import DescendantFocus
+from textual.widgets import Input
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.runs import Run
 
 from ..commands import shown, toml_value
 from ..recipe_form import KEYS, LAUNCH, Form, Key, rows_of
+from ..words import Words
 from .dialogs import Ask, Tell
 from .key_bar import KeyBar
 from .live import AppScreen
-from .rows import Rows
+from .rows import Rows, has_all
+
+if TYPE_CHECKING:
+    from ..app import Job
 
 WIDE = 150  # columns of the terminal
 LONGEST_KEY = 34
@@ -55,28 +60,34 @@ class FormScreen(AppScreen):
         self.changed_only = False
         self.editing: str | None = None  # a key, "/" for the search, None
         self.wanted = ""
+        self.starting: Job | None = None
 
     def compose(self) -> ComposeResult:
         """Keys, what they come to beside or below, the line to write in."""
-        yield Static(id="head")
+        yield Words(id="head")
         with Horizontal():
             yield KeyRows(id="keys")
             with VerticalScroll(id="form-side", can_focus=False):
-                yield Static(id="side")
+                yield Words(id="side")
         with Vertical(id="form-below"):
-            yield Static(id="below")
-        yield Static(id="key-help")
-        yield Static(id="editor-problem", classes="problem")
+            yield Words(id="below")
+        yield Words(id="key-help")
+        yield Words(id="editor-problem", classes="problem")
         yield Input(id="editor")
         yield KeyBar()
 
     def on_mount(self) -> None:
         """Show everything."""
-        self.show()
+        if self._is_whole():  # else it was left while it was being made
+            self.show()
+
+    def _is_whole(self) -> bool:
+        return has_all(self, "#head", "#keys", "#side", "#below", "#key-help", "#editor-problem", "#editor")
 
     def on_resize(self) -> None:
         """On a wide screen each key has its explanation beside it."""
-        self.show()
+        if self._is_whole():
+            self.show()
 
     def show(self) -> None:
         """Fill the table and say what it comes to."""
@@ -108,7 +119,7 @@ class FormScreen(AppScreen):
         only = " ".join([*(["changed"] if self.changed_only else []), self.wanted]).strip()
         head.append(f"   only: {only} (escape: all keys)" if only else "", style="yellow")
         head.append(f"  {about.summary}", style="dim")
-        self.query_one("#head", Static).update(head)
+        self.query_one("#head", Words).update(head)
         side, below = Text(), Text()
         side.append("what it comes to\n", style="bold")
         try:
@@ -140,8 +151,8 @@ class FormScreen(AppScreen):
             side.append(about.expected)
         below.append(f"\n{len(changes)} changed  ", style="yellow" if changes else "dim")
         below.append(shown(self.form.words()), style="dim")
-        self.query_one("#side", Static).update(side)
-        self.query_one("#below", Static).update(below)
+        self.query_one("#side", Words).update(side)
+        self.query_one("#below", Words).update(below)
 
     def _show_help(self) -> None:
         key = self.chosen()
@@ -151,11 +162,11 @@ class FormScreen(AppScreen):
             text.append(key.help)
             default = f"; default {toml_value(key.default)}" if key.default != "" else ""
             text.append(f"  ({key.type}{default})", style="dim")
-        self.query_one("#key-help", Static).update(text)
+        self.query_one("#key-help", Words).update(text)
 
     def on_data_table_row_highlighted(self) -> None:
         """Another key."""
-        if self.editing is None:
+        if self.editing is None and self._is_whole():
             self._show_help()
 
     def on_data_table_row_selected(self) -> None:
@@ -171,12 +182,13 @@ class FormScreen(AppScreen):
     def action_edit(self) -> None:
         """Write another value for the chosen key."""
         key = self.chosen()
-        if key is not None:
+        if self._settle() and key is not None:
             self._open_editor(key.name, self.form.value(key.name), key.help)
 
     def action_filter(self) -> None:
         """Words to look for, or key=value."""
-        self._open_editor("/", self.wanted, "words in a key or its help; or key=value")
+        if self._settle():
+            self._open_editor("/", self.wanted, "words in a key or its help; or key=value")
 
     def _open_editor(self, what: str, value: str, placeholder: str) -> None:
         self.editing = what
@@ -189,7 +201,7 @@ class FormScreen(AppScreen):
     def _close_editor(self) -> None:
         self.editing = None
         self.query_one("#editor").remove_class("open")
-        self.query_one("#editor-problem", Static).update("")
+        self.query_one("#editor-problem", Words).update("")
         self.query_one(Rows).focus()
         self.show()
 
@@ -198,12 +210,12 @@ class FormScreen(AppScreen):
         if self.editing is None:
             return
         if self.editing == "/":
-            self.query_one("#editor-problem", Static).update(Text(self._problem_of_pair(event.value)))
+            self.query_one("#editor-problem", Words).update(self._problem_of_pair(event.value))
             if "=" not in event.value:
                 self.wanted = event.value
                 self.show()
             return
-        self.query_one("#editor-problem", Static).update(Text(self.form.problem(self.editing, event.value)))
+        self.query_one("#editor-problem", Words).update(self.form.problem(self.editing, event.value))
 
     def _problem_of_pair(self, text: str) -> str:
         key, equals, value = text.partition("=")
@@ -211,26 +223,42 @@ class FormScreen(AppScreen):
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Take the value, if it can stand."""
-        key, value = self.editing, event.value
+        self._settle()
+
+    def on_descendant_focus(self, event: DescendantFocus) -> None:
+        """Whoever leaves the line, by the mouse or by tab, has written what is in it."""
+        if self.editing is not None and event.widget.id != "editor":
+            self._settle()
+
+    def _settle(self) -> bool:
+        """Take what is being typed; where it cannot stand, say why, put the cursor there and return False.
+
+        Whatever uses the values begins with it: what is on the screen is what is started, saved and copied.
+        """
+        if self.editing is None:
+            return True
+        editor = self.query_one("#editor", Input)
+        key, value = self.editing, editor.value
         if key == "/":
             if "=" not in value:
                 self._close_editor()
-                return
+                return True
             key, _, value = (part.strip() for part in value.partition("="))
-            self.wanted = ""
-        if key is None:
-            return
         try:
             self.form.change(key, value)
         except SimclrPlusError as error:
-            self.query_one("#editor-problem", Static).update(Text(str(error)))
-            return
+            self.query_one("#editor-problem", Words).update(str(error))
+            editor.focus()
+            return False
+        if self.editing == "/":
+            self.wanted = ""
         self._close_editor()
+        return True
 
     def action_next(self) -> None:
         """The next of a few values."""
         key = self.chosen()
-        if key is None:
+        if not self._settle() or key is None:
             return
         if not key.choices:
             self.action_edit()
@@ -246,12 +274,14 @@ class FormScreen(AppScreen):
     def action_forget(self) -> None:
         """The recipe's value."""
         key = self.chosen()
-        if key is not None:
+        if self._settle() and key is not None:
             self.form.forget(key.name)
             self.show()
 
     def action_changed(self) -> None:
         """Only changed keys, or all."""
+        if not self._settle():
+            return
         self.changed_only = not self.changed_only
         self.show()
 
@@ -269,12 +299,16 @@ class FormScreen(AppScreen):
 
     def action_copy(self) -> None:
         """The command line into the clipboard."""
+        if not self._settle():
+            return
         text = shown(self.form.words())
         self.app.copy_to_clipboard(text)
         self.notify(text, title="copied")
 
     def action_save(self) -> None:
         """Save as a recipe of one's own."""
+        if not self.app.may_change() or not self._settle():
+            return
 
         def answered(name: str | None) -> None:
             if name is None:
@@ -290,7 +324,12 @@ class FormScreen(AppScreen):
         self.app.push_screen(Ask("Save the edited recipe as", f"my_{stem}.toml", _file_problem), answered)
 
     def action_launch(self) -> None:
-        """Start it."""
+        """Start it, once."""
+        if not self.app.may_change() or not self._settle():
+            return
+        if self.starting is not None and self.starting.process.poll() is None:
+            self.notify("it is being started", severity="warning")
+            return
         try:
             self.form.plan()
         except SimclrPlusError as error:
@@ -302,9 +341,10 @@ class FormScreen(AppScreen):
             return
         run = Run(self.app.folder / self.form.launch["start.name"])
         words = self.form.words()
-        job = self.app.start(f"start {run.name}", words, self.app.folder / ".started", lambda: self._open(run))
-        if job is not None:
-            self.query_one("#head", Static).update(
+        logs = self.app.folder / ".started"
+        self.starting = self.app.start(f"start {run.name}", words, logs, lambda _: self._open(run))
+        if self.starting is not None:
+            self.query_one("#head", Words).update(
                 Text(f"starting {run.name}: PyTorch is loaded and the images are looked for ...", style="bold green")
             )
 

@@ -9,15 +9,17 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.printing import visible
 from simclr_plus.recipe import recipe_text
 
 from ..recipe_form import Form, found_recipes
+from ..words import Words
 from .key_bar import KeyBar
 from .live import AppScreen
-from .rows import Rows
+from .rows import Rows, has_all
 
 
 class RecipeRows(Rows):
@@ -50,21 +52,28 @@ class RecipesScreen(AppScreen):
 
     def compose(self) -> ComposeResult:
         """A list at the left, the chosen one at the right."""
-        yield Static("Choose a recipe", id="head")
+        yield Words("Choose a recipe", id="head")
         with Horizontal():
             yield RecipeRows(id="recipes", show_header=False)
             with VerticalScroll(id="recipe-text"):
-                yield Static(id="text")
+                yield Words(id="text")
         yield Input(placeholder="words that a recipe holds", id="filter")
         yield KeyBar()
 
     def on_mount(self) -> None:
         """Read them."""
+        if not self._is_whole():  # it was left while it was being made
+            return
         self.query_one(Rows).add_column("recipe")
         self.on_screen_resume()
 
+    def _is_whole(self) -> bool:
+        return has_all(self, "#recipes", "#text", "#filter")
+
     def on_screen_resume(self) -> None:
         """One may have been saved meanwhile."""
+        if not self._is_whole():
+            return
         self.recipes = dict(found_recipes())
         self.forms = {}
         self.show("")
@@ -79,7 +88,7 @@ class RecipesScreen(AppScreen):
             text = f"{name} {' '.join(about.model_dump().values()) if about else form}".lower()
             if all(word in text for word in wanted.lower().split()):
                 own = name.endswith(".toml")
-                table.add_row(Text(name, style="bold yellow" if own else "bold"), key=name)
+                table.add_row(Text(visible(name), style="bold yellow" if own else "bold"), key=name)
         self._show_chosen()
 
     def _form(self, name: str) -> Form | str:
@@ -87,8 +96,10 @@ class RecipesScreen(AppScreen):
         if name not in self.forms:
             try:
                 self.forms[name] = Form(name, recipe_text(self.recipes[name]), self.app.folder)
-            except SimclrPlusError as error:
+            except (SimclrPlusError, OSError) as error:
                 self.forms[name] = str(error)
+            except (ValueError, RecursionError) as error:  # no text, or nested too deeply
+                self.forms[name] = f"{self.recipes[name]} cannot be read: {error}"
         return self.forms[name]
 
     def chosen(self) -> str | None:
@@ -97,7 +108,7 @@ class RecipesScreen(AppScreen):
 
     def _show_chosen(self) -> None:
         name = self.chosen()
-        box = self.query_one("#text", Static)
+        box = self.query_one("#text", Words)
         if name is None:
             box.update("no recipe holds these words")
             return
@@ -124,7 +135,8 @@ class RecipesScreen(AppScreen):
 
     def on_data_table_row_highlighted(self) -> None:
         """Another one."""
-        self._show_chosen()
+        if self._is_whole():
+            self._show_chosen()
 
     def on_data_table_row_selected(self) -> None:
         """Enter, or a click on the chosen one."""

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
+from textual.screen import Screen
 from textual.widgets import DataTable
+from textual.widgets.data_table import ColumnKey, RowKey
+
+from ..words import plain
 
 
 class Rows(DataTable[Any]):
-    """A DataTable with a row cursor."""
+    """A DataTable with a row cursor. Cells and headers are text as it is, never markup."""
 
     def __init__(self, *, id: str, show_header: bool = True) -> None:
         super().__init__(id=id, cursor_type="row", show_header=show_header)
+
+    def add_column(self, label: Any, **given: Any) -> ColumnKey:
+        """Add a column."""
+        return super().add_column(plain(label), **given)
+
+    def add_row(self, *cells: Any, **given: Any) -> RowKey:
+        """Add a row."""
+        return super().add_row(*map(plain, cells), **given)
+
+    def update_cell(self, row_key: RowKey | str, column_key: ColumnKey | str, value: Any, **given: Any) -> None:
+        """Write another value into a cell."""
+        super().update_cell(row_key, column_key, plain(value), **given)
 
     @property
     def chosen_key(self) -> str | None:
@@ -19,3 +35,8 @@ class Rows(DataTable[Any]):
         if not self.row_count:
             return None
         return str(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value)
+
+
+def has_all(screen: Screen[Any], *selectors: str) -> bool:
+    """Whether widgets are there: while a screen is made or closed, a timer or a thread may find some of them gone."""
+    return all(screen.query(selector) for selector in selectors)

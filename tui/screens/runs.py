@@ -10,19 +10,21 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.widgets import Input, Static
+from textual.widgets import Input
 
 from simclr_plus.overview import recipe_title
+from simclr_plus.printing import visible
 from simclr_plus.recipe import find_recipe
 from simclr_plus.runs import Run
 
 from ..feed import processes_on
 from ..run_list import Line, RunList
 from ..ticks import duration, percent, short, spark
+from ..words import Words, plain
 from .compare import CompareScreen
 from .key_bar import KeyBar
 from .live import LiveScreen
-from .rows import Rows
+from .rows import Rows, has_all
 from .states import COLORS
 
 WELCOME = """[b]Welcome to SimCLR+[/b]
@@ -37,16 +39,23 @@ Runs train by themselves: leave with [b]q[/b] whenever you like,
 they go on. [b]?[/b] explains each screen and its keys."""
 
 
+def welcome(folder: Path) -> Text:
+    """What stands where there are no runs; only our own words are markup."""
+    before, after = WELCOME.split("{folder}")
+    return Text.from_markup(before).append(plain(folder)).append(Text.from_markup(after))
+
+
 def _value(key: str) -> Callable[[Line], Any]:
     return lambda line: line.glance.get(key)
 
 
+KNN = "kNN (monitor)"  # on the images that the run holds out; `evaluate knn` is another protocol
 SORTS: dict[str, Callable[[Line], Any]] = {
     "newest": lambda line: None,
     "name": lambda line: line.run.name,
     "state": lambda line: line.state,
     "loss": _value("loss"),
-    "kNN": lambda line: _minus(line.last.get("knn_accuracy")),
+    KNN: lambda line: _minus(line.last.get("knn_accuracy")),
     "probe": lambda line: _minus(line.last.get("probe_accuracy")),
 }
 
@@ -79,6 +88,7 @@ class RunsScreen(LiveScreen):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.list = RunList(folder)
+        self.welcome = welcome(folder)
         self.lines: list[Line] = []
         self._read_lines: list[Line] = []
         self.marked: list[str] = []
@@ -91,17 +101,21 @@ class RunsScreen(LiveScreen):
 
     def compose(self) -> ComposeResult:
         """A table, the chosen run in words, or a welcome."""
-        yield Static(id="head")
+        yield Words(id="head")
         yield RunRows(id="runs")
         with Vertical(id="welcome"):
-            yield Static(WELCOME.format(folder=self.list.folder))
+            yield Words(self.welcome, id="welcome-text")
         yield Input(placeholder="words that the name or the state holds", id="filter")
-        yield Static(id="about")
+        yield Words(id="about")
         yield KeyBar()
 
     def on_mount(self) -> None:
         """Say that there is something to wait for."""
-        self.query_one("#head", Static).update("reading the runs ...")
+        if self._is_whole():  # else it was left while it was being made
+            self.query_one("#head", Words).update("reading the runs ...")
+
+    def _is_whole(self) -> bool:
+        return has_all(self, "#head", "#runs", "#welcome-text", "#about", "#filter")
 
     def read(self) -> None:
         """Read the folder."""
@@ -109,12 +123,15 @@ class RunsScreen(LiveScreen):
 
     def show(self) -> None:
         """Show what was read: a table, or a welcome."""
+        if not self._is_whole():
+            return
         first, was_empty = not self._looked, not self.lines
         self.lines, self._looked = self._read_lines, True
         names = {line.run.name for line in self.lines}
         self.marked = [name for name in self.marked if name in names]
         empty = not self.lines
         self.query_one("#welcome").display = empty
+        self.query_one("#welcome-text", Words).update(plain(self.list.trouble) if self.list.trouble else self.welcome)
         self.query_one("#runs").display = not empty
         self.query_one("#about").display = not empty
         if first or empty != was_empty:
@@ -123,7 +140,7 @@ class RunsScreen(LiveScreen):
 
     def on_resize(self) -> None:
         """Another width has other columns."""
-        if self._looked:
+        if self._looked and self._is_whole():
             self.fill()
 
     def fill(self) -> None:
@@ -149,11 +166,12 @@ class RunsScreen(LiveScreen):
         self._columns, self._drawn = columns, rows
         alive = sum(line.state in ("running", "starting", "stopping") for line in self.lines)
         count = f"{len(self.lines)} run{'' if len(self.lines) == 1 else 's'}, {alive} at work"
-        text = Text().append(count if self.lines else "no runs yet", style="bold")
-        text.append(f"   {self.list.folder}{f'   by {self.sort}' if self.lines else ''}", style="dim")
+        nothing = "runs unknown" if self.list.trouble else "no runs yet"
+        text = Text().append(count if self.lines else nothing, style="bold")
+        text.append(f"   {visible(str(self.list.folder))}{f'   by {self.sort}' if self.lines else ''}", style="dim")
         text.append(f"   only: {self.wanted} ({len(shown)})" if self.wanted else "", style="yellow")
-        text.append(f"   {self.list.trouble}", style="red")
-        self.query_one("#head", Static).update(text)
+        text.append(f"   {visible(self.list.trouble)}", style="red")
+        self.query_one("#head", Words).update(text)
         self._show_chosen()
 
     def chosen(self) -> Line | None:
@@ -163,11 +181,11 @@ class RunsScreen(LiveScreen):
 
     def _fitting(self) -> list[str]:
         """The columns for the width at hand."""
-        columns = ["", "run", "state", "progress", "loss", "probe", "kNN", "loss so far"]
+        columns = ["", "run", "state", "progress", "loss", KNN, "loss so far"]
         if self.size.width < 60:
             columns = ["", "run", "state", "loss"]
         if self.size.width >= 110:
-            columns = ["", "run", "state", "progress", "left", "loss", "contrastive", "probe", "kNN", "images/s"]
+            columns = ["", "run", "state", "progress", "left", "loss", "contrastive", "probe", KNN, "images/s"]
             columns.append("loss so far")
         if self.size.width >= 150:
             columns += ["trains"]
@@ -175,8 +193,7 @@ class RunsScreen(LiveScreen):
 
     def _head_of(self, column: str) -> str:
         """What an accuracy is measured on, where there is room to say it."""
-        on = {"kNN": "kNN (held out)", "probe": "probe (training)"} if self.size.width >= 150 else {}
-        return on.get(column, column)
+        return "probe (training)" if column == "probe" and self.size.width >= 150 else column
 
     def _cell(self, column: str, line: Line) -> Text | str:
         g, last = line.glance, line.last
@@ -185,7 +202,8 @@ class RunsScreen(LiveScreen):
             return Text(mark if line.run.name in self.marked else " ", style="bold yellow")
         if column == "run":
             longest = 16 if self.size.width < 60 else 24 if self.size.width < 110 else 40
-            return line.run.name if len(line.run.name) <= longest else f"{line.run.name[: longest - 2]}.."
+            name = visible(line.run.name)
+            return name if len(name) <= longest else f"{name[: longest - 2]}.."
         if column == "state":
             return Text(line.state, style=COLORS.get(line.state, ""))
         if column == "progress":
@@ -203,7 +221,7 @@ class RunsScreen(LiveScreen):
             return spark(line.losses, 12 if self.size.width < 110 else 25, ascii_only=self.app.marks == "ascii")
         if column == "trains":
             return self._title(line.run)
-        keys = {"contrastive": "contrastive_accuracy", "probe": "probe_accuracy", "kNN": "knn_accuracy"}
+        keys = {"contrastive": "contrastive_accuracy", "probe": "probe_accuracy", KNN: "knn_accuracy"}
         value = last.get(keys[column])
         return percent(value) if value is not None else ""
 
@@ -228,13 +246,13 @@ class RunsScreen(LiveScreen):
         line = self.chosen()
         if line is None:
             if self.wanted:
-                self.query_one("#about", Static).update("no run holds these words; escape shows all")
+                self.query_one("#about", Words).update("no run holds these words; escape shows all")
             return
-        text = Text().append(line.run.name, style="bold")
+        text = Text().append(visible(line.run.name), style="bold")
         text.append(f"  {line.state}", style=COLORS.get(line.state, ""))
         why = str(line.glance.get("why") or line.trouble or "")
         if why:
-            text.append(f": {why.splitlines()[0]}")
+            text.append(f": {visible(why.strip().partition(chr(10))[0])}")
         g = line.glance
         if g.get("host"):
             text.append(f"\n{processes_on(g)}", style="dim")
@@ -242,11 +260,12 @@ class RunsScreen(LiveScreen):
             text.append(f", epoch {short(g['epoch'])}" if g.get("epoch") is not None else "", style="dim")
         if line.trouble and line.trouble not in why:
             text.append(f"\n{line.trouble}", style="red")
-        self.query_one("#about", Static).update(text)
+        self.query_one("#about", Words).update(text)
 
     def on_data_table_row_highlighted(self) -> None:
         """Another run was chosen."""
-        self._show_chosen()
+        if self._is_whole():
+            self._show_chosen()
 
     def on_data_table_row_selected(self) -> None:
         """Enter, or a click on the chosen run."""
