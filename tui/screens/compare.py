@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, ClassVar
 from zlib import crc32
 
 import numpy as np
+from rich.cells import cell_len
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -157,22 +159,36 @@ class CompareScreen(LiveScreen):
         self.query_one("#head", Static).update(names)
 
     def _show_table(self) -> None:
+        """Fill the table; its columns are as wide as they need to be from the beginning, not when the app is idle."""
         table = self.query_one(Rows)
         place = table.cursor_coordinate
+        rows = self._table_rows()
         table.clear(columns=True)
-        table.add_columns("", *self._view.get("runs", []))
-        table.add_row(Text("state", style="bold"), *self._view.get("states", []))
-        for key, values in self._view.get("recipe", {}).items():
-            table.add_row(Text(key, style="bold"), *(json.dumps(value) for value in values))
-        step = self._view.get("common_step")
-        if step is not None:
-            table.add_row(Text(f"at step {step}", style="bold"), *[""] * len(self.feeds))
-            for key, values in self._view["at_common_step"].items():
-                table.add_row(f"  {figure_name(key, self.feeds)}", *(short(value, 4) for value in values))
-        table.add_row(Text("last step", style="bold"), *(str(step) for step in self._view.get("last_step", [])))
-        for key, values in self._view.get("last", {}).items():
-            table.add_row(f"  {figure_name(key, self.feeds)}", *(short(value, 4) for value in values))
+        for column, head in enumerate(["", *self._view.get("runs", [])]):
+            cells = [row[column] for row in rows if column < len(row)]
+            width = max([cell_len(head), *(cell.cell_len for cell in cells)])
+            table.add_column(Text(head), width=width)
+        for row in rows:
+            table.add_row(*row)
         table.move_cursor(row=place.row, animate=False)
+
+    def _table_rows(self) -> list[list[Text]]:
+        """States, keys that differ, figures at the last common step and at the last one."""
+        view = self._view
+
+        def row(head: str, values: Iterable[Any], style: str = "bold") -> list[Text]:
+            return [Text(head, style=style), *(Text(str(value)) for value in values)]
+
+        def figures(part: str) -> list[list[Text]]:
+            named = ((figure_name(key, self.feeds), values) for key, values in view.get(part, {}).items())
+            return [row(f"  {name}", (short(value, 4) for value in values), "") for name, values in named]
+
+        rows = [row("state", view.get("states", []))]
+        rows += [row(key, map(json.dumps, values)) for key, values in view.get("recipe", {}).items()]
+        step = view.get("common_step")
+        if step is not None:
+            rows += [row(f"at step {step}", [""] * len(self.feeds)), *figures("at_common_step")]
+        return [*rows, row("last step", view.get("last_step", [])), *figures("last")]
 
     def action_plot(self, by: int) -> None:
         """Another chart."""
