@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -384,6 +385,14 @@ def tui(
         raise typer.Exit(app.return_code)
 
 
+def _require_words(arguments: list[str]) -> None:
+    """An empty word is a variable of the shell that is not set: as a path it would be the working directory."""
+    for before, argument in pairwise(arguments):
+        if argument == "" or (argument.startswith("--") and argument.endswith("=")):
+            what = f"{argument.removesuffix('=')} is empty" if argument else f"the word after {before!r} is empty"
+            raise RecipeError(f"{what}: was it a variable that is not set? Give a value, or leave it out")
+
+
 def main() -> None:
     """The `simclr-plus` command: a mistake is one plain message and an exit code; --debug shows the traceback."""
     os.environ.setdefault(
@@ -393,6 +402,7 @@ def main() -> None:
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
+        _require_words(sys.argv)
         app()
     except SimclrPlusError as error:
         if debug:

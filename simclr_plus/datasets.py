@@ -24,6 +24,7 @@ from simclr_plus.splits import are_parts, parts_of
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 LOOKED_AT = 64  # images that are looked at for transparency before training
+NAMES = ("embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")  # data sets known by name
 HELD_OUT = 0.2  # of each class of a folder that has no test images of its own
 FASHION_CLASSES = (
     "T-shirt/top",
@@ -189,6 +190,13 @@ def open_folder(root: Path, data: Data | None = None) -> Images:
         beside = f"{listed_names(loose)} lies in none of the folders {listed_names(classes)}; move it"
         return replace(images, unlabelled_because=beside)
     return replace(images, labels=labels, classes=classes)
+
+
+def data_named(name: str, like: Data, root: str = "") -> Data:
+    """A data set by its name, or a folder; its files are read as `like` says. root: of a data set by name."""
+    own = "data" if like.name in ("folder", "embedded") else like.root
+    named = {"name": name, "root": root or own} if name in NAMES else {"name": "folder", "root": name}
+    return Data.model_validate(named | like.model_dump(include={"background", "deep_gray", "max_pixels"}))
 
 
 def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:

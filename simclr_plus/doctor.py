@@ -101,7 +101,7 @@ def _devices() -> Iterator[Look]:
     for i in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(i)
         can = "bfloat16" if gpu.major >= 8 else "no fast bfloat16"
-        remedy = "" if gpu.major >= 8 else 'set training.precision = "float32"'
+        remedy = "" if gpu.major >= 8 else 'training.precision = "auto" means "float32" there, "bfloat16" is refused'
         found = f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}, {can}"
         yield Look("devices", f"GPU {i}", found, remedy)
     yield Look("devices", "CUDA", str(torch.version.cuda))

@@ -19,6 +19,7 @@ from simclr_plus.datasets import (
     TEST,
     TRAIN,
     Images,
+    data_named,
     open_folder,
     open_images,
     require_same_classes,
@@ -37,6 +38,7 @@ from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import listing_digest
+from simclr_plus.recipe import whole_path
 from simclr_plus.recipe_keys import Data
 from simclr_plus.result_folders import (
     find_results,
@@ -54,7 +56,6 @@ from simclr_plus.runs import Run, find_run
 Evaluator = Callable[..., dict[str, Any]]
 LINEAR = (evaluate_linear, evaluate_linear_fast)  # they train a classifier, which is kept
 SELECTORS = {"h": "0", "z": "-1"}  # as verify and heads.py count what a classifier stands on
-NAMES = ("embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 
 
 def weights_of(target: str, runs: Path) -> tuple[Path, Run | None]:
@@ -132,12 +133,12 @@ def evaluate_target(
         evaluated = [projected(evaluated[0], projection_head_of(weights))]
     asked = {"on": on, "labels": labels, "test": test} | ({"raw_pixels": pixels_side} if baselines else {})
     changed = _changed(evaluator, settings, asked)
-    own = recipe.data.root if recipe.data.name == "folder" else recipe.data.name
+    other = "" if _is_of(recipe.data, data) else data
     folder = folder_of(str(weights), weights, digest, runs)
     digests = from_main([decoded_digest(part) for part in (train, held_out)] if rank() == 0 else [])
     evaluation = _Evaluation(name, evaluator, settings, train, held_out, device, digests, say)
     key = evaluation.key_for(evaluated[0])
-    base = result_name(name, weights.stem, "" if data == own else data, changed=changed)
+    base = result_name(name, weights.stem, other, changed=changed)
     file_name = from_main(name_for(folder, base, key))
     classifier = folder.results / f"{file_name}.safetensors" if evaluator in LINEAR else None
     kept, found = KeptOutcomes(), {}
@@ -259,16 +260,21 @@ def told_left_out(parts: Sequence[Images], device: torch.device, say: Callable[[
     return files
 
 
+def _is_of(trained_on: Data, data: str) -> bool:
+    """Whether --data, however it is written, names what the encoder was trained on."""
+    named = data_named(data, trained_on) if data else trained_on
+    if named.name != trained_on.name:
+        return False
+    return named.name != "folder" or whole_path(named.root, "--data") == whole_path(trained_on.root, "data.root")
+
+
 def labelled_images(data: Data, other: str, test: str, *, skip_bad: bool = False) -> tuple[Images, Images]:
     """Training and test images: the recipe's, a data set by name, one folder split in two, or two folders."""
     if test:
         train, held_out = open_folder(Path(other or data.root), data), open_folder(Path(test), data)
     else:
         if other:
-            root = "data" if data.name == "folder" else data.root
-            named = {"name": other, "root": root} if other in NAMES else {"name": "folder", "root": other}
-            reading = data.model_dump(include={"background", "deep_gray", "max_pixels"})
-            data = Data.model_validate(named | reading)
+            data = data_named(other, data)
         train, held_out = open_images(data, TRAIN), open_images(data, TEST)
     require_same_classes(train, held_out)
     if skip_bad:

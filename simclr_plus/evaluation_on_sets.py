@@ -19,6 +19,7 @@ import torch
 
 from simclr_plus.checkpoints import load_encoder, read_header
 from simclr_plus.datasets import Images, require_several_classes
+from simclr_plus.decoding import reading_of
 from simclr_plus.distributed import from_main, rank, start
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
@@ -328,6 +329,7 @@ def _changed(target: Target, **settings: Any) -> dict[str, Any]:
 def _opened(target: Target, data: str, root: str, test: str, seed: int, skip_bad: bool, say: Say) -> LabelledSet:
     found = open_labelled_set(data, root, test=test, seed=seed)
     found = found.without_bad_images() if skip_bad else found
+    found = found.read_as(reading_of(target.data)) if target.data else found  # as its encoder's images were
     say(f"found {found.found()}")
     require_one_evaluation(target.digest, found.train, found.validation, found.test)
     note = told_twins(found.train_and_validation, found.test) if rank() == 0 else ""

@@ -26,6 +26,7 @@ from simclr_plus.datasets import (
     open_images,
     require_labels,
 )
+from simclr_plus.decoding import Reading
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe_keys import Data
 
@@ -66,6 +67,12 @@ class LabelledSet:
         """The same set, whose unreadable images are left out."""
         parts = (self.train, self.validation, self.test)
         train, validation, test = (replace(part, skip_bad=True) for part in parts)
+        return replace(self, train=train, validation=validation, test=test)
+
+    def read_as(self, reading: Reading) -> LabelledSet:
+        """The same set, whose files become pixels as `reading` says."""
+        parts = (self.train, self.validation, self.test)
+        train, validation, test = (replace(part, reading=reading) for part in parts)
         return replace(self, train=train, validation=validation, test=test)
 
     def found(self) -> str:

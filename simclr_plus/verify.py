@@ -12,9 +12,8 @@ import torch
 
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, beside, load_encoder, load_head, read_header
-from simclr_plus.datasets import TEST, Images, open_folder, open_images, require_labels
+from simclr_plus.datasets import NAMES, TEST, Images, data_named, open_folder, open_images, require_labels
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.evaluation import NAMES
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.trainers import read_linear_head
@@ -94,15 +93,14 @@ def images_to_verify(name: str, trained_on: Data | None = None, root: str = "") 
 
     root: of a data set by name; without it the one of the training, or "data".
     """
+    like = trained_on or Data()
     if name in NAMES:
-        known = trained_on is not None and trained_on.name != "folder"
-        root = root or (trained_on.root if trained_on is not None and known else "data")
-        return open_images(Data.model_validate({"name": name, "root": root}), TEST)
+        return open_images(data_named(name, like, root), TEST)
     if root:
         raise RecipeError(f"--root {root} is for data sets by name ({', '.join(NAMES)}); {name} is none")
     if (Path(name) / "train").is_dir():
-        return open_images(Data(name="folder", root=name), TEST)
-    return open_folder(Path(name))
+        return open_images(data_named(name, like), TEST)
+    return open_folder(Path(name), like)
 
 
 def classes_in(file: Path) -> tuple[str, ...]:

@@ -69,7 +69,7 @@ def test_each_gpu_is_named_with_what_it_can(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
     found = looks(tmp_path)
     assert "New, 80 GiB, compute capability 9.0, bfloat16" in found["GPU 0"].found and not found["GPU 0"].remedy
-    assert "Old, 16 GiB" in found["GPU 1"].found and "float32" in found["GPU 1"].remedy
+    assert "Old, 16 GiB" in found["GPU 1"].found and "refused" in found["GPU 1"].remedy
     assert "NCCL" in found["NCCL"].remedy
 
 
