@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -463,7 +462,7 @@ def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Pa
         assert not screen.query_one("#instead", Static).display
 
     drive(SimclrPlusApp(tmp_path), steps)
-    os.close(lock)
+    lock.release()
 
 
 # the time left, and the progress on a terminal
@@ -587,7 +586,7 @@ def test_the_app_is_left_while_a_run_is_being_opened(tmp_path: Path) -> None:
         app.exit()
 
     drive(SimclrPlusApp(tmp_path), steps)
-    os.close(lock)
+    lock.release()
 
 
 def test_the_end_of_an_axis_is_the_plans_on_every_axis(tmp_path: Path) -> None:

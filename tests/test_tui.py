@@ -146,7 +146,7 @@ def test_the_runs_are_listed_live_and_one_is_asked_to_stop(tmp_path: Path) -> No
         await pilot.press("s", "enter")
         await until(pilot, run.stop_file.exists)
         assert run.stop_word() == ""
-        os.close(lock)
+        lock.release()
         run.log_event("exit", reason="stopped")
         app.screen.look()
         await until(pilot, lambda: str(table.get_row("first")[2]) == "stopped")
@@ -172,7 +172,7 @@ def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tu
         await until(pilot, lambda: len(chart.curves[-1].x) == 19 and chart.drawings > drawn)
 
     drive(SimclrPlusApp(tmp_path), steps, size)
-    os.close(lock)
+    lock.release()
 
 
 def test_a_run_that_learns_labels_may_lower_its_rank(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_reading_only_offers_nothing_that_changes_something(tmp_path: Path, monk
         assert isinstance(app.screen, RunScreen)
 
     drive(SimclrPlusApp(tmp_path, readonly=True), steps)
-    os.close(lock)
+    lock.release()
     assert not run.stop_file.exists() and started.words == []
 
 
@@ -739,7 +739,7 @@ def test_a_run_in_trouble_sounds_its_alarm(tmp_path: Path) -> None:
         await until(pilot, lambda: "! the loss is not finite since step 20" in screen_text(app))
 
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
-    os.close(lock)
+    lock.release()
 
 
 def test_without_a_terminal_the_verb_says_what_to_type_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
