@@ -171,7 +171,7 @@ def test_each_subject_tells_how_much_time_is_left(
     file = tmp_path / "e.safetensors"
     save_encoder(ResNet(18, 0.125, stem="cifar"), file, {"image_size": "16"})
     few = fashion[0].first(80), fashion[1].first(40)
-    monkeypatch.setattr("simclr_plus.evaluation.labelled_images", lambda *_: few)
+    monkeypatch.setattr("simclr_plus.evaluation.labelled_images", lambda *_, **__: few)
     for evaluator in (evaluate_knn, evaluate_linear_fast, evaluate_linear):
         said: list[str] = []
         settings = {} if evaluator is evaluate_knn else {"epochs": 1}
@@ -297,5 +297,5 @@ def test_folders_with_other_classes_are_refused(photos: Path, tmp_path: Path) ->
     for name in ("Aqua", "Other"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.jpg").write_bytes((photos / "Aqua" / "00.jpg").read_bytes())
-    with pytest.raises(SimclrPlusError, match=r"different classes \(Dune, Other\)"):
+    with pytest.raises(SimclrPlusError, match=r"(?s)different classes: Dune .*Other of"):
         labelled_images(Data(name="folder", root="unused"), str(photos), str(tmp_path))

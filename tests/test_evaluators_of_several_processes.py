@@ -152,11 +152,11 @@ def chosen(folder: Path) -> dict[str, Any]:
 
     real, last = Run.checkpoint_files, distributed.rank() == distributed.world_size() - 1
     Run.checkpoint_files = lambda self: real(self)[: 1 if last else None]  # type: ignore[method-assign]
-    evaluation.labelled_images = lambda *_: (images(), images(12))
+    evaluation.labelled_images = lambda *_, **__: (images(), images(12))
     given: dict[str, Any] = {"data": "drawn", "runs": folder}
     settings = {"epochs": 1, "batch_size": 6}
     result, _ = evaluation.evaluate_target("r", "linear", evaluate_linear, settings, **given)
-    evaluation.labelled_images = lambda *_: (images(), images(9 if last else 12))
+    evaluation.labelled_images = lambda *_, **__: (images(), images(9 if last else 12))
     try:
         evaluation.evaluate_target("r", "linear", evaluate_linear, settings, **given)
     except SimclrPlusError as error:
