@@ -371,7 +371,7 @@ def test_screens_that_are_left_at_once_and_runs_that_vanish_leave_no_error(tmp_p
             for screen in (CheckpointsScreen(run), RunsScreen(tmp_path), RecipesScreen()):
                 app.push_screen(screen)
                 app.pop_screen()
-                screen.show("") if isinstance(screen, RecipesScreen) and screen._is_whole() else None
+                screen.show("") if isinstance(screen, RecipesScreen) and screen.is_whole else None
                 await pilot.pause()
                 if isinstance(screen, CheckpointsScreen):
                     screen.look()  # a timer's last

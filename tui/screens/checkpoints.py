@@ -25,7 +25,7 @@ from ..words import Words
 from .dialogs import Ask
 from .key_bar import KeyBar
 from .live import AppScreen
-from .rows import Rows, has_all
+from .rows import Rows
 
 SECONDS_BETWEEN_LOOKS = 2.0
 
@@ -33,6 +33,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 class CheckpointsScreen(AppScreen):
     """Checkpoints: what their headers say, which tensors they hold, and the results of evaluations."""
 
+    PARTS: ClassVar[tuple[str, ...]] = ("#files", "#metadata", "#tensors", "#results", "#no-results")
     AUTO_FOCUS = "#files"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "app.pop_screen", "Back", id="files.back"),
@@ -62,7 +63,7 @@ class CheckpointsScreen(AppScreen):
 
     def on_mount(self) -> None:
         """Look, again and again."""
-        if not self._is_whole():  # it was left while it was being made
+        if not self.is_whole:  # it was left while it was being made
             return
         self.query_one("#files", Rows).add_columns("file", "step", "size", "saved")
         self.query_one("#tensors", Rows).add_columns("tensor", "type", "shape", "elements")
@@ -72,7 +73,7 @@ class CheckpointsScreen(AppScreen):
 
     def look(self) -> None:
         """Show files and results if there are others than before."""
-        if not self._is_whole():
+        if not self.is_whole:
             return
         files = [(path, *status) for path in self._paths() if (status := _status(path))]
         mark = [(path.name, stamp) for path, _, stamp in files]
@@ -98,9 +99,6 @@ class CheckpointsScreen(AppScreen):
         table.set_class(not found, "empty")
         self.query_one("#no-results").set_class(bool(found), "full")
         self._show_chosen()
-
-    def _is_whole(self) -> bool:
-        return has_all(self, "#files", "#metadata", "#tensors", "#results", "#no-results")
 
     def _paths(self) -> list[Path]:
         encoder = self.run_folder.path / "encoder.safetensors"
@@ -143,7 +141,7 @@ class CheckpointsScreen(AppScreen):
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         """Another file."""
-        if event.data_table.id == "files" and self._is_whole():
+        if event.data_table.id == "files" and self.is_whole:
             self._show_chosen()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

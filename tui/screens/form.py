@@ -21,7 +21,7 @@ from ..words import Words
 from .dialogs import Ask, Tell
 from .key_bar import KeyBar
 from .live import AppScreen
-from .rows import Rows, has_all
+from .rows import Rows
 
 if TYPE_CHECKING:
     from ..app import Job
@@ -42,6 +42,7 @@ class KeyRows(Rows):
 class FormScreen(AppScreen):
     """A recipe's keys. Enter changes the chosen one; what is typed is checked at once. ctrl+l starts the run."""
 
+    PARTS: ClassVar[tuple[str, ...]] = ("#head", "#keys", "#side", "#below", "#key-help", "#editor-problem", "#editor")
     AUTO_FOCUS = "#keys"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="form.back", tooltip="all keys again; back to the recipes"),
@@ -78,15 +79,12 @@ class FormScreen(AppScreen):
 
     def on_mount(self) -> None:
         """Show everything."""
-        if self._is_whole():  # else it was left while it was being made
+        if self.is_whole:  # else it was left while it was being made
             self.show()
-
-    def _is_whole(self) -> bool:
-        return has_all(self, "#head", "#keys", "#side", "#below", "#key-help", "#editor-problem", "#editor")
 
     def on_resize(self) -> None:
         """On a wide screen each key has its explanation beside it."""
-        if self._is_whole():
+        if self.is_whole:
             self.show()
 
     def show(self) -> None:
@@ -166,7 +164,7 @@ class FormScreen(AppScreen):
 
     def on_data_table_row_highlighted(self) -> None:
         """Another key."""
-        if self.editing is None and self._is_whole():
+        if self.editing is None and self.is_whole:
             self._show_help()
 
     def on_data_table_row_selected(self) -> None:

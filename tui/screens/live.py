@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class AppScreen(Screen[None]):
     """A screen of this app."""
 
+    PARTS: ClassVar[tuple[str, ...]] = ()  # selectors of the widgets that its own work looks for
+
     if TYPE_CHECKING:
 
         @property
@@ -28,7 +30,8 @@ class AppScreen(Screen[None]):
 
         Timers, threads and messages may come at any moment; Textual removes widgets one by one.
         """
-        return self.is_attached and self.is_running and self.display and bool(self.query(KeyBar))
+        here = self.is_attached and self.is_running and self.display and bool(self.query(KeyBar))
+        return here and all(self.query(part) for part in self.PARTS)
 
 
 class LiveScreen(AppScreen):

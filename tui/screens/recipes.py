@@ -19,7 +19,7 @@ from ..recipe_form import Form, found_recipes
 from ..words import Words
 from .key_bar import KeyBar
 from .live import AppScreen
-from .rows import Rows, has_all
+from .rows import Rows
 
 
 class RecipeRows(Rows):
@@ -39,6 +39,7 @@ class RecipeRows(Rows):
 class RecipesScreen(AppScreen):
     """The recipes: those in this folder are yours, the others ship with SimCLR+. Enter changes and starts one."""
 
+    PARTS: ClassVar[tuple[str, ...]] = ("#recipes", "#text", "#filter")
     AUTO_FOCUS = "#recipes"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "back", "Back", id="recipes.back"),
@@ -62,17 +63,14 @@ class RecipesScreen(AppScreen):
 
     def on_mount(self) -> None:
         """Read them."""
-        if not self._is_whole():  # it was left while it was being made
+        if not self.is_whole:  # it was left while it was being made
             return
         self.query_one(Rows).add_column("recipe")
         self.on_screen_resume()
 
-    def _is_whole(self) -> bool:
-        return has_all(self, "#recipes", "#text", "#filter")
-
     def on_screen_resume(self) -> None:
         """One may have been saved meanwhile."""
-        if not self._is_whole():
+        if not self.is_whole:
             return
         self.recipes = dict(found_recipes())
         self.forms = {}
@@ -135,7 +133,7 @@ class RecipesScreen(AppScreen):
 
     def on_data_table_row_highlighted(self) -> None:
         """Another one."""
-        if self._is_whole():
+        if self.is_whole:
             self._show_chosen()
 
     def on_data_table_row_selected(self) -> None:

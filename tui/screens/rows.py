@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from textual.screen import Screen
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey, RowKey
 
@@ -35,8 +34,3 @@ class Rows(DataTable[Any]):
         if not self.row_count:
             return None
         return str(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value)
-
-
-def has_all(screen: Screen[Any], *selectors: str) -> bool:
-    """Whether widgets are there: while a screen is made or closed, a timer or a thread may find some of them gone."""
-    return all(screen.query(selector) for selector in selectors)

@@ -24,7 +24,7 @@ from ..words import Words, plain
 from .compare import CompareScreen
 from .key_bar import KeyBar
 from .live import LiveScreen
-from .rows import Rows, has_all
+from .rows import Rows
 from .states import COLORS
 
 WELCOME = """[b]Welcome to SimCLR+[/b]
@@ -71,6 +71,7 @@ class RunRows(Rows):
 class RunsScreen(LiveScreen):
     """The runs of the folder. Arrows choose, enter opens one, space marks those to lay over each other."""
 
+    PARTS: ClassVar[tuple[str, ...]] = ("#head", "#runs", "#welcome-text", "#about", "#filter")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "recipes", "New", id="runs.new", tooltip="choose a recipe and start a run"),
         Binding("d", "demo", "Demo", id="runs.demo", tooltip="open the demo recipe, ready to start"),
@@ -111,11 +112,8 @@ class RunsScreen(LiveScreen):
 
     def on_mount(self) -> None:
         """Say that there is something to wait for."""
-        if self._is_whole():  # else it was left while it was being made
+        if self.is_whole:  # else it was left while it was being made
             self.query_one("#head", Words).update("reading the runs ...")
-
-    def _is_whole(self) -> bool:
-        return has_all(self, "#head", "#runs", "#welcome-text", "#about", "#filter")
 
     def read(self) -> None:
         """Read the folder."""
@@ -123,7 +121,7 @@ class RunsScreen(LiveScreen):
 
     def show(self) -> None:
         """Show what was read: a table, or a welcome."""
-        if not self._is_whole():
+        if not self.is_whole:
             return
         first, was_empty = not self._looked, not self.lines
         self.lines, self._looked = self._read_lines, True
@@ -140,7 +138,7 @@ class RunsScreen(LiveScreen):
 
     def on_resize(self) -> None:
         """Another width has other columns."""
-        if self._looked and self._is_whole():
+        if self._looked and self.is_whole:
             self.fill()
 
     def fill(self) -> None:
@@ -264,7 +262,7 @@ class RunsScreen(LiveScreen):
 
     def on_data_table_row_highlighted(self) -> None:
         """Another run was chosen."""
-        if self._is_whole():
+        if self.is_whole:
             self._show_chosen()
 
     def on_data_table_row_selected(self) -> None:
