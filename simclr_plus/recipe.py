@@ -242,14 +242,14 @@ def recipe_text(path: Path) -> str:
         raise RecipeError(f"recipe {path} cannot be read: {error.strerror}") from None
     if size > LONGEST:
         raise RecipeError(f"{path} is no recipe: it has {size:,} bytes, and a recipe is a text of some lines")
-    if not data.strip():
-        raise RecipeError(f"recipe {path} is empty; `simclr-plus recipes cp` copies one to begin with")
     utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = data.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"recipe {path} is not UTF-8 text (line {line}); save it as UTF-8 in your editor") from None
+    if not text.strip():
+        raise RecipeError(f"recipe {path} is empty; `simclr-plus recipes cp` copies one to begin with")
     if "\0" in text:  # UTF-16 without its mark, or no text at all
         raise RecipeError(f"recipe {path} is in another encoding than UTF-8; save it as UTF-8 in your editor")
     return text.replace("\r\n", "\n").replace("\r", "\n")
