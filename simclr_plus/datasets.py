@@ -311,7 +311,7 @@ def require_labels(images: Images) -> NDArray[np.int64]:
     """The labels; raises UnlabelledError."""
     if images.labels is None:
         why = f"{images.unlabelled_because}, or " if images.unlabelled_because else ""
-        raise UnlabelledError(f"{images.name} has no labels, so nothing can be evaluated on it: {why}{_ONE_A_CLASS}")
+        raise UnlabelledError(f"{images.name} has no labels: {why}{_ONE_A_CLASS}")
     return images.labels
 
 

@@ -134,7 +134,7 @@ def test_images_without_labels_are_refused_naming_the_loss(
 ) -> None:
     flat = [*tiny, *LABELS, "data.name=folder", f"data.root={photos / 'Aqua'}", "data.limit=0", "training.batch_size=8"]
     run = create_run(load_recipe("demo", flat), tmp_path, "run")
-    with pytest.raises(RecipeError, match=r'loss.name = "cross_entropy" learns labels.*Aqua has none.*"nt_xent"'):
+    with pytest.raises(RecipeError, match=r'loss.name = "cross_entropy" learns labels.*Aqua has no labels.*"nt_xent"'):
         train(run, quiet=True)
     done = simclr_plus("run", "demo", *flat, "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 2 and 'loss.name = "cross_entropy" learns labels' in done.stderr
