@@ -82,7 +82,7 @@ def test_a_display_on_hold_stays_as_it_is(tmp_path: Path) -> None:
         await until(pilot, lambda: len(chart.curves[-1].x) == 2)
 
     drive(SimclrPlusApp(tmp_path), steps)
-    os.close(lock)
+    lock.release()
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def follow_for(seconds: float, folder: Path) -> tuple[float, list[int], int]:
     finally:
         writer.kill()
         writer.wait()
-        os.close(lock)
+        lock.release()
     lines = len(Run(run.path).metrics())
     assert lines > 5 * seconds
     return found[0], memory, lines
