@@ -105,7 +105,7 @@ def test_names_that_look_like_markup_stand_on_every_screen_as_they_are(
         await until(pilot, lambda: "encoder[/e]" in screen_text(app))
         assert all(text in screen_text(app) for text in ("[/w]", '["[bold]", "[/x]"]', "50.0%", "[red]one"))
         await app.push_screen(CompareScreen(runs))
-        await until(pilot, lambda: '"[/x]"' in screen_text(app))
+        await until(pilot, lambda: '/[/x]"' in screen_text(app))
         assert "[red]one" in screen_text(app).splitlines()[-8 - app.screen.query_one(Rows).size.height // 2] or (
             [str(column.label) for column in app.screen.query_one(Rows).ordered_columns] == ["", "[red]one", "[two]"]
         )

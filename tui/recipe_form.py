@@ -218,6 +218,8 @@ def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
 
 def _is_recipe(path: Path) -> bool:
     """Whether it holds what a recipe holds; one that TOML cannot read is told by its headings, so that it is listed."""
+    if not path.is_file():  # a pipe of that name would be waited for
+        return False
     try:
         text = recipe_text(path)
     except RecipeError:  # of another encoding, which the screen then tells
