@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,7 +46,8 @@ def test_equal_pixels_are_found() -> None:
 
 def test_an_evaluation_says_that_test_images_were_trained_on(parts: tuple[Path, Path]) -> None:
     said: list[str] = []
-    found = _opened(str(parts[0].parent), "data", "", 0, False, said.append)
+    target = SimpleNamespace(digest="", data=None)
+    found = _opened(target, str(parts[0].parent), "data", "", 0, False, said.append)
     assert len(found.notes) == 1 and found.notes[0].startswith("1 of 8 ") and any("copy.png" in text for text in said)
     (parts[1] / "b/copy.png").unlink()
-    assert _opened(str(parts[0].parent), "data", "", 0, False, said.append).notes == ()
+    assert _opened(target, str(parts[0].parent), "data", "", 0, False, said.append).notes == ()
