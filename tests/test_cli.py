@@ -70,6 +70,9 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
         (("recipes", "cp", "demo", "no/such/folder/x.toml"), 4, "no/such/folder"),
         (("run", "r50_4x", "training.compile=true"), 2, "do not work together"),
         (("run",), 2, "recipe"),
+        (("embed", "latest", "", "-o", "f.safetensors"), 2, "after 'latest' is empty"),
+        (("evaluate", "knn", "latest", "--data", ""), 2, "after '--data' is empty"),
+        (("ps", "--runs="), 2, "--runs is empty"),
     ],
 )
 def test_a_mistake_is_one_plain_message_with_its_exit_code(

@@ -319,3 +319,33 @@ def test_a_command_that_is_killed_in_its_second_subject_goes_on_there(tmp_path: 
     assert done.returncode == whole.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout)["results"] == json.loads(whole.stdout)["results"]
     assert not list((tmp_path / "cut").glob("*/results/.*"))
+
+
+def test_a_runs_own_folder_is_the_same_however_it_is_written(
+    drawn: Path, tmp_path: Path, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = a_run(tmp_path, [*tiny, "data.name=folder", f"data.root={drawn}"], "r")
+    monkeypatch.chdir(drawn.parent)
+    ways = ("", str(drawn), drawn.name, f"./{drawn.name}/")
+    files = {evaluate_target(str(run.path), "knn", evaluate_knn, {"k": 3}, data=data)[1] for data in ways}
+    assert len(files) == 1
+
+
+def test_an_evaluation_reads_files_as_its_encoders_training_did(drawn: Path, tmp_path: Path, tiny: list[str]) -> None:
+    """Black drawings on nothing: alike where transparency is dropped, told apart where they lie on white."""
+    for label, side in (("large", 14), ("small", 4)):
+        (tmp_path / "logos" / label).mkdir(parents=True)
+        for i in range(10):
+            alpha = np.zeros((16, 16), np.uint8)
+            alpha[1 + i % 2 : 1 + i % 2 + side, 1 : 1 + side] = 255
+            logo = np.dstack([np.zeros((16, 16, 3), np.uint8), alpha])
+            Image.fromarray(logo).save(tmp_path / "logos" / label / f"{i}.png")
+    found = {}
+    for background in ("drop", "white"):
+        keys = [*tiny, "data.name=folder", f"data.root={drawn}", f"data.background={background}"]
+        target = open_target(str(a_run(tmp_path, keys, background).path), tmp_path)
+        result = transfer(
+            target, str(tmp_path / "logos"), "", test="", relative_to="sum", seed=0, baselines=False, say=print
+        )
+        found[background] = result["results"]["encoder"]["top1"]
+    assert found == {"drop": 0.5, "white": 1.0}
