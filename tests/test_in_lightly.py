@@ -100,6 +100,7 @@ def test_our_views_stay_in_zero_to_one_and_lightlys_are_standardised(plain: dict
 # Lightning, two processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["none", *PARTS, "all"])
 def test_two_lightning_processes_keep_equal_weights_on_different_images(
     ddp: dict[str, list[dict[str, Any]]], part: str
@@ -112,6 +113,7 @@ def test_two_lightning_processes_keep_equal_weights_on_different_images(
     assert_close(trained, second["end"], 0)
 
 
+@pytest.mark.slow
 def test_our_loss_gathers_as_lightlys_does_under_ddp(ddp: dict[str, list[dict[str, Any]]]) -> None:
     for rank in (0, 1):
         ours, theirs = ddp["loss"][rank], ddp["none"][rank]
@@ -119,6 +121,7 @@ def test_our_loss_gathers_as_lightlys_does_under_ddp(ddp: dict[str, list[dict[st
         assert_close(ours["after_one"], theirs["after_one"])
 
 
+@pytest.mark.slow
 def test_only_global_batch_norm_gives_both_processes_the_same_statistics(ddp: dict[str, list[dict[str, Any]]]) -> None:
     name = "backbone.1.running_mean"
     local, everywhere = ([r["after_one"][name] for r in ddp[part]] for part in ("none", "global_batch_norm"))
@@ -127,6 +130,7 @@ def test_only_global_batch_norm_gives_both_processes_the_same_statistics(ddp: di
     torch.testing.assert_close(everywhere[0], (local[0] + local[1]) / 2, rtol=0, atol=1e-6)  # of equal batches
 
 
+@pytest.mark.slow
 def test_our_head_and_lars_keep_their_rules_under_ddp(ddp: dict[str, list[dict[str, Any]]]) -> None:
     name = "projection_head.layers.1.running_mean"  # the head's own norms are global
     local, everywhere = ([r["after_one"][name] for r in ddp[part]] for part in ("none", "head"))
@@ -177,6 +181,7 @@ def _noting(losses: list[float]) -> Any:
 # Lightly's evaluators
 
 
+@pytest.mark.slow
 def test_our_encoder_is_evaluated_by_lightlys_linear_and_knn_classifiers(tmp_path: Path) -> None:
     torch.manual_seed(0)
     encoder = tmp_path / "encoder.safetensors"

@@ -37,6 +37,7 @@ def test_every_mutation_is_noticed() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_change_that_means_nothing_survives_and_is_told() -> None:
     """So that a mutation counted as noticed was noticed, and did not just break the import."""
     code = (
