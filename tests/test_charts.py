@@ -184,12 +184,12 @@ def test_a_run_and_its_first_part_are_the_same_line_in_the_comparison(tmp_path: 
         assert "average: light" in title
         before_m = [curve.y.copy() for curve in chart.curves if not curve.faint]
         await pilot.press("m")
-        assert "average: strong" in screen_text(app).splitlines()[1]
+        await until(pilot, lambda: "average: strong" in screen_text(app).splitlines()[1])
         assert any(
             len(a) != len(c.y) or not np.allclose(a, c.y) for a, c in zip(before_m, chart.curves[1::2], strict=True)
         )
         await pilot.press("m")
-        assert "not averaged" in screen_text(app).splitlines()[1] and len(chart.curves) == 2
+        await until(pilot, lambda: "not averaged" in screen_text(app).splitlines()[1] and len(chart.curves) == 2)
 
     drive(SimclrPlusApp(tmp_path), steps)
 
@@ -430,7 +430,7 @@ def test_a_run_that_failed_before_its_first_figures_shows_cause_remedy_and_log(t
         await until(pilot, lambda: "said 29" in screen_text(app))
         words = " ".join(screen_text(app).split())
         assert cause.strip() in words and remedy in words
-        assert sum(f"said {i}" in screen_text(app) for i in range(30)) >= 10
+        await until(pilot, lambda: sum(f"said {i}" in screen_text(app) for i in range(30)) >= 10)
         assert not app.screen.query_one("#charts").display
 
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))

@@ -123,7 +123,7 @@ def footer_keys(app: Any) -> set[str]:
 def test_an_empty_folder_explains_itself_and_offers_the_demo(tmp_path: Path, size: tuple[int, int]) -> None:
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "Welcome" in screen_text(app))
-        assert "the demo: it learns" in screen_text(app)
+        await until(pilot, lambda: "the demo: it learns" in screen_text(app))
         await pilot.press("d")
         await until(pilot, lambda: "training.batch_size" in screen_text(app) or "start.name" in screen_text(app))
         assert "demo" in str(app.screen.query_one("#head", Static).render())
@@ -163,7 +163,7 @@ def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tu
         await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
         await pilot.press("enter")
         await until(pilot, lambda: "a first line" in screen_text(app))
-        assert "running" in screen_text(app) and "chance 5.54" in screen_text(app)
+        await until(pilot, lambda: "running" in screen_text(app) and "chance 5.54" in screen_text(app))
         chart = app.screen.query_one("#chart-loss", LineChart)
         drawn = chart.drawings
         for step in range(20, 200, 10):
@@ -234,7 +234,9 @@ def test_a_form_is_changed_checked_saved_and_started(tmp_path: Path, monkeypatch
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         form = await open_form(app, pilot)
         await pilot.press("slash", *"lr=0.1", "enter")
-        assert "did you mean optimizer.learning_rate?" in screen_text(app) and form.form.overrides == {}
+        await until(
+            pilot, lambda: "did you mean optimizer.learning_rate?" in screen_text(app) and form.form.overrides == {}
+        )
         await pilot.press("escape", "slash", *"training.epochs=x")
         assert "training.epochs" in str(form.query_one("#editor-problem", Static).render())
         await pilot.press("backspace", "3", "enter")
@@ -299,7 +301,7 @@ def test_recipes_are_searched_and_ones_own_come_first(tmp_path: Path, monkeypatc
         await until(pilot, lambda: "did you mean training.epochs" in screen_text(app))
         await pilot.press("slash", *"imagenet 4x", "enter")
         assert [str(key.value) for key in screen.query_one(Rows).rows] == ["r50_4x"]
-        assert "76.5 %" in screen_text(app)
+        await until(pilot, lambda: "76.5 %" in screen_text(app))
         await pilot.press("enter")
         await until(pilot, lambda: isinstance(app.screen, FormScreen))
 
@@ -321,7 +323,7 @@ def test_runs_are_sorted_filtered_and_laid_over_each_other(tmp_path: Path) -> No
         await pilot.press("o", "o")
         assert [key.value for key in table.rows] == ["gamma", "beta", "alpha"]
         await pilot.press("slash", *"nosuch")
-        assert "no run holds these words" in screen_text(app)
+        await until(pilot, lambda: "no run holds these words" in screen_text(app))
         await pilot.press("escape", "slash", *"eta", "enter")
         assert [key.value for key in table.rows] == ["beta"]
         await pilot.press("space", "escape")
@@ -365,8 +367,8 @@ def test_checkpoints_are_shown_by_their_headers_and_damaged_ones_named(
         await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
         await pilot.press("k")
         await until(pilot, lambda: "encoder.conv1.weight" in screen_text(app))
-        assert "8 x 3 x 3 x 3" in screen_text(app) and "81.2%" in screen_text(app)
-        assert "unreadable" in screen_text(app)
+        await until(pilot, lambda: "8 x 3 x 3 x 3" in screen_text(app) and "81.2%" in screen_text(app))
+        await until(pilot, lambda: "unreadable" in screen_text(app))
         await pilot.press("x")
         await until(pilot, lambda: "Write the encoder to" in screen_text(app))
         await pilot.press("enter")

@@ -332,7 +332,7 @@ def test_one_bad_file_empties_no_list(tmp_path: Path, monkeypatch: pytest.Monkey
         await app.push_screen(files)
         await until(pilot, lambda: files.query_one("#results", Rows).row_count == 5)
         assert files.query_one("#files", Rows).row_count == 2
-        assert "header length" in screen_text(app) and "50.0%" in screen_text(app)
+        await until(pilot, lambda: "header length" in screen_text(app) and "50.0%" in screen_text(app))
         recipes = RecipesScreen()
         await app.push_screen(recipes)
         await pilot.pause(0.2)
@@ -384,6 +384,6 @@ def test_screens_that_are_left_at_once_and_runs_that_vanish_leave_no_error(tmp_p
         shutil.rmtree(run.path)
         files.look()
         await pilot.pause()
-        assert "no checkpoint yet" in screen_text(app)
+        await until(pilot, lambda: "no checkpoint yet" in screen_text(app))
 
     drive(tmp_path, steps)
