@@ -25,8 +25,9 @@ from simclr_plus.tui.screens.compare import CompareScreen
 from simclr_plus.tui.screens.rows import Rows
 from simclr_plus.tui.screens.run import RunScreen
 from simclr_plus.tui.ticks import axis_labels, powers, rounded, short, ticks
+from textual.geometry import Region
 from textual.pilot import Pilot
-from textual.widgets import Static
+from textual.widgets import RichLog, Static
 
 from simclr_plus.overview import glance
 from simclr_plus.plan import make_plan
@@ -434,6 +435,27 @@ def test_a_run_that_failed_before_its_first_figures_shows_cause_remedy_and_log(t
         assert not app.screen.query_one("#charts").display
 
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
+
+
+def test_a_log_that_was_read_before_it_had_a_place_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines that are broken to a width below nought are empty, and the file does not change any more."""
+    run, real, asked = create_run(load_recipe("demo"), tmp_path, "one"), RichLog.scrollable_content_region, [0]
+    run.logs.mkdir()
+    (run.logs / "rank_0.log").write_text("the last words\n")
+
+    def late(log: RichLog) -> Region:
+        asked[0] += 1
+        return Region(0, 0, -2, 0) if asked[0] < 4 else real.fget(log)
+
+    monkeypatch.setattr(RichLog, "scrollable_content_region", property(late))
+
+    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
+        app.open_run(run)
+        await until(pilot, lambda: "the last words" in screen_text(app))
+
+    drive(SimclrPlusApp(tmp_path), steps)
 
 
 def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Path) -> None:

@@ -379,13 +379,17 @@ class RunScreen(LiveScreen):
         )
         if not changed and not anew:
             return
+        width = view.scrollable_content_region.width
+        if width < 1:  # it has no place yet: lines broken to no width would stay empty
+            self._shown_log = None
+            return
         if anew:
             view.clear()
         lines = self.log_tail.lines if anew else self.log_tail.lines[-self.log_tail.added :]
         wanted = self.log_words.lower().split()
         for line in lines if anew or self.log_tail.added else []:
             if all(word in line.lower() for word in wanted):
-                view.write(Text(line), width=view.scrollable_content_region.width or None)
+                view.write(Text(line), width=width)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """What changes something is not there when only reading."""
