@@ -18,17 +18,16 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.overview import differences
 from simclr_plus.runs import Run
 
-from ..feed import AXES, AXIS_NAMES, Feed
+from ..feed import AXIS_NAMES, Feed
 from ..line_chart import PALETTE, Curve, Level, LineChart, View
 from ..plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of
 from ..ticks import short
+from .chart_screen import ChartScreen, average_in_words, place_in_words
 from .key_bar import KeyBar
-from .live import LiveScreen
 from .rows import Rows
-from .run import after, average_in_words, place_in_words
 
 
-class CompareScreen(LiveScreen):
+class CompareScreen(ChartScreen):
     """Runs over each other: each keeps its colour. Digits or brackets choose what is drawn.
 
     The lines are centred averages of one width for all; figures are values as they were logged. A click holds the
@@ -65,11 +64,7 @@ class CompareScreen(LiveScreen):
         super().__init__()
         self.feeds = [Feed(run) for run in runs]
         self.hues = dict(zip((run.name for run in runs), colors_of([run.name for run in runs]), strict=True))
-        self.plot, self.axis, self.log_y, self.average = 0, "step", False, next(iter(SMOOTHINGS))
-        self.span: tuple[float, float] | None = None  # zoomed to
-        self.done_only, self.tight = False, False
-        self.crosshair: float | None = None
-        self.pinned = False  # the crosshair stays when the mouse leaves
+        self.plot = 0
         self._view: dict[str, Any] = {}
         self._shown_view: dict[str, Any] = self._view
         self._trouble = ""
@@ -198,37 +193,6 @@ class CompareScreen(LiveScreen):
     def action_choose(self, which: int) -> None:
         """That chart."""
         self.plot = which
-        self.draw()
-
-    def action_axis(self) -> None:
-        """The next kind of x."""
-        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
-        self.action_whole()
-
-    def action_log(self) -> None:
-        """Linear or logarithmic y."""
-        self.log_y = not self.log_y
-        self.draw()
-
-    def action_smooth(self) -> None:
-        """The next width of the average."""
-        self.average = after(self.average, SMOOTHINGS)
-        self.draw()
-
-    def action_done(self) -> None:
-        """To what is done, or to the planned end."""
-        self.done_only, self.span = not self.done_only, None
-        self.draw()
-
-    def action_tight(self) -> None:
-        """y as narrow as its values, or as far as they mean something."""
-        self.tight = not self.tight
-        self.draw()
-
-    def action_whole(self) -> None:
-        """Everything."""
-        self.span = self.crosshair = None
-        self.pinned = False
         self.draw()
 
     def on_line_chart_pointed(self, message: LineChart.Pointed) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +17,7 @@ from textual.widgets import Input, RichLog, Static
 from simclr_plus.runs import Run
 
 from ..alarms import alarms
-from ..feed import AXES, AXIS_NAMES, Feed, processes_on
+from ..feed import AXIS_NAMES, Feed, processes_on
 from ..line_chart import Curve, LineChart, View
 from ..logs import LogTail, log_files
 from ..machines import Machines
@@ -36,8 +35,8 @@ from ..plots import (
     levels_of,
 )
 from ..ticks import duration, short
+from .chart_screen import ChartScreen, average_in_words, place_in_words
 from .key_bar import KeyBar
-from .live import LiveScreen
 from .states import COLORS
 
 REST = 10  # times what drawing took must pass before the next
@@ -46,7 +45,7 @@ MOST_ALARMS = 3
 IN_TROUBLE = ("failed", "lost", "stale", "gone", "unreadable")
 
 
-class RunScreen(LiveScreen):
+class RunScreen(ChartScreen):
     """A run as it learns. The mouse or the arrows move the crosshair, a click holds it, the wheel or + and - zoom.
 
     The line is a centred average, the ground behind it the values that it averages; figures in a title are values as
@@ -97,11 +96,6 @@ class RunScreen(LiveScreen):
         super().__init__()
         self.run_folder = run
         self.feed = Feed(run)
-        self.axis, self.log_y, self.average = "step", False, next(iter(SMOOTHINGS))
-        self.span: tuple[float, float] | None = None  # zoomed to
-        self.done_only, self.tight = False, False
-        self.crosshair: float | None = None
-        self.pinned = False  # the crosshair stays when the mouse leaves
         self.paused = False
         self.first_chart, self.only = 0, -1
         self.log_tail: LogTail | None = None
@@ -415,33 +409,6 @@ class RunScreen(LiveScreen):
         """Its files and results."""
         self.app.open_checkpoints(self.run_folder)
 
-    def action_axis(self) -> None:
-        """The next kind of x; zoom and crosshair would mean something else there."""
-        self.axis = AXES[(AXES.index(self.axis) + 1) % len(AXES)]
-        self.span = self.crosshair = None
-        self.pinned = False
-        self._changed()
-
-    def action_log(self) -> None:
-        """Linear or logarithmic y."""
-        self.log_y = not self.log_y
-        self._changed()
-
-    def action_smooth(self) -> None:
-        """The next width of the average."""
-        self.average = after(self.average, SMOOTHINGS)
-        self._changed()
-
-    def action_done(self) -> None:
-        """To what is done, or to the planned end."""
-        self.done_only, self.span = not self.done_only, None
-        self._changed()
-
-    def action_tight(self) -> None:
-        """y as narrow as its values, or as far as they mean something."""
-        self.tight = not self.tight
-        self._changed()
-
     def action_page(self, by: int) -> None:
         """Other charts."""
         self.first_chart = (self.first_chart + by * self.room) % len(self._with_figures)
@@ -476,12 +443,6 @@ class RunScreen(LiveScreen):
         x, (x0, x1) = self.feed.axis(self.axis), self._range()
         newest = min(x1, max(x0, float(x[-1]))) if len(x) else x1
         self._zoom(newest if self.crosshair is None else self.crosshair, factor)
-
-    def action_whole(self) -> None:
-        """Everything."""
-        self.span = self.crosshair = None
-        self.pinned = False
-        self.draw()
 
     def action_next_log(self) -> None:
         """Another file of the logs folder."""
@@ -563,26 +524,7 @@ class RunScreen(LiveScreen):
         begin, done = (min(0.0, float(x[0])), float(x[-1])) if len(x) else (0.0, 0.0)
         return begin, done if self.done_only and done > begin else max(end_of([self.feed], self.axis), begin + 1e-9)
 
-    def _changed(self) -> None:
+    def choice_changed(self) -> None:
+        """The head names the choices."""
         self._show_head()
         self.draw()
-
-
-def after(choice: str, choices: Iterable[str]) -> str:
-    """The choice that follows one, the first after the last."""
-    names = list(choices)
-    return names[(names.index(choice) + 1) % len(names)]
-
-
-def average_in_words(average: str) -> tuple[str, ...]:
-    """For the title of a chart, in several lengths."""
-    if average == "none":
-        return "not averaged (m)", "not averaged", "raw"
-    return f"average: {average} (m)", f"{average} average", f"avg {average}"
-
-
-def place_in_words(axis: str, x: float) -> str:
-    """The place of the crosshair."""
-    return {"step": f"step {x:,.0f}", "epoch": f"epoch {x:.2f}", "images": f"image {x:,.0f}"}.get(
-        axis, f"{x:.3f} hours"
-    )
