@@ -6,6 +6,7 @@ Predictions are paired where the same evaluation met the same test images. Nothi
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def _said(name: str, runs: Path) -> list[Said]:
         others = f"; those there are of other weights: {_listed(said)}" if said else ""
         raise NotFoundError(
             f"no predictions of {name} in {folder.results / 'predictions'}{others}. Evaluate it first: "
-            f"simclr-plus evaluate transfer {name} --data DATA (or few-labels, finetune)"
+            f"simclr-plus evaluate transfer {shlex.quote(name)} --data DATA (or few-labels, finetune)"
         )
     return found
 

@@ -6,6 +6,7 @@ that were seen already, or pass over some. A branch, a run with keys changed, is
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -106,7 +107,7 @@ def _require_same_data(checkpoint: Checkpoint, recipe: Recipe, images: Images) -
 
 
 def _from_weights(checkpoint: Checkpoint) -> str:
-    return f" training.init_from={checkpoint.path}"
+    return f" training.init_from={shlex.quote(str(checkpoint.path))}"
 
 
 def _differences(before: Recipe, after: Recipe, images: Images) -> Iterator[tuple[str, object, object, str]]:

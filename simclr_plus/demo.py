@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
 
     code = launch(run, 1, quiet=quiet)
     if run.events()[-1].get("reason") != "finished":
-        say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
+        say(f"stopped with a checkpoint; go on with: simclr-plus resume {shlex.quote(str(run.path))}")
         return None, code
     shared: dict[str, Any] = {"labels": LABELS, "baselines": True, "say": say}
     knn, _ = evaluate_target(str(run.path), "knn", evaluate_knn, {"k": K}, **shared)

@@ -13,6 +13,7 @@ import html
 import io
 import json
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,7 +113,9 @@ def make_report(runs: Sequence[Run]) -> Report:
     if not rows:
         named = ", ".join(str(run.path) for run in runs)
         bad = "".join(f". {text}" for text in warnings)
-        raise NotFoundError(f"no results in {named}: evaluate first, e.g. simclr-plus evaluate knn {runs[0].name}{bad}")
+        raise NotFoundError(
+            f"no results in {named}: evaluate first, e.g. simclr-plus evaluate knn {shlex.quote(runs[0].name)}{bad}"
+        )
     marked = _with_best_marked(_groups_together(_told_apart(_seeds_together(_once(rows)))))
     if any(row.low is not None for row in marked):
         choices.append("spread: 95 % interval over the test images, or of n seeds one standard deviation")

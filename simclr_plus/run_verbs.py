@@ -148,7 +148,8 @@ def resume(
     done = found.checkpoint_files()
     at = int(done[-1].stem.removeprefix("step_")) if done else 0
     if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
-        say(f"run {found.path} is finished ({at} steps); to train longer: simclr-plus resume {run} training.epochs=N")
+        longer = f"simclr-plus resume {shlex.quote(run)} training.epochs=N"
+        say(f"run {found.path} is finished ({at} steps); to train longer: {longer}")
         if as_json:
             print_json(_outcome(found))
         return
@@ -187,7 +188,7 @@ def stop(
     if as_json:
         print_json({"schema": 1, "run": str(found.path), "state": state.name, "why": state.why})
     elif asked and state.name in ENDED:
-        say(f"{state.name}; go on with: simclr-plus resume {found.path}")
+        say(f"{state.name}; go on with: simclr-plus resume {shlex.quote(str(found.path))}")
     if asked and state.name == STALE:
         raise SimclrPlusError(f"run {found.path} was asked by its STOP file, but {state.why}")
     if asked and wait and state.name not in (*ENDED, LOST):
@@ -259,7 +260,8 @@ def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: b
         if as_json:
             print_json({"schema": 1, **status, "run": str(run.path)})
         else:
-            say(f"it trains by itself; simclr-plus logs -f {run.name}, simclr-plus stop {run.name}")
+            name = shlex.quote(run.name)
+            say(f"it trains by itself; simclr-plus logs -f {name}, simclr-plus stop {name}")
             print(run.path)
         raise typer.Exit
     say("preparing: loading PyTorch and compiling the view-making loops (the first time takes about half a minute)")
@@ -270,9 +272,9 @@ def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: b
     if as_json:
         print_json(outcome)
     elif outcome["state"] == "finished":
-        say(f"finished: {outcome['encoder']}\nnext: simclr-plus evaluate knn {run.path}")
+        say(f"finished: {outcome['encoder']}\nnext: simclr-plus evaluate knn {shlex.quote(str(run.path))}")
     else:
-        say(f"stopped with a checkpoint; go on with: simclr-plus resume {run.path}")
+        say(f"stopped with a checkpoint; go on with: simclr-plus resume {shlex.quote(str(run.path))}")
     raise typer.Exit(code)
 
 
