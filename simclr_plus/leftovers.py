@@ -2,7 +2,7 @@
 
 .features/*.safetensors                 features that evaluations keep, so that an encoder sees an image once
 .NAME.part                              what a killed process left half-written
-results/.NAME.safetensors, *.state.safetensors   where a killed evaluation would go on
+results/.NAME.safetensors, .NAME.tried, *.state.safetensors   where a killed evaluation would go on
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 FEATURES, UNFINISHED, STATES = "kept features", "unfinished files", "states of evaluations"
 UNFINISHED_AFTER = 1.0  # days without a change: nothing is written for so long
 _PART = re.compile(r"\..+\.part$")
-_STATE = re.compile(r"\..+\.safetensors$|.+\.state\.safetensors$")
+_STATE = re.compile(r"\..+\.(safetensors|tried)$|.+\.state\.safetensors$")
 
 
 @dataclass(frozen=True)
