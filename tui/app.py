@@ -21,6 +21,7 @@ from textual.screen import Screen
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import stop
 from simclr_plus.printing import visible
+from simclr_plus.recipe import recipe_text
 from simclr_plus.runs import Run
 
 from . import commands, named_colors
@@ -150,7 +151,7 @@ class SimclrPlusApp(App[None]):
     def open_recipe(self, name: str, path: Path) -> None:
         """The form of a recipe."""
         try:
-            form = Form(name, path.read_text(encoding="utf-8-sig"), self.folder)
+            form = Form(name, recipe_text(path), self.folder)
         except (SimclrPlusError, OSError, ValueError, RecursionError) as error:
             self.push_screen(Tell(f"recipe {name} cannot be used", str(error)))
             return
