@@ -136,7 +136,7 @@ def list_images(root: Path, cache: Path | None = None) -> FileList:
 def holds_image(folder: Path) -> bool:
     """Whether there is an image anywhere below a folder, links to folders aside."""
     for _, folders, files in os.walk(os.fsencode(folder)):
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         if any(_is_image(name) for name in files):
             return True
     return False
@@ -145,7 +145,7 @@ def holds_image(folder: Path) -> bool:
 def folders_in(folder: Path) -> list[str]:
     """Names of the folders right below a folder, sorted; hidden ones are left out."""
     with os.scandir(os.fsencode(folder)) as entries:
-        names = [entry.name for entry in entries if not _is_hidden(entry.name) and _leads_to_folder(entry)]
+        names = [entry.name for entry in entries if not is_hidden(entry.name) and _leads_to_folder(entry)]
     return [os.fsdecode(name) for name in sorted(names)]
 
 
@@ -172,7 +172,8 @@ def _is_image(name: bytes) -> bool:
     return os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(b".")  # noqa: PTH122 (bytes)
 
 
-def _is_hidden(folder: bytes) -> bool:
+def is_hidden(folder: bytes) -> bool:
+    """Whether a folder is one that file managers, notebooks and servers leave: no class, and no images of its own."""
     return folder.startswith((b".", b"@")) or folder.lower() in _HIDDEN
 
 
@@ -235,7 +236,7 @@ class _Walk:
         else:
             is_folder, is_file = entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False)
         if is_folder:
-            if _is_hidden(name):
+            if is_hidden(name):
                 self.hidden.append(path)
                 return False
             if entry.is_symlink():

@@ -8,6 +8,7 @@ the split. Those without validation images of their own hold out a seeded share 
 from __future__ import annotations
 
 import inspect
+import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,9 +26,11 @@ from simclr_plus.datasets import (
     open_folder,
     open_images,
     require_labels,
+    require_same_classes,
 )
 from simclr_plus.decoding import Reading
-from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError
+from simclr_plus.file_list import is_hidden
 from simclr_plus.recipe_keys import Data
 
 TOP1, MEAN_PER_CLASS, MAP11 = "top1", "mean_per_class", "map11"
@@ -126,7 +129,7 @@ def _with_held_out(
     expected: tuple[int, int, int] = (0, 0, 0),
 ) -> LabelledSet:
     """A set whose validation images are a seeded share of each training class."""
-    train, test = _of_same_classes(name, train, test)
+    train, test = _of_same_classes(train, test)
     labels = require_labels(train)
     held, kept = held_out_indices(labels, share, seed)
     choice = f"validation: {share:.0%} of each training class, seed {seed} (no source says which images)"
@@ -141,11 +144,11 @@ def _official(
     choices: tuple[str, ...] = (),
 ) -> LabelledSet:
     """A set that is distributed with validation images of its own."""
-    train, validation, test = _of_same_classes(name, *map(part, ("train", "val", "test")))
+    train, validation, test = _of_same_classes(*map(part, ("train", "val", "test")))
     return LabelledSet(name, train, validation, test, metric, expected, choices)
 
 
-def _of_same_classes(name: str, *parts: Images) -> tuple[Images, ...]:
+def _of_same_classes(*parts: Images) -> tuple[Images, ...]:
     """The parts, whose labels are numbers and must mean the same; SimclrPlusError where their classes differ.
 
     Classes without names are numbers, and a part need not show the last ones.
@@ -155,12 +158,8 @@ def _of_same_classes(name: str, *parts: Images) -> tuple[Images, ...]:
     most = max((part.classes for part in parts), key=len)
     if most == _numbered(len(most)):
         return tuple(replace(p, classes=most) if p.classes == most[: len(p.classes)] else p for p in parts)
-    for part in parts:
-        if part.classes != parts[0].classes:
-            differ = ", ".join(sorted(set(parts[0].classes) ^ set(part.classes))[:5]) or "their order"
-            raise SimclrPlusError(
-                f"the parts of {name} have different classes ({differ}), so that a label does not mean the same in them"
-            )
+    for part in parts[1:]:
+        require_same_classes(parts[0], part)
     return parts
 
 
@@ -229,7 +228,7 @@ def _shown(images: Images, reader: Any) -> Images:
         return images
     kept = images.subset(np.flatnonzero(~np.array(hidden)))
     labels = require_labels(kept)
-    ghosts = [i for i, name in enumerate(images.classes) if name.startswith((".", "@")) and not (labels == i).any()]
+    ghosts = [i for i, name in enumerate(images.classes) if is_hidden(os.fsencode(name)) and not (labels == i).any()]
     left = [i for i in range(len(images.classes)) if i not in ghosts]
     number = np.full(len(images.classes), -1)
     number[left] = np.arange(len(left))
@@ -237,9 +236,9 @@ def _shown(images: Images, reader: Any) -> Images:
 
 
 def _is_hidden(path: Path, root: Path) -> bool:
-    """Whether a file, or a folder between the root and it, is one that file managers and notebooks leave."""
+    """Whether a file, or a folder between the root and it, is left out of folders too."""
     parts = path.relative_to(root).parts if path.is_relative_to(root) else path.parts[-2:]
-    return any(part.startswith((".", "@")) for part in parts)
+    return parts[-1].startswith(".") or any(is_hidden(os.fsencode(part)) for part in parts[:-1])
 
 
 def _files(name: str, paths: Iterable[Any], labels: Iterable[int], classes: tuple[str, ...]) -> Images:

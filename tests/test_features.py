@@ -116,7 +116,7 @@ def test_what_has_no_answer_has_no_figure(folder: Path) -> None:
     with pytest.raises(UnlabelledError, match="3 of the 6"):
         knn_scores(x, x, y - 1, 2)
     renamed = Images("other", None, images.paths, images.labels, ("red", "blue"))
-    with pytest.raises(SimclrPlusError, match="other classes"):
+    with pytest.raises(SimclrPlusError, match="different classes"):
         evaluate_knn(Subject("x", RawPixels(), LAW), images, renamed, device=CPU)
     one = images.subset(np.arange(20))
     with pytest.raises(SimclrPlusError, match="one class alone"):

@@ -6,8 +6,7 @@ from typing import Any
 
 import torch
 
-from simclr_plus.datasets import Images, require_labels
-from simclr_plus.errors import SimclrPlusError
+from simclr_plus.datasets import Images, require_same_classes
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.metrics import knn_scores, summary
@@ -20,12 +19,7 @@ def evaluate_knn(
 
     k: with fewer training images all of them vote; the number in the result is that of the votes.
     """
-    require_labels(train), require_labels(test)
-    if train.classes != test.classes:
-        raise SimclrPlusError(
-            f"{train.name} and {test.name} have other classes, or another order of them: their labels are numbers, "
-            "which then mean different things"
-        )
+    require_same_classes(train, test)
     bank, train = features_of(subject.encoder, train, subject.law, device=device)
     h, test = features_of(subject.encoder, test, subject.law, device=device)
     labels = labels_of(train).to(device)
