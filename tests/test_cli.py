@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -155,6 +157,27 @@ def test_a_run_prints_plain_lines_where_there_is_no_terminal(
     assert finished.returncode == 0 and "is finished (9 steps)" in finished.stderr
     as_json = simclr_plus("resume", "x", "--json", cwd=tmp_path)
     assert json.loads(as_json.stdout)["state"] == "finished"
+
+
+def test_the_commands_that_messages_propose_work_for_a_run_whose_name_holds_a_blank(
+    simclr_plus: Command, tmp_path: Path, tiny: list[str]
+) -> None:
+    def proposed(said: str, verb: str) -> list[str]:
+        (line,) = re.findall(rf"simclr-plus ({verb} .+)", said)
+        return shlex.split(line)
+
+    name = "it's two words"
+    said = simclr_plus("run", "demo", *tiny, "--name", name, cwd=tmp_path).stderr
+    unmeasured = simclr_plus("report", name, cwd=tmp_path)
+    assert unmeasured.returncode == 3
+    for talk in (said, unmeasured.stderr):
+        evaluated = simclr_plus(*proposed(talk, "evaluate"), "--labels", "64", cwd=tmp_path)
+        assert evaluated.returncode == 0, evaluated.stderr
+        (result,) = (tmp_path / "runs" / name / "results").glob("knn_*.json")
+        result.unlink()
+    longer = proposed(simclr_plus("resume", name, cwd=tmp_path).stderr, "resume")
+    planned = simclr_plus(*(word.replace("=N", "=2") for word in longer), "--dry-run", cwd=tmp_path)
+    assert planned.returncode == 0, planned.stderr
 
 
 def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
