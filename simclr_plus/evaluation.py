@@ -26,7 +26,6 @@ from simclr_plus.datasets import (
     require_several_classes,
 )
 from simclr_plus.distributed import from_main, rank, require_agreement, start, world_size
-from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
@@ -125,10 +124,10 @@ def evaluate_target(
     train = train.first(labels)
     require_several_classes(train)
     encoder = load_encoder(weights)
-    digest = encoder_digest(encoder)
-    require_one_evaluation(digest, train, held_out)
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
     evaluated = subjects(encoder, recipe.law, baselines=baselines, native_size=native_size, pixels_side=pixels_side)
+    digest = evaluated[0].digest
+    require_one_evaluation(digest, train, held_out)
     if on == "z":
         evaluated = [projected(evaluated[0], projection_head_of(weights))]
     asked = {"on": on, "labels": labels, "test": test} | ({"raw_pixels": pixels_side} if baselines else {})
@@ -199,7 +198,7 @@ class _Evaluation:
 
     def key_for(self, subject: Subject) -> str:
         """Two of one key have one outcome."""
-        return key_of(self.name, encoder_digest(subject.encoder), repr(subject.law), self.digests, self.settings)
+        return key_of(self.name, subject.digest, repr(subject.law), self.digests, self.settings)
 
     def numbers(self, subject: Subject, options: dict[str, Any]) -> dict[str, Any]:
         """Evaluate; where the evaluator does not tell itself how far it is, the images shown are told."""

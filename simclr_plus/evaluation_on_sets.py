@@ -98,21 +98,20 @@ def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "
     """A run, checkpoint or encoder file, or a network of torchvision or timm; result_folders.py says where to."""
     if is_foreign(target):
         network = foreign_network(target, normalize)
-        digest = encoder_digest(network.subject.encoder)
-        folder = folder_of(target, None, digest, runs)
-        opened = Target(target, network.subject, digest, folder, None, None, target, None)
+        folder = folder_of(target, None, network.subject.digest, runs)
+        opened = Target(target, network.subject, network.subject.digest, folder, None, None, target, None)
         opened = replace(opened, normalize=normalize, choices=network.choices)
     else:
         if normalize:
             raise RecipeError(f"--normalize {normalize}: {target} itself says how its images are normalised")
         file = from_main(weights_of(target, runs)[0])  # of a run one checkpoint for all processes
         encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
-        digest = encoder_digest(encoder)
+        subject = Subject("encoder", encoder, recipe.law)
         opened = Target(
             target,
-            Subject("encoder", encoder, recipe.law),
-            digest,
-            folder_of(str(file), file, digest, runs),
+            subject,
+            subject.digest,
+            folder_of(str(file), file, subject.digest, runs),
             file,
             int(header["step"]) if "step" in header else None,
             encoder.architecture.title,
@@ -305,9 +304,7 @@ class Asked:
 
     def key_for(self, subject: Subject) -> str:
         """Two of one key have one outcome."""
-        return key_of(
-            self.kind, encoder_digest(subject.encoder), repr(subject.law), self.images, self.settings, self.facts
-        )
+        return key_of(self.kind, subject.digest, repr(subject.law), self.images, self.settings, self.facts)
 
 
 def _asked(
@@ -403,7 +400,7 @@ def _all_read(data: LabelledSet) -> bool:
 def _digests(target: Target, subjects: Iterable[str]) -> str:
     """Which network each subject is, as JSON."""
     known = [target.subject] if set(subjects) == {"encoder"} else target.subjects(baselines=True)
-    return json.dumps({subject.name: encoder_digest(subject.encoder) for subject in known})
+    return json.dumps({subject.name: subject.digest for subject in known})
 
 
 def _read_ones(images: Images, left_out: set[str]) -> Images:

@@ -21,7 +21,6 @@ from torch import nn
 
 from simclr_plus.datasets import Images, held_out_indices, require_labels
 from simclr_plus.distributed import barrier, from_main, rank
-from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import NotFiniteError, RecipeError, SimclrPlusError
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.subjects import Subject
@@ -291,5 +290,5 @@ def _at_edge(value: float, values: list[float]) -> bool:
 
 
 def _key(cell: Protocol, subject: Subject, *parts: str) -> str:
-    told = [asdict(cell), repr(subject.law), encoder_digest(subject.encoder), *parts]
+    told = [asdict(cell), repr(subject.law), subject.digest, *parts]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
 from simclr_plus.heads import SimCLRProjectionHead
 
@@ -23,6 +25,11 @@ class Subject:
     name: str
     encoder: nn.Module
     law: ViewLaw
+
+    @cached_property
+    def digest(self) -> str:
+        """Which network this is; read once, which takes seconds for a wide one."""
+        return encoder_digest(self.encoder)
 
 
 class RawPixels(nn.Module):

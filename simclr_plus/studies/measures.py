@@ -12,7 +12,6 @@ import torch
 
 from simclr_plus.checkpoints import load_checkpoint, load_encoder, load_head
 from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
-from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
@@ -118,7 +117,7 @@ def _images(run: Run) -> tuple[Images, Images]:
 
 def _state(run: Run, name: str, subject: Subject, images: Images, *facts: object) -> State:
     """Where a long measure is kept while it goes on; its key says what it depends on."""
-    told = [encoder_digest(subject.encoder), repr(subject.law), decoded_digest(images), *map(repr, facts)]
+    told = [subject.digest, repr(subject.law), decoded_digest(images), *map(repr, facts)]
     return State(run.results / f".{STATE}{name}.safetensors", json.dumps([name, *told]))
 
 
