@@ -31,50 +31,65 @@ TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs recip
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 
-def imports_of(path: Path) -> set[str]:
-    """Names of our modules (first level below the package) that a file imports, wherever in the file."""
+def dotted(path: Path) -> str:
+    """The name of a file from simclr_plus on; tui/ is installed there too. "" for simclr_plus itself."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in (parts if parts[0] == "tui" else parts[1:]) if part != "__init__")
+
+
+FILES = {dotted(path): path for folder in ("simclr_plus", "tui") for path in (ROOT / folder).rglob("*.py")}
+FILES.pop("")
+
+
+def listed(module: str) -> str:
+    """The longest beginning of a dotted name that has a layer."""
+    while module and module not in LAYER:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def imports_of(module: str) -> set[str]:
+    """Dotted names of our modules that a file imports: by whole or relative name, at its top or in a function."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module == "simclr_plus":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("simclr_plus."):
-            found.add(str(node.module).split(".")[1])
-    return found
-
-
-def modules() -> dict[str, list[Path]]:
-    files = [*(ROOT / "simclr_plus").rglob("*.py"), *(ROOT / "tui").rglob("*.py")]
-    named: dict[str, list[Path]] = {}
-    for path in files:
-        relative = path.relative_to(ROOT)
-        if relative == Path("simclr_plus/__init__.py"):
-            continue
-        name = "tui" if relative.parts[0] == "tui" else relative.with_suffix("").parts[1]
-        named.setdefault(name, []).append(path)
-    return named
+    inside = module.split(".") if FILES[module].stem == "__init__" else module.split(".")[:-1]
+    for node in ast.walk(ast.parse(FILES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("simclr_plus.") for alias in node.names if "simclr_plus." in alias.name}
+        elif isinstance(node, ast.ImportFrom):
+            base = inside[: len(inside) + 1 - node.level] if node.level else (node.module or "").split(".")
+            if not node.level and base.pop(0) != "simclr_plus":
+                continue
+            base += (node.module or "").split(".") if node.level and node.module else []
+            below = {".".join([*base, alias.name]) for alias in node.names}
+            found |= (below & FILES.keys()) or {".".join(base)}
+    return found - {""}
 
 
 def test_every_module_has_a_layer() -> None:
-    assert set(modules()) - set(LAYER) == set()
+    assert [module for module in FILES if not listed(module)] == []
 
 
-@pytest.mark.parametrize("name", sorted(LAYER.keys() & modules().keys()))
-def test_imports_point_down_or_sideways(name: str) -> None:
-    for path in modules()[name]:
-        upwards = {other for other in imports_of(path) if LAYER[other] > LAYER[name]}
-        assert not upwards, f"{path} imports {upwards}"
+@pytest.mark.parametrize("module", sorted(FILES))
+def test_imports_point_down_or_sideways(module: str) -> None:
+    upwards = {other for other in imports_of(module) if LAYER[listed(other)] > LAYER[listed(module)]}
+    assert not upwards, f"{FILES[module]} imports {upwards}"
 
 
 def test_trainer_and_evaluators_never_meet() -> None:
-    assert all("trainer" not in imports_of(path) for path in modules()["evaluators"])
-    assert "evaluators" not in imports_of(ROOT / "simclr_plus/trainer.py")
+    trainers = [module for module in FILES if module.split(".")[-1] == "trainer"]
+    assert trainers and not any(other.startswith("evaluators") for other in imports_of(trainers[0]))
+    for module in FILES:
+        if module.startswith("evaluators"):
+            assert trainers[0] not in imports_of(module), module
 
 
 def test_there_is_no_circle_of_imports() -> None:
-    graph = {name: set().union(*map(imports_of, paths)) - {name} for name, paths in modules().items()}
+    graph: dict[str, set[str]] = {}
+    for module in FILES:
+        graph.setdefault(listed(module), set()).update(listed(other) for other in imports_of(module))
     done: set[str] = set()
     while len(done) < len(graph):
-        ready = {name for name, needs in graph.items() if name not in done and needs & graph.keys() <= done}
+        ready = {name for name, needs in graph.items() if name not in done and needs - {name} <= done}
         assert ready, f"a circle among {sorted(graph.keys() - done)}"
         done |= ready
 
