@@ -14,8 +14,8 @@ from pathlib import Path
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import parse_args, run
 
-from simclr_plus.processes import die_with_parent
-from simclr_plus.whole_files import write_text_whole
+from simclr_plus.machine.processes import die_with_parent
+from simclr_plus.machine.whole_files import write_text_whole
 
 
 def main() -> None:

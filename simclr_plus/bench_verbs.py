@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.verbs import AsJson, Overrides, RecipeName
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import typer
 
 from simclr_plus import bench_verbs, clean_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
-from simclr_plus.printing import print_json, print_table, say, take_any_name, visible
+from simclr_plus.machine.printing import print_json, print_table, say, take_any_name, visible
 from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 
 if TYPE_CHECKING:
@@ -150,10 +150,10 @@ def verify(
 
     from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.export import recipe_of
+    from simclr_plus.machine.whole_files import write_text_whole
     from simclr_plus.outputs import require_no_input
     from simclr_plus.verify import classes_in, images_to_verify
     from simclr_plus.verify import verify as verify_weights
-    from simclr_plus.whole_files import write_text_whole
 
     if stated is not None and published:
         raise RecipeError("--stated and --published both name a figure; give one of them")
@@ -259,10 +259,10 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """One table of all evaluations beside the paper's figures; with -o curves.png the learning curves of a run."""
+    from simclr_plus.machine.whole_files import write_text_whole
     from simclr_plus.pictures import draw_curves
     from simclr_plus.report import FORMATS, as_text, make_report, results_folder, table
     from simclr_plus.runs import find_run
-    from simclr_plus.whole_files import write_text_whole
 
     if output and output.suffix in (".png", ".svg", ".pdf"):
         if len(named) > 1:

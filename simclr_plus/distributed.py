@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from simclr_plus import lightly_parts, torchrun
+from simclr_plus import lightly_parts
 from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, SimclrPlusError
+from simclr_plus.machine import torchrun
 
 T = TypeVar("T")
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.verbs import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
 
 app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
@@ -299,8 +299,8 @@ def compare(
 
 def in_processes(nproc: str) -> None:
     """With --nproc above 1 run this command under torchrun in its place, and exit with its code."""
-    from simclr_plus import torchrun
     from simclr_plus.launch import process_count
+    from simclr_plus.machine import torchrun
     from simclr_plus.runs import cpu_count
 
     processes = process_count(nproc)

@@ -50,6 +50,7 @@ from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import images_digest
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.predictions import earlier_predictions, write_predictions
 from simclr_plus.recipe_keys import Data
 from simclr_plus.result_folders import folder_of, key_of, name_for, write_note
@@ -57,7 +58,6 @@ from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.twins import told_twins
-from simclr_plus.whole_files import write_text_whole
 
 Say = Callable[[str], None]
 

@@ -24,9 +24,9 @@ from simclr_plus.datasets import Images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.features import features_of, left_out
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.outputs import require_output
 from simclr_plus.recipe import Recipe, parse_recipe
-from simclr_plus.whole_files import write_text_whole
 
 FEATURES_FORMAT = "simclr-plus features 1"
 MAX_NAMES = 80_000_000  # bytes; safetensors reads headers of up to 100 MB

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, SimclrPlusError
-from simclr_plus.tail import is_number
-from simclr_plus.whole_files import write_text_whole
+from simclr_plus.machine.json_lines import is_number
+from simclr_plus.machine.whole_files import write_text_whole
 
 RAISED, KILLED, OUT_OF_MEMORY, HUNG, TOLD = "raised", "killed", "out of memory", "hung", "told"
 ANOTHERS = "another's"  # of another process, which ended this one

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.whole_files import write_whole
+from simclr_plus.machine.whole_files import write_whole
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif"}
 UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".tga", ".dng", ".cr2", ".cr3", ".nef", ".arw"}

@@ -26,7 +26,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_plus import torchrun
 from simclr_plus.augmentations.draws import COLUMNS, draw_views, epoch_order
 from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.finishing import Finish, finish_in_parts, packed
@@ -36,6 +35,7 @@ from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets import Images
 from simclr_plus.errors import UnreadableImageError
 from simclr_plus.file_list import shown_name
+from simclr_plus.machine import torchrun
 from simclr_plus.runs import cpu_count
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from pathlib import Path
 from typing import Any
 
-from simclr_plus.tail import Tail
+from simclr_plus.machine.json_lines import Tail
 
 LINES_AT_ONCE = 1 << 20  # bytes, some thousands of lines
 MOST_DISCARDED = 100  # stretches that are kept in mind

@@ -13,8 +13,8 @@ from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.runs import Run
-from simclr_plus.whole_files import write_whole
 
 GAP = 4  # white pixels between the pictures of a grid
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from simclr_plus.printing import visible
+from simclr_plus.machine.printing import visible
 from simclr_plus.time_left import LINES, duration, seconds_left
 
 SECONDS_BETWEEN_LINES = 10.0

@@ -14,8 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from simclr_plus.processes import start_time
-from simclr_plus.tail import is_number
+from simclr_plus.machine.json_lines import is_number
+from simclr_plus.machine.processes import start_time
 
 WIDTH = 320
 # what is done at a step number, first to last: a save of step s comes before the batch and the update that follow it

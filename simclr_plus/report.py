@@ -21,8 +21,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.machine.printing import BOLD, visible
 from simclr_plus.paper_figures import paper_figure
-from simclr_plus.printing import BOLD, visible
 from simclr_plus.result_folders import NOTE, find_results, folder_of, run_of
 from simclr_plus.result_names import described, in_order
 from simclr_plus.runs import Run, find_run

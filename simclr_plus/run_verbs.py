@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.printing import print_json, print_table, say
+from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
 
 if TYPE_CHECKING:
@@ -247,8 +247,8 @@ def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe
 
 
 def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: bool, as_json: bool) -> NoReturn:
-    from simclr_plus import torchrun
     from simclr_plus.launch import detach, launch, submit_run
+    from simclr_plus.machine import torchrun
 
     if note := torchrun.disregarded():
         say(f"note: {note}")
@@ -287,8 +287,8 @@ def _say_submitted(run: Run, job: str, as_json: bool) -> None:
 
 
 def _outcome(run: Run) -> dict[str, Any]:
+    from simclr_plus.machine.json_lines import last_objects
     from simclr_plus.states import state_of
-    from simclr_plus.tail import last_objects
 
     encoder = run.path / "encoder.safetensors"
     return {

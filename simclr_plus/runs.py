@@ -3,7 +3,7 @@
     recipe.toml      the resolved recipe               checkpoints/  step_00012500.safetensors
     metrics.jsonl    one JSON object a logged step     results/      one JSON file an evaluation
     events.jsonl     start, resume, checkpoint, exit   logs/         what the processes printed
-    control/STOP     asks the run to save and stop     run.lock*     held while the run trains (locks.py)
+    control/STOP     asks the run to save and stop     run.lock*     held while the run trains (machine/locks.py)
     status.json      what its supervisor says of it    system.<host>.jsonl   figures of a node
 
 The .jsonl files are append-only and have one writer: process 0, and for a node's figures its supervisor.
@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simclr_plus import locks
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.machine import locks
+from simclr_plus.machine.json_lines import Tail
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe import Recipe, parse_recipe, recipe_text
-from simclr_plus.tail import Tail
-from simclr_plus.whole_files import write_text_whole
 
 # what may stand in the STOP file, and how much it asks for: 1 save and stop, 2 end within 35 seconds, 3 end at once
 STOP_WORDS = {"": 1, "requeue": 1, "now": 2, "kill": 3}

@@ -21,11 +21,11 @@ from types import FrameType
 from typing import Any, Protocol
 
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.processes import die_with_parent
+from simclr_plus.machine.json_lines import Tail
+from simclr_plus.machine.processes import die_with_parent
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run
-from simclr_plus.tail import Tail
-from simclr_plus.whole_files import write_text_whole
 
 SECONDS_BETWEEN_LOOKS = 2.0
 BYTES_AT_ONCE = 1 << 18

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from simclr_plus import processes, slurm
+from simclr_plus import slurm
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.locks import GRACE, Hold, is_held
+from simclr_plus.machine import processes
+from simclr_plus.machine.json_lines import is_number, last_objects
+from simclr_plus.machine.locks import GRACE, Hold, is_held
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.pulse import pulse_file, read_pulse
 from simclr_plus.runs import Run, list_runs
-from simclr_plus.tail import is_number, last_objects
-from simclr_plus.whole_files import write_text_whole
 
 QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
 STOPPED, FINISHED, FAILED, LOST, STALE = "stopped", "finished", "failed", "lost", "stale"

@@ -27,6 +27,7 @@ from typing import Any
 
 from simclr_plus import slurm
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.runs import Run, cpu_count
 from simclr_plus.states import FINISHED, state_of
@@ -34,7 +35,6 @@ from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.study import Cell, Study
 from simclr_plus.supervisor import INTERRUPTED, PREEMPTED
-from simclr_plus.whole_files import write_text_whole
 
 SECONDS_BETWEEN_LOOKS = 0.2
 Say = Callable[[str], None]

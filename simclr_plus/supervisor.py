@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simclr_plus import processes, slurm, states, torchrun
+from simclr_plus import slurm, states
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.failures import (
     KILLED,
@@ -36,12 +36,13 @@ from simclr_plus.failures import (
     root_cause,
 )
 from simclr_plus.hanging import hung
-from simclr_plus.locks import Hold
+from simclr_plus.machine import processes, torchrun
+from simclr_plus.machine.figures import SECONDS_BETWEEN_LINES, SystemFigures
+from simclr_plus.machine.locks import Hold
 from simclr_plus.pulse import Pulse, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs import STOP_WORDS, Run, cpu_count
 from simclr_plus.sinks import wanted
 from simclr_plus.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
-from simclr_plus.system_figures import SECONDS_BETWEEN_LINES, SystemFigures
 
 OK, PREEMPTED, INTERRUPTED = 0, 75, 130
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PULSES = 0.2, 1.0

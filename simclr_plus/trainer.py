@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from simclr_plus import distributed, metrics, torchrun
+from simclr_plus import distributed, metrics
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.background_saving import CheckpointSaver
@@ -51,15 +51,16 @@ from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import Batch, ViewBatches
 from simclr_plus.losses import contrastive_metrics, nt_xent
+from simclr_plus.machine import torchrun
+from simclr_plus.machine.processes import die_with_parent
+from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
 from simclr_plus.precision import computed_in, halves_on, set_float32_products
-from simclr_plus.processes import die_with_parent
 from simclr_plus.progress import TrainingProgress
 from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import SECONDS_TO_APPEAR, Run, machine
-from simclr_plus.whole_files import remove_unfinished
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 

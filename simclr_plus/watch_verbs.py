@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.printing import print_json, print_table, say, visible
-from simclr_plus.tail import is_number
+from simclr_plus.machine.json_lines import is_number
+from simclr_plus.machine.printing import print_json, print_table, say, visible
 from simclr_plus.time_left import duration
 from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder
 

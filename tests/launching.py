@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simclr_plus.processes import is_alive
+from simclr_plus.machine.processes import is_alive
 from simclr_plus.pulse import read_pulses
 from simclr_plus.runs import Run
 from simclr_plus.states import read_status

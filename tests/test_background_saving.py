@@ -17,10 +17,10 @@ from simclr_plus import background_saving
 from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.checkpoints import write_tensors
 from simclr_plus.errors import EnvironmentNotAbleError
+from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import create_run
 from simclr_plus.trainer import train
-from simclr_plus.whole_files import remove_unfinished
 
 
 def something(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from launching import CLI, environment, gone, pids_of, processes_naming, ps, same_bytes, wait_for
 
-from simclr_plus.processes import start_time
+from simclr_plus.machine.processes import start_time
 from simclr_plus.pulse import read_pulses
 from simclr_plus.runs import Run
 from simclr_plus.states import read_status, state_of

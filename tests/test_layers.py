@@ -12,10 +12,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
-    "errors whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads losses "
-    "compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
-    "published processes locks tail metrics_table pulse failures hanging slurm states system_figures overview "
-    "printing result_names result_folders file_kinds leftovers torchrun time_left"
+    "errors machine.whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads "
+    "losses compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
+    "published machine.processes machine.locks machine.json_lines metrics_table pulse failures hanging slurm states "
+    "machine.figures overview machine.printing result_names result_folders file_kinds leftovers machine.torchrun "
+    "time_left"
 )
 MODEL = (
     "model precision checkpoints continuation background_saving file_list splits decoding datasets metrics loading "
@@ -66,10 +67,10 @@ def imports_of(module: str) -> set[str]:
 
 
 def test_every_module_has_a_layer() -> None:
-    assert [module for module in FILES if not listed(module)] == []
+    assert [module for module in FILES if not listed(module) and FILES[module].stem != "__init__"] == []
 
 
-@pytest.mark.parametrize("module", sorted(FILES))
+@pytest.mark.parametrize("module", sorted(filter(listed, FILES)))
 def test_imports_point_down_or_sideways(module: str) -> None:
     upwards = {other for other in imports_of(module) if LAYER[listed(other)] > LAYER[listed(module)]}
     assert not upwards, f"{FILES[module]} imports {upwards}"
@@ -85,7 +86,7 @@ def test_trainer_and_evaluators_never_meet() -> None:
 
 def test_there_is_no_circle_of_imports() -> None:
     graph: dict[str, set[str]] = {}
-    for module in FILES:
+    for module in filter(listed, FILES):
         graph.setdefault(listed(module), set()).update(listed(other) for other in imports_of(module))
     done: set[str] = set()
     while len(done) < len(graph):

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming, wait_for
 
-from simclr_plus import launch, locks, processes, slurm, states
+from simclr_plus import launch, slurm, states
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start
+from simclr_plus.machine import locks, processes
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.states import here, read_status, write_status

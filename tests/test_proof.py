@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from simclr_plus.checkpoints import load_checkpoint, read_header
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import launch
+from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.trainer import train
-from simclr_plus.whole_files import write_whole
 
 # sums in another order show in float32; entries below 1 are compared absolutely
 FLOAT32 = Case("lars", "float32", steps=3, learning_rate=0.01, tolerance=2e-5, scale=1.0)

@@ -12,11 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simclr_plus import processes, slurm, states, supervisor
+from simclr_plus import slurm, states, supervisor
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
 from simclr_plus.hanging import behind_the_others, hung
-from simclr_plus.processes import is_stopped, start_time
+from simclr_plus.machine import processes
+from simclr_plus.machine.processes import is_stopped, start_time
 from simclr_plus.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run

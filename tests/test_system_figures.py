@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simclr_plus.system_figures import SystemFigures
+from simclr_plus.machine.figures import SystemFigures
 
 
 class NVMLError(Exception):

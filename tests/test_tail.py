@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from simclr_plus.machine.json_lines import Tail, last_objects
 from simclr_plus.metrics_table import MOST_DISCARDED, MetricsTable
-from simclr_plus.tail import Tail, last_objects
 
 
 def test_a_line_is_read_once_and_only_when_it_is_whole(tmp_path: Path) -> None:

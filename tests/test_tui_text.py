@@ -40,7 +40,7 @@ from textual.pilot import Pilot
 from textual.widgets import Input
 
 from simclr_plus import progress
-from simclr_plus.printing import UNPRINTABLE, print_table, visible
+from simclr_plus.machine.printing import UNPRINTABLE, print_table, visible
 from simclr_plus.recipe import load_recipe
 from simclr_plus.report import as_text, make_report
 from simclr_plus.runs import Run, create_run
@@ -255,7 +255,7 @@ def test_verbs_print_any_name_in_any_encoding(tmp_path: Path) -> None:
 
 def test_a_path_that_is_no_utf8_is_printed_as_its_own_bytes(tmp_path: Path) -> None:
     """What a script reads is a path that opens."""
-    code = "from simclr_plus.printing import take_any_name; import os; take_any_name()\n"
+    code = "from simclr_plus.machine.printing import take_any_name; import os; take_any_name()\n"
     code += "print(os.fsdecode(b'a\\xffb')); print('\\u00e9')"
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from simclr_plus import locks, whole_files
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.whole_files import remove_unfinished, write_text_whole, write_whole
+from simclr_plus.machine import locks, whole_files
+from simclr_plus.machine.whole_files import remove_unfinished, write_text_whole, write_whole
 
 HALF = 1000
 
@@ -46,7 +46,7 @@ def test_two_containers_with_equal_process_ids_do_not_mix_their_bytes(tmp_path: 
     code = f"""
 import os, sys, time
 from pathlib import Path
-from simclr_plus.whole_files import write_whole
+from simclr_plus.machine.whole_files import write_whole
 folder, letter = Path(sys.argv[1]), sys.argv[2]
 def write(aside):
     with aside.open("wb", buffering=0) as file:

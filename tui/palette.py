@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
-from simclr_plus.printing import visible
+from simclr_plus.machine.printing import visible
 from simclr_plus.runs import list_runs
 
 from .recipe_form import found_recipes

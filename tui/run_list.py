@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from simclr_plus.machine.json_lines import last_objects
 from simclr_plus.runs import Run, list_runs
 from simclr_plus.states import ENDED, LOST
-from simclr_plus.tail import last_objects
 
 from .feed import facts_of, is_number
 

@@ -12,7 +12,7 @@ from textual.color import Color
 from textual.filter import LineFilter
 from textual.widgets import Static
 
-from simclr_plus.printing import UNPRINTABLE, visible
+from simclr_plus.machine.printing import UNPRINTABLE, visible
 
 
 def plain(value: object, *, lines: bool = False) -> Text:

@@ -36,9 +36,9 @@ from simclr_plus.feature_cache import cached_features, decoded_digest
 from simclr_plus.features import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
+from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.schedules import peak_learning_rate, step_count
 from simclr_plus.transfer_sets import LabelledSet
-from simclr_plus.whole_files import write_text_whole
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from simclr_plus.machine.whole_files import write_text_whole, write_whole
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import Page, Picture
 from simclr_plus.studies.study import Study
-from simclr_plus.whole_files import write_text_whole, write_whole
 
 VERDICT_COLORS = {"seen": "#1a7f37", "not seen": "#cf222e", "undecided": "#9a6700", "not measured": "#57606a"}
 

@@ -14,7 +14,7 @@ from textual.containers import Horizontal, Vertical
 from textual.widgets import DataTable
 
 from simclr_plus.errors import CheckpointError
-from simclr_plus.printing import visible
+from simclr_plus.machine.printing import visible
 from simclr_plus.runs import Run
 
 from ..commands import export_words

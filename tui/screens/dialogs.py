@@ -15,7 +15,7 @@ from textual.screen import ModalScreen, Screen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
-from simclr_plus.printing import visible
+from simclr_plus.machine.printing import visible
 
 from ..words import Words, plain
 

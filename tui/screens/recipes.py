@@ -12,7 +12,7 @@ from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Input
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.printing import visible
+from simclr_plus.machine.printing import visible
 from simclr_plus.recipe import recipe_text
 
 from ..recipe_form import Form, found_recipes

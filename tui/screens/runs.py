@@ -12,8 +12,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.widgets import Input
 
+from simclr_plus.machine.printing import visible
 from simclr_plus.overview import recipe_title
-from simclr_plus.printing import visible
 from simclr_plus.recipe import find_recipe
 from simclr_plus.runs import Run
 

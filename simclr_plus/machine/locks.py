@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simclr_plus import processes
-from simclr_plus.tail import is_number
+from simclr_plus.machine import processes
+from simclr_plus.machine.json_lines import is_number
 
 GRACE = 60.0  # seconds that another machine's sign may come late: clocks, network file systems
 WIDTH = 1024  # of a claim, which is overwritten in place

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.locks import lock_at_once
+from simclr_plus.machine.locks import lock_at_once
 
 SECONDS_TO_BE_LEFT = 600.0  # where there are no locks, a file that nobody wrote to for so long is nobody's
 

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any
 
-from simclr_plus import torchrun
+from simclr_plus.machine import torchrun
 
 # C0 and C1 with DEL; what turns the direction of writing; separators of lines; halves of characters
 UNPRINTABLE = re.compile(

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from simclr_plus.tail import is_number
+from simclr_plus.machine.json_lines import is_number
 
 SAME_START = 200  # hundredths of a second; no id of a process comes round again so soon
 

@@ -1,0 +1,1 @@
+"""What the machine and its processes give: whole files, growing files, figures. No torch."""
