@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simclr_plus.augmentations.transform import SimCLRTransform
-    from simclr_plus.checkpoints import load_encoder, save_encoder
     from simclr_plus.encoders import ResNet
     from simclr_plus.global_batch_norm import (
         GlobalBatchNorm,
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from simclr_plus.lars import LARS
     from simclr_plus.losses import NTXentLoss
     from simclr_plus.recipe import Recipe, load_recipe
+    from simclr_plus.weights.checkpoints import load_encoder, save_encoder
 
 __all__ = [
     "LARS",
@@ -50,9 +50,9 @@ _HOME = {
     "SimCLRProjectionHead": "heads",
     "SimCLRTransform": "augmentations.transform",
     "convert_global_batch_norm": "global_batch_norm",
-    "load_encoder": "checkpoints",
+    "load_encoder": "weights.checkpoints",
     "load_recipe": "recipe",
-    "save_encoder": "checkpoints",
+    "save_encoder": "weights.checkpoints",
 }
 
 

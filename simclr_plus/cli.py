@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Write an encoder for other projects; its header holds the whole recipe."""
     from simclr_plus.evaluation import weights_of
-    from simclr_plus.export import export_encoder, export_timm
+    from simclr_plus.weights.export import export_encoder, export_timm
 
     if format not in ("encoder", "timm"):
         raise RecipeError(f'--format {format!r} is unknown; use "encoder" or "timm"')
@@ -83,9 +83,9 @@ def import_weights(
     as_json: AsJson = False,
 ) -> None:
     """Bring in weights: the authors' checkpoints, or a file of another trainer."""
-    from simclr_plus.checkpoints import ENCODER_FORMAT
     from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow, mean_and_std
-    from simclr_plus.outputs import require_output
+    from simclr_plus.weights.checkpoints import ENCODER_FORMAT
+    from simclr_plus.weights.outputs import require_output
 
     require_output(output, ENCODER_FORMAT, inputs=[source])
     if is_tensorflow(source):
@@ -149,11 +149,11 @@ def verify(
     from dataclasses import replace
 
     from simclr_plus.evaluation import best_device, told_left_out, weights_of
-    from simclr_plus.export import recipe_of
     from simclr_plus.machine.whole_files import write_text_whole
-    from simclr_plus.outputs import require_no_input
     from simclr_plus.verify import classes_in, images_to_verify
     from simclr_plus.verify import verify as verify_weights
+    from simclr_plus.weights.export import recipe_of
+    from simclr_plus.weights.outputs import require_no_input
 
     if stated is not None and published:
         raise RecipeError("--stated and --published both name a figure; give one of them")
@@ -211,8 +211,8 @@ def embed(
 
     from simclr_plus.datasets import open_folder
     from simclr_plus.evaluation import best_device, told_left_out, weights_of
-    from simclr_plus.export import embed as embed_images
-    from simclr_plus.export import recipe_of
+    from simclr_plus.weights.export import embed as embed_images
+    from simclr_plus.weights.export import recipe_of
 
     source, _ = weights_of(target, runs)
     images = replace(open_folder(folder, recipe_of(source).data), skip_bad=skip_bad)

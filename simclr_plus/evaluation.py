@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_plus.checkpoints import beside, load_encoder, load_head, read_header, save_head
 from simclr_plus.datasets import (
     TEST,
     TRAIN,
@@ -32,7 +31,6 @@ from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
-from simclr_plus.export import recipe_of
 from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
@@ -51,6 +49,8 @@ from simclr_plus.result_folders import (
 )
 from simclr_plus.result_names import changed_settings, plain, result_name
 from simclr_plus.runs import Run, find_run
+from simclr_plus.weights.checkpoints import beside, load_encoder, load_head, read_header, save_head
+from simclr_plus.weights.export import recipe_of
 
 Evaluator = Callable[..., dict[str, Any]]
 LINEAR = (evaluate_linear, evaluate_linear_fast)  # they train a classifier, which is kept

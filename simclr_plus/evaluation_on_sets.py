@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from simclr_plus.checkpoints import load_encoder, read_header
 from simclr_plus.datasets import Images, require_several_classes
 from simclr_plus.decoding import reading_of
 from simclr_plus.distributed import from_main, rank, start
@@ -45,7 +44,6 @@ from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
-from simclr_plus.export import recipe_of
 from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
@@ -58,6 +56,8 @@ from simclr_plus.result_names import plain, result_name
 from simclr_plus.runs import Run
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.twins import told_twins
+from simclr_plus.weights.checkpoints import load_encoder, read_header
+from simclr_plus.weights.export import recipe_of
 
 Say = Callable[[str], None]
 

@@ -95,7 +95,7 @@ def run(
         batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
     plan = _plan(loaded, _world(order), checked=allocation is None)
     if loaded.training.init_from and allocation is None:
-        from simclr_plus.checkpoints import encoder_to_start_from
+        from simclr_plus.weights.checkpoints import encoder_to_start_from
 
         encoder_to_start_from(loaded)
     new = create(loaded, runs, name)
@@ -231,11 +231,11 @@ def _processes_of(run: Run) -> int:
 
 def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe, Plan]:
     """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
-    from simclr_plus.checkpoints import load_checkpoint
     from simclr_plus.continuation import require_branch
     from simclr_plus.datasets import open_training_images
     from simclr_plus.plan import make_plan
     from simclr_plus.recipe import parse_recipe, recipe_text
+    from simclr_plus.weights.checkpoints import load_checkpoint
 
     text = recipe_text(parent.recipe_file)
     recipe = parse_recipe(text, overrides, origin=str(parent.recipe_file))

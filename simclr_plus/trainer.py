@@ -32,16 +32,6 @@ from torch.optim import Optimizer
 from simclr_plus import distributed, metrics
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.views import compile_views
-from simclr_plus.background_saving import CheckpointSaver
-from simclr_plus.checkpoints import (
-    Checkpoint,
-    checkpoint_header,
-    encoder_metadata,
-    encoder_to_start_from,
-    load_checkpoint,
-    restore,
-    save_encoder,
-)
 from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.datasets import Images, notes_of, open_monitor_images, open_training_images
@@ -61,6 +51,16 @@ from simclr_plus.progress import TrainingProgress
 from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import SECONDS_TO_APPEAR, Run, machine
+from simclr_plus.weights.background_saving import CheckpointSaver
+from simclr_plus.weights.checkpoints import (
+    Checkpoint,
+    checkpoint_header,
+    encoder_metadata,
+    encoder_to_start_from,
+    load_checkpoint,
+    restore,
+    save_encoder,
+)
 
 FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from simclr_plus import background_saving
-from simclr_plus.background_saving import CheckpointSaver
-from simclr_plus.checkpoints import write_tensors
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import create_run
 from simclr_plus.trainer import train
+from simclr_plus.weights import background_saving
+from simclr_plus.weights.background_saving import CheckpointSaver
+from simclr_plus.weights.checkpoints import write_tensors
 
 
 def something(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -109,7 +109,7 @@ def test_a_save_that_fails_is_told_by_the_next_call(tmp_path: Path) -> None:
 KILLED = """
 import sys, torch
 from pathlib import Path
-from simclr_plus.background_saving import CheckpointSaver
+from simclr_plus.weights.background_saving import CheckpointSaver
 folder = Path(sys.argv[1])
 with CheckpointSaver() as saver:
     for step in (1, 2):

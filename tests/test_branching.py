@@ -10,7 +10,6 @@ import pytest
 from typer.testing import CliRunner
 
 from simclr_plus import launch, runs
-from simclr_plus.checkpoints import read_header, write_tensors
 from simclr_plus.cli import app
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.recipe import load_recipe
@@ -18,6 +17,7 @@ from simclr_plus.runs import Run, branch_run, create_run
 from simclr_plus.states import write_status
 from simclr_plus.supervisor import Order
 from simclr_plus.trainer import train
+from simclr_plus.weights.checkpoints import read_header, write_tensors
 
 
 @pytest.fixture(scope="module")

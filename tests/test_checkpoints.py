@@ -10,7 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from simclr_plus.checkpoints import (
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError
+from simclr_plus.losses import nt_xent
+from simclr_plus.model import build_model
+from simclr_plus.recipe import Recipe, load_recipe
+from simclr_plus.trainer import build_optimizer
+from simclr_plus.weights.checkpoints import (
     checkpoint_header,
     checkpoint_tensors,
     load_checkpoint,
@@ -21,12 +27,6 @@ from simclr_plus.checkpoints import (
     save_encoder,
     write_tensors,
 )
-from simclr_plus.encoders import ResNet
-from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError
-from simclr_plus.losses import nt_xent
-from simclr_plus.model import build_model
-from simclr_plus.recipe import Recipe, load_recipe
-from simclr_plus.trainer import build_optimizer
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_when_the_disk_is_full_the_previous_checkpoint_survives(tmp_path: Path) 
     code = """
 import resource, signal, sys, torch
 from pathlib import Path
-from simclr_plus.checkpoints import save_encoder, load_encoder
+from simclr_plus.weights.checkpoints import save_encoder, load_encoder
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import EnvironmentNotAbleError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -198,7 +198,7 @@ def test_every_tensor_of_the_optimizers_state_comes_to_its_parameters_device_and
 def test_a_checkpoint_that_is_deleted_while_it_is_read_is_read_to_its_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simclr_plus import checkpoints
+    from simclr_plus.weights import checkpoints
 
     model, state = one_update(recipe)
     path = tmp_path / "a.safetensors"

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import load_encoder, save_checkpoint, save_encoder
 from simclr_plus.datasets import Images
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
@@ -23,6 +22,7 @@ from simclr_plus.feature_cache import cached_features
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.transfer_sets import LabelledSet
+from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16, blur_prob=0.0)

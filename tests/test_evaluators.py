@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import save_checkpoint, save_encoder
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
@@ -29,6 +28,7 @@ from simclr_plus.report import make_report
 from simclr_plus.runs import Run, create_run
 from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.verify import verify
+from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)

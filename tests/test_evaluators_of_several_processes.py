@@ -18,7 +18,6 @@ import torch
 
 from simclr_plus import distributed
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import save_checkpoint
 from simclr_plus.datasets import Images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import SimclrPlusError
@@ -32,6 +31,7 @@ from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.transfer_sets import LabelledSet
+from simclr_plus.weights.checkpoints import save_checkpoint
 
 CPU = torch.device("cpu")
 LAW = simclr_law(12, blur_prob=0.0)

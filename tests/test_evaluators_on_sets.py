@@ -15,7 +15,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import save_encoder
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
@@ -39,6 +38,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.predictions import compare_predictions
 from simclr_plus.recipe_keys import Data
 from simclr_plus.transfer_sets import LabelledSet
+from simclr_plus.weights.checkpoints import save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16, blur_prob=0.0)
@@ -379,7 +379,7 @@ def test_few_labels_write_their_list(tmp_path: Path) -> None:
 
 
 def test_torchvisions_and_timms_networks_are_subjects(tmp_path: Path) -> None:
-    from simclr_plus.export import export_timm
+    from simclr_plus.weights.export import export_timm
 
     encoder = ResNet(18).eval()
     file = tmp_path / "encoder.safetensors"

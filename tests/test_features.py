@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import save_encoder
 from simclr_plus.cli import main
 from simclr_plus.datasets import Images, open_folder, require_several_classes
 from simclr_plus.encoders import ResNet
@@ -28,6 +27,7 @@ from simclr_plus.evaluators.subjects import RawPixels, Subject
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.features import features_of
 from simclr_plus.metrics import knn_scores, mean_average_precision_11, summary
+from simclr_plus.weights.checkpoints import save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16, blur_prob=0.0)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from simclr_plus.checkpoints import load_checkpoint, load_encoder, load_head, read_header
 from simclr_plus.errors import CheckpointError
 from simclr_plus.importers import import_pytorch
+from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head, read_header
 
 STATE = {"conv1.weight": torch.zeros(4, 3, 7, 7)}
 

@@ -13,11 +13,11 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from simclr_plus.checkpoints import save_encoder
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluation_on_sets import open_target
 from simclr_plus.evaluators.foreign_encoders import foreign_network
+from simclr_plus.weights.checkpoints import save_encoder
 
 CACHED = "resnet18-f37072fd.pth"  # torchvision's name of its weights of resnet18
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -81,7 +81,7 @@ def test_code_planted_in_torchvisions_cache_is_not_run(
 
 
 def test_code_planted_in_a_folder_of_timms_is_not_run(tmp_path: Path) -> None:
-    from simclr_plus.export import export_timm
+    from simclr_plus.weights.export import export_timm
 
     save_encoder(ResNet(18), tmp_path / "e.safetensors")
     export_timm(tmp_path / "e.safetensors", tmp_path / "timm")

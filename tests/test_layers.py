@@ -15,20 +15,23 @@ PARTS = (
     "errors machine.whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads "
     "losses compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
     "published machine.processes machine.locks machine.json_lines metrics_table pulse failures hanging slurm states "
-    "machine.figures overview machine.printing result_names result_folders file_kinds leftovers machine.torchrun "
-    "time_left"
+    "machine.figures overview machine.printing result_names result_folders weights.file_kinds leftovers "
+    "machine.torchrun time_left"
 )
 MODEL = (
-    "model precision checkpoints continuation background_saving file_list splits decoding datasets metrics loading "
-    "features progress feature_cache image_identity few_labels transfer_sets significance predictions paper_figures "
-    "encoder_digest outputs twins"
+    "model precision weights.checkpoints continuation weights.background_saving file_list splits decoding datasets "
+    "metrics loading features progress feature_cache image_identity few_labels transfer_sets significance "
+    "predictions paper_figures encoder_digest weights.outputs twins"
 )
-WORK = "trainer evaluators export importers pictures report studies"
+WORK = "trainer evaluators weights.export importers pictures report studies"
 LAUNCH = (
     "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent study_runs study_cell "
     "study_cost study_setting comparisons"
 )
-TOP = "cli demo tui verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs study_verbs clean_verbs"
+TOP = (
+    "cli demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "
+    "study_verbs clean_verbs"
+)
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
 

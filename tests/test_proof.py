@@ -12,7 +12,6 @@ import torch
 from launching import environment
 from safetensors.torch import save_file
 
-from simclr_plus.checkpoints import load_checkpoint, read_header
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import launch
 from simclr_plus.machine.whole_files import write_whole
@@ -20,6 +19,7 @@ from simclr_plus.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.trainer import train
+from simclr_plus.weights.checkpoints import load_checkpoint, read_header
 
 # sums in another order show in float32; entries below 1 are compared absolutely
 FLOAT32 = Case("lars", "float32", steps=3, learning_rate=0.01, tolerance=2e-5, scale=1.0)

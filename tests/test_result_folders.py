@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_plus.checkpoints import load_encoder, save_checkpoint, save_encoder
 from simclr_plus.comparisons import compare_named
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import NotFoundError, RecipeError
@@ -29,6 +28,7 @@ from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.report import make_report, results_folder
 from simclr_plus.runs import Run, create_run
+from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
 
 
 @pytest.fixture(scope="module")

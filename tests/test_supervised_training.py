@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simclr_plus.checkpoints import load_checkpoint, load_encoder, load_head
 from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.datasets import TEST, open_images, open_training_images
 from simclr_plus.errors import CheckpointError, RecipeError
@@ -26,6 +25,7 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.trainer import contrastive_loss, train, view_batches
 from simclr_plus.verify import verify
+from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CPU = torch.device("cpu")

@@ -145,7 +145,7 @@ def test_process_0_is_named_when_it_hangs_in_a_save_and_the_others_wait_in_the_n
     tmp_path: Path, tiny: list[str]
 ) -> None:
     fault = (
-        "import time, simclr_plus.background_saving as saving\n"
+        "import time, simclr_plus.weights.background_saving as saving\n"
         "saving.CheckpointSaver.save = lambda *_: time.sleep(1000)"
     )
     hung = ["monitor.hung_after_seconds=12", "checkpoints.every_epochs=0.25"]
@@ -238,7 +238,7 @@ def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpo
             "def knn_scores(*a, **k):\n    time.sleep(4)\n    return original(*a, **k)\nmetrics.knn_scores = knn_scores"
         ),
         "save": (
-            "import time, simclr_plus.background_saving as saving\noriginal = saving.write_tensors\n"
+            "import time, simclr_plus.weights.background_saving as saving\noriginal = saving.write_tensors\n"
             "def write_tensors(*a, **k):\n    time.sleep(40)\n    return original(*a, **k)\n"
             "saving.write_tensors = write_tensors"
         ),
@@ -266,7 +266,7 @@ def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpo
     wait_for(lambda: not processes_naming(run), "the end of all processes", seconds=20)
     saved = run.latest_checkpoint()
     assert int(saved.stem[5:]) == events[-1]["step"] == run.metrics()[-1]["step"]
-    from simclr_plus.checkpoints import load_checkpoint
+    from simclr_plus.weights.checkpoints import load_checkpoint
 
     assert load_checkpoint(saved).step == events[-1]["step"] and not list(run.checkpoints.glob(".*"))
 
@@ -298,7 +298,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path: Path, tiny: l
         assert code == 4 and "No space left on device" in talk and "Traceback" not in talk
         status = read_status(run)
         assert (status["state"], status["failure"]["kind"]) == ("failed", "told") and "No space" in status["why"]
-        from simclr_plus.checkpoints import load_checkpoint
+        from simclr_plus.weights.checkpoints import load_checkpoint
 
         assert all(load_checkpoint(file).step for file in run.checkpoint_files())
         assert not processes_naming(run)

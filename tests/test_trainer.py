@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from simclr_plus.augmentations.law import OPERATIONS
-from simclr_plus.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
 from simclr_plus.cli import app
 from simclr_plus.datasets import TEST, TRAIN, open_images, open_training_images
 from simclr_plus.encoders import ResNet
@@ -28,6 +27,7 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import Run, create_run
 from simclr_plus.states import read_status, state_of
 from simclr_plus.trainer import train
+from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 EACH_STEP = ["checkpoints.every_epochs=0.125", "checkpoints.keep_last=100"]  # 32 of 256 images

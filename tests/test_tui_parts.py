@@ -16,7 +16,6 @@ import pytest
 from simclr_plus.tui.alarms import alarms
 from simclr_plus.tui.commands import override, shown
 from simclr_plus.tui.feed import Feed, expected_figures
-from simclr_plus.tui.file_header import read_file_header
 from simclr_plus.tui.logs import LogTail, log_files, plain
 from simclr_plus.tui.machines import Machines
 from simclr_plus.tui.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of
@@ -32,6 +31,7 @@ from simclr_plus.plan import make_plan
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
 from simclr_plus.runs import Run, create_run
 from simclr_plus.schedules import warmup_cosine
+from simclr_plus.weights.file_header import read_file_header
 
 # dots
 

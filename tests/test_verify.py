@@ -14,7 +14,6 @@ from torch import nn
 
 from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import simclr_law
-from simclr_plus.checkpoints import save_checkpoint, save_encoder, save_head
 from simclr_plus.cli import main
 from simclr_plus.datasets import FASHION_CLASSES, TEST, Images, open_images
 from simclr_plus.encoders import ResNet
@@ -25,6 +24,7 @@ from simclr_plus.published import NAMES, V2, stated_top1
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe_keys import Data
 from simclr_plus.verify import images_to_verify, verify
+from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder, save_head
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)

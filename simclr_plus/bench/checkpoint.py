@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.bench.rounds import Report, compare, hardware, in_turns, times_as_fast, torch_threads
-from simclr_plus.checkpoints import checkpoint_header, checkpoint_tensors, save_checkpoint
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.model import build_model
 from simclr_plus.recipe import Recipe
+from simclr_plus.weights.background_saving import CheckpointSaver
+from simclr_plus.weights.checkpoints import checkpoint_header, checkpoint_tensors, save_checkpoint
 
 PLAIN, TORCH, OURS = "plain save", "torch.save, flushed", "SimCLR+, in the background"
 IMAGES, SIZE = 4, 64  # of the step that runs meanwhile: far shorter than a real one

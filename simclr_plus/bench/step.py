@@ -13,7 +13,6 @@ from torch import Tensor
 
 from simclr_plus import lightly_parts
 from simclr_plus.augmentations.views import compile_views
-from simclr_plus.background_saving import CheckpointSaver
 from simclr_plus.bench.data import needs
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
@@ -27,6 +26,7 @@ from simclr_plus.progress import TrainingProgress
 from simclr_plus.recipe import Recipe
 from simclr_plus.runs import Run
 from simclr_plus.trainer import Training, build_optimizer, update, view_batches
+from simclr_plus.weights.background_saving import CheckpointSaver
 
 OURS, LIGHTLYS = "SimCLR+ step", "Lightly's step"
 OUR_VIEWS, LIGHTLYS_VIEWS = "SimCLR+ views", "Lightly's views"

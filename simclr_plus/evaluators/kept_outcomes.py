@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from simclr_plus.checkpoints import write_tensors
 from simclr_plus.distributed import from_main, rank
 from simclr_plus.evaluators.outcomes import Outcome
 from simclr_plus.result_names import plain
+from simclr_plus.weights.checkpoints import write_tensors
 
 NONE = np.zeros(0, dtype=np.int64)
 

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.checkpoints import checkpoint_tensors, write_tensors
 from simclr_plus.datasets import Images
 from simclr_plus.distributed import (
     any_process,
@@ -37,6 +36,7 @@ from simclr_plus.image_identity import listing_digest
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import ViewBatches
 from simclr_plus.schedules import warmup_cosine
+from simclr_plus.weights.checkpoints import checkpoint_tensors, write_tensors
 
 MOMENTUM = 0.9
 SAVE_SECONDS = 120.0  # between two saved states

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.architecture import Architecture
-from simclr_plus.checkpoints import beside, save_encoder, save_head
 from simclr_plus.errors import CheckpointError
+from simclr_plus.weights.checkpoints import beside, save_encoder, save_head
 
 
 @dataclass(frozen=True)

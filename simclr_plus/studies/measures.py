@@ -10,7 +10,6 @@ from statistics import mean
 
 import torch
 
-from simclr_plus.checkpoints import load_checkpoint, load_encoder, load_head
 from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
@@ -25,6 +24,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.metrics import summary
 from simclr_plus.runs import Run
 from simclr_plus.studies.study import PAPER
+from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head
 
 Figures = dict[str, float]
 Measure = Callable[[Run, str, torch.device], Figures]

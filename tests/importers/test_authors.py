@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from simclr_plus.architecture import Architecture
-from simclr_plus.checkpoints import load_encoder, load_head, read_header
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
@@ -21,6 +20,7 @@ from simclr_plus.importers import import_tensorflow
 from simclr_plus.importers.authors import layer_names, our_names, variables_of
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle
 from simclr_plus.published import V2
+from simclr_plus.weights.checkpoints import load_encoder, load_head, read_header
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 RESNETS = {**np.load(GOLDEN / "resnet.npz"), **np.load(GOLDEN / "resnet_sk.npz")}

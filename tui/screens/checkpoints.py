@@ -16,9 +16,9 @@ from textual.widgets import DataTable
 from simclr_plus.errors import CheckpointError
 from simclr_plus.machine.printing import visible
 from simclr_plus.runs import Run
+from simclr_plus.weights.file_header import read_file_header
 
 from ..commands import export_words
-from ..file_header import read_file_header
 from ..scores import with_interval
 from ..ticks import ago, percent, short, size
 from ..words import Words

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.checkpoints import (
+from simclr_plus.datasets import Images
+from simclr_plus.encoders import ResNet
+from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.features import features_of, left_out
+from simclr_plus.machine.whole_files import write_text_whole
+from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.weights.checkpoints import (
     CHECKPOINT_FORMAT,
     ENCODER_FORMAT,
     encoder_metadata,
@@ -20,13 +26,7 @@ from simclr_plus.checkpoints import (
     save_encoder,
     write_tensors,
 )
-from simclr_plus.datasets import Images
-from simclr_plus.encoders import ResNet
-from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.features import features_of, left_out
-from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.outputs import require_output
-from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.weights.outputs import require_output
 
 FEATURES_FORMAT = "simclr-plus features 1"
 MAX_NAMES = 80_000_000  # bytes; safetensors reads headers of up to 100 MB

@@ -24,10 +24,10 @@ from torch.optim import Optimizer
 from simclr_plus.architecture import Architecture
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
-from simclr_plus.file_kinds import why_no_safetensors
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.weights.file_kinds import why_no_safetensors
 
 CHECKPOINT_FORMAT = "simclr-plus checkpoint 1"
 ENCODER_FORMAT = "simclr-plus encoder 1"

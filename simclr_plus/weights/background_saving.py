@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from simclr_plus.checkpoints import checkpoint_tensors, write_tensors
+from simclr_plus.weights.checkpoints import checkpoint_tensors, write_tensors
 
 Tensors = dict[str, Tensor]
 
