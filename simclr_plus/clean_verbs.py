@@ -23,7 +23,7 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Remove kept features and what killed processes left; results, checkpoints and encoders stay."""
-    from simclr_plus.leftovers import FEATURES, STATES, UNFINISHED, leftovers, remove
+    from simclr_plus.runs.leftovers import FEATURES, STATES, UNFINISHED, leftovers, remove
 
     if not runs.is_dir():
         raise NotFoundError(f"no folder {runs}; name the folder of the runs with --runs")

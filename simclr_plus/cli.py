@@ -262,7 +262,7 @@ def report(
     from simclr_plus.machine.whole_files import write_text_whole
     from simclr_plus.pictures import draw_curves
     from simclr_plus.report import FORMATS, as_text, make_report, results_folder, table
-    from simclr_plus.runs import find_run
+    from simclr_plus.runs.folder import find_run
 
     if output and output.suffix in (".png", ".svg", ".pdf"):
         if len(named) > 1:

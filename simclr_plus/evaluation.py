@@ -37,7 +37,8 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import listing_digest
 from simclr_plus.recipe import whole_path
 from simclr_plus.recipe_keys import Data
-from simclr_plus.result_folders import (
+from simclr_plus.runs.folder import Run, find_run
+from simclr_plus.runs.result_folders import (
     find_results,
     folder_of,
     key_of,
@@ -47,8 +48,7 @@ from simclr_plus.result_folders import (
     run_of,
     write_note,
 )
-from simclr_plus.result_names import changed_settings, plain, result_name
-from simclr_plus.runs import Run, find_run
+from simclr_plus.runs.result_names import changed_settings, plain, result_name
 from simclr_plus.weights.checkpoints import beside, load_encoder, load_head, read_header, save_head
 from simclr_plus.weights.export import recipe_of
 

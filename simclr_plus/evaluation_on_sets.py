@@ -51,9 +51,9 @@ from simclr_plus.image_identity import images_digest
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.predictions import earlier_predictions, write_predictions
 from simclr_plus.recipe_keys import Data
-from simclr_plus.result_folders import folder_of, key_of, name_for, write_note
-from simclr_plus.result_names import plain, result_name
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.result_folders import folder_of, key_of, name_for, write_note
+from simclr_plus.runs.result_names import plain, result_name
 from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.twins import told_twins
 from simclr_plus.weights.checkpoints import load_encoder, read_header
@@ -95,7 +95,7 @@ class Target:
 
 
 def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:
-    """A run, checkpoint or encoder file, or a network of torchvision or timm; result_folders.py says where to."""
+    """A run, checkpoint or encoder file, or a network of torchvision or timm; runs/result_folders.py says where to."""
     if is_foreign(target):
         network = foreign_network(target, normalize)
         folder = folder_of(target, None, network.subject.digest, runs)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from simclr_plus.failures import HUNG, Failure
 from simclr_plus.machine import processes
 from simclr_plus.machine.locks import GRACE
-from simclr_plus.pulse import ORDER_OF_WORK, Pulse
+from simclr_plus.runs.failures import HUNG, Failure
+from simclr_plus.runs.pulse import ORDER_OF_WORK, Pulse
 
 WORK_OF_MAIN = ("evaluating", "saving")  # there the others only wait for process 0
 Pulses = Mapping[int, Pulse]

@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from simclr_plus import slurm, states
+from simclr_plus import slurm
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import is_same_start, start_time
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.progress import TrainingProgress
-from simclr_plus.runs import Run
+from simclr_plus.runs import states
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
 
 if TYPE_CHECKING:

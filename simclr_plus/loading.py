@@ -36,7 +36,7 @@ from simclr_plus.datasets import Images
 from simclr_plus.errors import UnreadableImageError
 from simclr_plus.file_list import shown_name
 from simclr_plus.machine import torchrun
-from simclr_plus.runs import cpu_count
+from simclr_plus.runs.folder import cpu_count
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.whole_files import write_whole
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 GAP = 4  # white pixels between the pictures of a grid
 

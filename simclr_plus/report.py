@@ -23,9 +23,9 @@ from typing import Any
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.printing import BOLD, visible
 from simclr_plus.paper_figures import paper_figure
-from simclr_plus.result_folders import NOTE, find_results, folder_of, run_of
-from simclr_plus.result_names import described, in_order
-from simclr_plus.runs import Run, find_run
+from simclr_plus.runs.folder import Run, find_run
+from simclr_plus.runs.result_folders import NOTE, find_results, folder_of, run_of
+from simclr_plus.runs.result_names import described, in_order
 
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
 COLUMNS = ("evaluation", "data", "encoder", "subject", "metric", "value", "spread", "paper")

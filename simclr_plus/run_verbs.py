@@ -16,7 +16,7 @@ from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunNa
 if TYPE_CHECKING:
     from simclr_plus.plan import Plan
     from simclr_plus.recipe import Recipe
-    from simclr_plus.runs import Run
+    from simclr_plus.runs.folder import Run
     from simclr_plus.slurm import Allocation
     from simclr_plus.supervisor import Order
 
@@ -63,7 +63,7 @@ def run(
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
     from simclr_plus.recipe import load_recipe
-    from simclr_plus.runs import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
+    from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
     from simclr_plus.slurm import Allocation, batch_script
 
     loaded = load_recipe(recipe, overrides or []).with_whole_paths()
@@ -122,7 +122,7 @@ def resume(
 ) -> None:
     """Go on with a run from its newest checkpoint, bit for bit; with keys changed, as a new run."""
     from simclr_plus.launch import resubmit
-    from simclr_plus.runs import Run, branch_name, branch_run, find_run
+    from simclr_plus.runs.folder import Run, branch_name, branch_run, find_run
 
     found = find_run(run, runs)
     if not overrides and name:
@@ -171,8 +171,8 @@ def stop(
 ) -> None:
     """Ask a run, wherever it trains, to save a checkpoint and stop."""
     from simclr_plus.launch import stop as ask
-    from simclr_plus.runs import find_run
-    from simclr_plus.states import ENDED, LOST, STALE, state_of
+    from simclr_plus.runs.folder import find_run
+    from simclr_plus.runs.states import ENDED, LOST, STALE, state_of
 
     found = find_run(run, runs)
     asked = ask(found, "kill" if kill else "now" if now else "")
@@ -218,8 +218,8 @@ def _world(order: Order) -> int:
 
 def _processes_of(run: Run) -> int:
     """Processes on each machine as it was started last; where it never was, those of the run that it comes from."""
-    from simclr_plus.runs import Run
-    from simclr_plus.states import read_status
+    from simclr_plus.runs.folder import Run
+    from simclr_plus.runs.states import read_status
 
     events = run.events()
     for processes in (read_status(run).get("processes"), *(event.get("processes") for event in reversed(events))):
@@ -288,7 +288,7 @@ def _say_submitted(run: Run, job: str, as_json: bool) -> None:
 
 def _outcome(run: Run) -> dict[str, Any]:
     from simclr_plus.machine.json_lines import last_objects
-    from simclr_plus.states import state_of
+    from simclr_plus.runs.states import state_of
 
     encoder = run.path / "encoder.safetensors"
     return {

@@ -25,7 +25,7 @@ from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe import Recipe
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 SECONDS_BETWEEN_LOOKS = 2.0
 BYTES_AT_ONCE = 1 << 18

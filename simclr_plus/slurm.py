@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 PENDING, ACTIVE, GONE = "pending", "active", "gone"
 SECONDS_TO_SAVE = 300  # SIGUSR2 comes so long before the time limit

@@ -24,9 +24,9 @@ from simclr_plus.machine import torchrun
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import remove_unfinished, write_text_whole
-from simclr_plus.result_folders import read_result
-from simclr_plus.runs import Run, cpu_count, join_run
-from simclr_plus.states import ALIVE, state_of
+from simclr_plus.runs.folder import Run, cpu_count, join_run
+from simclr_plus.runs.result_folders import read_result
+from simclr_plus.runs.states import ALIVE, state_of
 from simclr_plus.studies.study import Cell
 from simclr_plus.study_runs import PlannedStudy, open_study
 from simclr_plus.supervisor import INTERRUPTED

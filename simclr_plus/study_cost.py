@@ -16,7 +16,7 @@ from simclr_plus.model import build_model
 from simclr_plus.plan import Plan, known_size, make_plan
 from simclr_plus.precision import halves_on
 from simclr_plus.recipe import Recipe
-from simclr_plus.runs import cpu_count
+from simclr_plus.runs.folder import cpu_count
 from simclr_plus.study_runs import PlannedStudy
 
 TIMED_IMAGES = 32  # a step

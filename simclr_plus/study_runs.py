@@ -29,8 +29,8 @@ from simclr_plus import slurm
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe import Recipe, parse_recipe
-from simclr_plus.runs import Run, cpu_count
-from simclr_plus.states import FINISHED, state_of
+from simclr_plus.runs.folder import Run, cpu_count
+from simclr_plus.runs.states import FINISHED, state_of
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.study import Cell, Study

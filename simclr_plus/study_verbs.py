@@ -54,7 +54,7 @@ def study(
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
     from simclr_plus.launch import process_count
-    from simclr_plus.runs import check_run_name
+    from simclr_plus.runs.folder import check_run_name
     from simclr_plus.slurm import Allocation
     from simclr_plus.studies.catalogue import find_study
     from simclr_plus.study_runs import open_study, plan_study, record
@@ -195,7 +195,7 @@ def _gpu_ids() -> list[str]:
 
 def _room(gpus: list[str], processes: int) -> int:
     """Cells side by side: as many as GPUs, or cores, allow."""
-    from simclr_plus.runs import cpu_count
+    from simclr_plus.runs.folder import cpu_count
 
     return max(1, (len(gpus) or cpu_count()) // processes)
 

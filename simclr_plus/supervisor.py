@@ -24,9 +24,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simclr_plus import slurm, states
+from simclr_plus import slurm
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
-from simclr_plus.failures import (
+from simclr_plus.hanging import hung
+from simclr_plus.machine import processes, torchrun
+from simclr_plus.machine.figures import SECONDS_BETWEEN_LINES, SystemFigures
+from simclr_plus.machine.locks import Hold
+from simclr_plus.runs import states
+from simclr_plus.runs.failures import (
     KILLED,
     Exit,
     Failure,
@@ -35,14 +40,10 @@ from simclr_plus.failures import (
     noted_failures,
     root_cause,
 )
-from simclr_plus.hanging import hung
-from simclr_plus.machine import processes, torchrun
-from simclr_plus.machine.figures import SECONDS_BETWEEN_LINES, SystemFigures
-from simclr_plus.machine.locks import Hold
-from simclr_plus.pulse import Pulse, pulse_file, read_pulse, read_pulses
-from simclr_plus.runs import STOP_WORDS, Run, cpu_count
+from simclr_plus.runs.folder import STOP_WORDS, Run, cpu_count
+from simclr_plus.runs.pulse import Pulse, pulse_file, read_pulse, read_pulses
+from simclr_plus.runs.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
 from simclr_plus.sinks import wanted
-from simclr_plus.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
 
 OK, PREEMPTED, INTERRUPTED = 0, 75, 130
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PULSES = 0.2, 1.0

@@ -36,7 +36,6 @@ from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_oth
 from simclr_plus.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.datasets import Images, notes_of, open_monitor_images, open_training_images
 from simclr_plus.errors import CheckpointError, SimclrPlusError, UnreadableImageError
-from simclr_plus.failures import failure_of, note_failure
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.loading import Batch, ViewBatches
@@ -47,10 +46,11 @@ from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.model import SimCLR, build_model
 from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
 from simclr_plus.precision import computed_in, halves_on, set_float32_products
-from simclr_plus.progress import TrainingProgress
-from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import Recipe
-from simclr_plus.runs import SECONDS_TO_APPEAR, Run, machine
+from simclr_plus.runs.failures import failure_of, note_failure
+from simclr_plus.runs.folder import SECONDS_TO_APPEAR, Run, machine
+from simclr_plus.runs.progress import TrainingProgress
+from simclr_plus.runs.pulse import PulseWriter, pulse_file
 from simclr_plus.weights.background_saving import CheckpointSaver
 from simclr_plus.weights.checkpoints import (
     Checkpoint,

@@ -13,11 +13,11 @@ import typer
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.json_lines import is_number
 from simclr_plus.machine.printing import print_json, print_table, say, visible
-from simclr_plus.time_left import duration
+from simclr_plus.runs.time_left import duration
 from simclr_plus.verbs import RUNS, AsJson, RunName, RunsFolder
 
 if TYPE_CHECKING:
-    from simclr_plus.runs import Run
+    from simclr_plus.runs.folder import Run
 
 app = typer.Typer()
 SECONDS_BETWEEN_LOOKS = 0.3
@@ -26,8 +26,8 @@ SECONDS_BETWEEN_LOOKS = 0.3
 @app.command()
 def ps(runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
     """List the runs and how they do."""
-    from simclr_plus.overview import glance
-    from simclr_plus.runs import list_runs
+    from simclr_plus.runs.folder import list_runs
+    from simclr_plus.runs.overview import glance
 
     found = [glance(run) for run in list_runs(runs)]
     if as_json:
@@ -63,8 +63,8 @@ def _number(value: Any, form: str) -> str:
 @app.command()
 def show(run: RunName, runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
     """Everything about a run: state, failure, figures, checkpoints, results."""
-    from simclr_plus.overview import recipe_title, whole_view
-    from simclr_plus.runs import find_run
+    from simclr_plus.runs.folder import find_run
+    from simclr_plus.runs.overview import recipe_title, whole_view
 
     found = find_run(run, runs)
     view = whole_view(found)
@@ -135,7 +135,7 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """What a run's processes print; with --json a JSON object a line."""
-    from simclr_plus.runs import find_run
+    from simclr_plus.runs.folder import find_run
 
     found = find_run(run, runs)
     paths = sorted(found.logs.glob("launcher.*.log")) if launcher else [found.logs / f"rank_{rank}.log"]
@@ -147,7 +147,7 @@ def logs(
 
 
 def _print_log(run: Run, path: Path, lines: int, *, follow: bool, as_json: bool) -> None:
-    from simclr_plus.states import state_of
+    from simclr_plus.runs.states import state_of
 
     offset, first, unfinished = 0, True, b""
     while True:
@@ -185,8 +185,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """Runs side by side: keys that differ, numbers at the last step common to all, last numbers."""
-    from simclr_plus.overview import differences
-    from simclr_plus.runs import find_run
+    from simclr_plus.runs.folder import find_run
+    from simclr_plus.runs.overview import differences
 
     if len(names) < 2:
         raise RecipeError("compare takes two runs or more, by name, unique prefix or path")

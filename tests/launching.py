@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.machine.processes import is_alive
-from simclr_plus.pulse import read_pulses
-from simclr_plus.runs import Run
-from simclr_plus.states import read_status
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.pulse import read_pulses
+from simclr_plus.runs.states import read_status
 
 CLI = [sys.executable, "-m", "simclr_plus.cli"]
 

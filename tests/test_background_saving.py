@@ -16,7 +16,7 @@ from torch import nn
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import create_run
+from simclr_plus.runs.folder import create_run
 from simclr_plus.trainer import train
 from simclr_plus.weights import background_saving
 from simclr_plus.weights.background_saving import CheckpointSaver
@@ -145,7 +145,7 @@ import resource, signal, sys
 from pathlib import Path
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 from simclr_plus.trainer import train
 run = Run(Path(sys.argv[1]))
 compile_views(run.recipe().law)  # its cache is written before the disk is full

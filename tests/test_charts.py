@@ -29,14 +29,14 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import RichLog, Static
 
-from simclr_plus.overview import glance
 from simclr_plus.plan import make_plan
-from simclr_plus.progress import TrainingProgress, figures
-from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import here, write_status
-from simclr_plus.time_left import duration, lines_of_a_start, seconds_left
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.overview import glance
+from simclr_plus.runs.progress import TrainingProgress, figures
+from simclr_plus.runs.pulse import PulseWriter, pulse_file
+from simclr_plus.runs.states import here, write_status
+from simclr_plus.runs.time_left import duration, lines_of_a_start, seconds_left
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_tui import SIZES, a_live_run, a_run, drive, line, screen_text, until

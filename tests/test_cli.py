@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageOps
 from safetensors import safe_open
 
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 
 from simclr_plus import slurm
 from simclr_plus.cli import app
-from simclr_plus.overview import glance, whole_view
-from simclr_plus.pulse import PulseWriter, pulse_file, read_pulses
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import KINDS, read_status, state_of
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.overview import glance, whole_view
+from simclr_plus.runs.pulse import PulseWriter, pulse_file, read_pulses
+from simclr_plus.runs.states import KINDS, read_status, state_of
 
 WRONG: list[Any] = [None, True, "7", 7, -1, 1e400, float("nan"), 10**400, [], ["x"], {}, {"job_id": 7}, {"x": None}]
 ELSEWHERE = {"host": "another", "boot_id": "other", "next_in": 120}

@@ -25,7 +25,7 @@ from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe_keys import Data
 from simclr_plus.report import make_report
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.verify import verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder

@@ -29,7 +29,7 @@ from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_op
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.weights.checkpoints import save_checkpoint
 

@@ -183,7 +183,7 @@ def test_a_name_that_is_no_utf8_is_written_and_printed_as_it_is(
 def test_one_real_step_of_the_widest_recipe_runs_and_its_encoder_reloads(tmp_path: Path) -> None:
     """r50_4x as shipped but for the size of batch, data and image: 375 M parameters, one training step, an export."""
     from simclr_plus.recipe import load_recipe
-    from simclr_plus.runs import create_run
+    from simclr_plus.runs.folder import create_run
     from simclr_plus.trainer import train
 
     overrides = ["data.name=embedded", "data.limit=4", "training.batch_size=4", "training.epochs=0.5"]

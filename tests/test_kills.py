@@ -16,9 +16,9 @@ import pytest
 from launching import CLI, environment, gone, pids_of, processes_naming, ps, same_bytes, wait_for
 
 from simclr_plus.machine.processes import start_time
-from simclr_plus.pulse import read_pulses
-from simclr_plus.runs import Run
-from simclr_plus.states import read_status, state_of
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.pulse import read_pulses
+from simclr_plus.runs.states import read_status, state_of
 
 VICTIMS = ("rank", "torchrun", "supervisor", "all")
 LENGTH = ["training.epochs=8", "checkpoints.every_epochs=0.5", "checkpoints.keep_last=3"]

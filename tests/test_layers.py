@@ -12,15 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
-    "errors machine.whole_files architecture schedules distributed recipe recipe_keys runs plan encoders heads "
-    "losses compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts deviations "
-    "published machine.processes machine.locks machine.json_lines metrics_table pulse failures hanging slurm states "
-    "machine.figures overview machine.printing result_names result_folders weights.file_kinds leftovers "
-    "machine.torchrun time_left"
+    "errors machine.whole_files architecture schedules distributed recipe recipe_keys runs.folder plan encoders "
+    "heads losses compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts "
+    "deviations published machine.processes machine.locks machine.json_lines runs.metrics_table runs.pulse "
+    "runs.failures hanging slurm runs.states machine.figures runs.overview machine.printing runs.result_names "
+    "runs.result_folders weights.file_kinds runs.leftovers machine.torchrun runs.time_left"
 )
 MODEL = (
     "model precision weights.checkpoints continuation weights.background_saving file_list splits decoding datasets "
-    "metrics loading features progress feature_cache image_identity few_labels transfer_sets significance "
+    "metrics loading features runs.progress feature_cache image_identity few_labels transfer_sets significance "
     "predictions paper_figures encoder_digest weights.outputs twins"
 )
 WORK = "trainer evaluators weights.export importers pictures report studies"
@@ -115,7 +115,7 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["simclr_plus", "simclr_plus.cli", "simclr_plus.recipe", "simclr_plus.runs", "simclr_plus.plan"]
+    "module", ["simclr_plus", "simclr_plus.cli", "simclr_plus.recipe", "simclr_plus.runs.folder", "simclr_plus.plan"]
 )
 def test_light_modules_import_neither_torch_nor_textual_nor_numba(module: str) -> None:
     assert not loaded_after(f"import {module}") & {"torch", "textual", "numba", "lightly"}
@@ -124,7 +124,7 @@ def test_light_modules_import_neither_torch_nor_textual_nor_numba(module: str) -
 @pytest.mark.parametrize("arguments", [["--help"], ["ps"], ["show", "x"], ["logs", "x"], ["stop", "x"]])
 def test_verbs_that_watch_import_neither_torch_nor_textual_nor_numba(arguments: list[str], tmp_path: Path) -> None:
     from simclr_plus.recipe import load_recipe
-    from simclr_plus.runs import create_run
+    from simclr_plus.runs.folder import create_run
 
     create_run(load_recipe("demo"), tmp_path, "x").logs.mkdir()
     (tmp_path / "x" / "logs" / "rank_0.log").write_text("a line\n")

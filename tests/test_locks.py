@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming, wait_for
 
-from simclr_plus import launch, slurm, states
+from simclr_plus import launch, slurm
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start
 from simclr_plus.machine import locks, processes
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import here, read_status, write_status
+from simclr_plus.runs import states
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.states import here, read_status, write_status
 from simclr_plus.supervisor import Order
 
 NO_LOCKS = """
@@ -33,7 +34,7 @@ fcntl.flock = flock
 TAKE = """
 import sys, time
 from pathlib import Path
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 run, go = Run(Path(sys.argv[1])), Path(sys.argv[2])
 print("ready", flush=True)
 while not go.exists():

@@ -13,9 +13,9 @@ import pytest
 from launching import CLI, environment, processes_naming, wait_for
 from slurm_cluster import free_ports
 
-from simclr_plus.pulse import read_pulses
-from simclr_plus.runs import Run
-from simclr_plus.states import read_status, state_of
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.pulse import read_pulses
+from simclr_plus.runs.states import read_status, state_of
 
 
 @dataclass

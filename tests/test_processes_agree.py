@@ -27,7 +27,7 @@ from conftest import TINY
 from simclr_plus import distributed, trainer
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.trainer import train
 
 PROCESSES = 3

@@ -15,7 +15,7 @@ from simclr_plus.machine.printing import print_table
 from simclr_plus.paper_figures import paper_figure
 from simclr_plus.predictions import write_predictions
 from simclr_plus.report import as_text, bars_figure, cells, make_report, results_folder, table
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 from simclr_plus.significance import compare, right_answers, weights_of
 
 N = 2000

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from simclr_plus.result_names import LONGEST, changed_settings, described, result_name
+from simclr_plus.runs.result_names import LONGEST, changed_settings, described, result_name
 
 
 def test_a_name_tells_what_was_evaluated_and_what_was_changed() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from simclr_plus import runs
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import (
+from simclr_plus.runs import folder as runs
+from simclr_plus.runs.folder import (
     Run,
     branch_run,
     create_numbered_run,

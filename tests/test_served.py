@@ -26,7 +26,7 @@ from textual.pilot import Pilot
 from simclr_plus import cli
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 
 aiohttp = pytest.importorskip("aiohttp")
 textual_serve = pytest.importorskip("textual_serve.server")

@@ -15,9 +15,9 @@ import pytest
 from launching import environment, processes_naming
 
 from simclr_plus.recipe import Recipe, load_recipe
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.states import read_status
 from simclr_plus.sinks import TensorBoard, pass_on
-from simclr_plus.states import read_status
 
 
 class Listed:
@@ -81,7 +81,7 @@ def test_wandb_takes_a_run_offline(tmp_path: Path) -> None:
     for step in (1, 2):
         run.log_metrics({"step": step, "loss": 0.5})
     code = (
-        "import sys; from pathlib import Path; from simclr_plus.runs import Run; from simclr_plus.sinks import *;"
+        "import sys; from pathlib import Path; from simclr_plus.runs.folder import Run; from simclr_plus.sinks import *;"
         "run = Run(Path(sys.argv[1])); pass_on(run, 'wandb', wanted(run.recipe())['wandb'], lambda: True)"
     )
     done = subprocess.run(

@@ -19,11 +19,11 @@ from simclr_plus.tui.run_list import RunList
 from simclr_plus import slurm
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.launch import resubmit
-from simclr_plus.overview import glance
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run, list_runs
+from simclr_plus.runs.folder import Run, create_run, list_runs
+from simclr_plus.runs.overview import glance
+from simclr_plus.runs.states import read_status, write_status
 from simclr_plus.slurm import Allocation, array_script, batch_script
-from simclr_plus.states import read_status, write_status
 
 LENGTH = ["training.epochs=30", "checkpoints.every_epochs=2"]
 

@@ -12,16 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simclr_plus import slurm, states, supervisor
+from simclr_plus import slurm, supervisor
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
 from simclr_plus.hanging import behind_the_others, hung
 from simclr_plus.machine import processes
 from simclr_plus.machine.processes import is_stopped, start_time
-from simclr_plus.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import here, state_of, write_status
+from simclr_plus.runs import states
+from simclr_plus.runs.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
+from simclr_plus.runs.states import here, state_of, write_status
 from simclr_plus.supervisor import Order, meets_here, torchrun_options
 
 ELSEWHERE = {"host": "another", "boot_id": "of-another"}

@@ -15,7 +15,7 @@ from PIL import Image
 
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.studies.catalogue import STUDIES, find_study
 from simclr_plus.study_runs import open_study, plan_study, record
 

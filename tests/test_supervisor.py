@@ -16,8 +16,8 @@ import pytest
 from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming, ps, same_bytes, wait_for
 
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import here, read_status, state_of, write_status
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.states import here, read_status, state_of, write_status
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -253,7 +253,7 @@ def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpo
     if when == "save":
         wait_for(lambda: len(run.metrics()) >= 9, "the first save")
     else:
-        from simclr_plus.pulse import pulse_file, read_pulse
+        from simclr_plus.runs.pulse import pulse_file, read_pulse
 
         at = 3 if when == "step" else 4
         wait_for(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from simclr_plus.machine.json_lines import Tail, last_objects
-from simclr_plus.metrics_table import MOST_DISCARDED, MetricsTable
+from simclr_plus.runs.metrics_table import MOST_DISCARDED, MetricsTable
 
 
 def test_a_line_is_read_once_and_only_when_it_is_whole(tmp_path: Path) -> None:

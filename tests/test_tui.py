@@ -39,10 +39,10 @@ from textual.widgets import Footer, Static
 
 from simclr_plus import cli
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
-from simclr_plus.pulse import PulseWriter, pulse_file
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import here, write_status
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.pulse import PulseWriter, pulse_file
+from simclr_plus.runs.states import here, write_status
 
 SIZES = [(80, 24), (120, 34), (200, 60)]
 Steps = Callable[[SimclrPlusApp, Pilot[None]], Awaitable[None]]

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from simclr_plus.overview import glance
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
-from simclr_plus.states import state_of
+from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.overview import glance
+from simclr_plus.runs.states import state_of
 
 pytestmark = pytest.mark.slow
 

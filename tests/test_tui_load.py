@@ -18,7 +18,7 @@ from simclr_plus.tui.screens.rows import Rows
 from simclr_plus.tui.screens.run import RunScreen
 from textual.pilot import Pilot
 
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_tui import a_live_run, a_run, drive, line, until

@@ -29,7 +29,7 @@ from simclr_plus.tui.ticks import decades, duration, labels, percent, short, spa
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.plan import make_plan
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.schedules import warmup_cosine
 from simclr_plus.weights.file_header import read_file_header
 

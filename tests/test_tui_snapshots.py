@@ -19,8 +19,8 @@ from simclr_plus.tui.line_chart import LineChart
 from textual.pilot import Pilot
 
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import create_run
-from simclr_plus.states import write_status
+from simclr_plus.runs.folder import create_run
+from simclr_plus.runs.states import write_status
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_tui import SIZES, drive, line, screen_text, until

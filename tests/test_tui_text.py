@@ -39,11 +39,11 @@ from textual.color import Color
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from simclr_plus import progress
 from simclr_plus.machine.printing import UNPRINTABLE, print_table, visible
 from simclr_plus.recipe import load_recipe
 from simclr_plus.report import as_text, make_report
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs import progress
+from simclr_plus.runs.folder import Run, create_run
 
 Steps = Callable[[SimclrPlusApp, Pilot[None]], Awaitable[None]]
 ESCAPE = "\x1b]0;taken\x07\x1b[2J"

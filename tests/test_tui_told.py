@@ -21,7 +21,7 @@ from simclr_plus.tui.screens.rows import Rows
 from textual.pilot import Pilot
 
 from simclr_plus.recipe import load_recipe
-from simclr_plus.runs import Run, create_run
+from simclr_plus.runs.folder import Run, create_run
 
 Steps = Callable[[SimclrPlusApp, Pilot[None]], Awaitable[None]]
 

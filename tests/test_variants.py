@@ -97,7 +97,7 @@ def test_the_tf2_loop_ends_with_a_whole_interval_at_rate_zero(every: int, epochs
 
 
 def test_a_rounded_up_run_trains_its_last_steps_at_rate_zero(tmp_path: Path, tiny: list[str]) -> None:
-    from simclr_plus.runs import create_run
+    from simclr_plus.runs.folder import create_run
     from simclr_plus.trainer import train
 
     overrides = [*tiny, "training.round_up_to_checkpoint=true", "checkpoints.every_epochs=0.5", "training.epochs=1.1"]

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from simclr_plus import distributed
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 from simclr_plus.trainer import train
 
 for folder in sys.argv[1:]:

@@ -18,7 +18,7 @@ from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.line_chart import LineChart
 from textual.strip import Strip
 
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 SIZE = (120, 34)
 WIDE, HIGH, POINTS = 10, 20, 16  # pixels of a cell, height of its letters

@@ -22,7 +22,7 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import stop
 from simclr_plus.machine.printing import visible
 from simclr_plus.recipe import recipe_text
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 from . import commands, named_colors
 from .ascii_only import KEYS, AsciiOnly

@@ -18,12 +18,12 @@ import numpy as np
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.json_lines import Tail, last_objects
-from simclr_plus.metrics_table import MetricsTable
-from simclr_plus.overview import glance
 from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
-from simclr_plus.pulse import pulse_file, read_pulse
 from simclr_plus.recipe import Recipe, load_recipe, shipped_recipes
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.metrics_table import MetricsTable
+from simclr_plus.runs.overview import glance
+from simclr_plus.runs.pulse import pulse_file, read_pulse
 
 from .raster import Floats
 

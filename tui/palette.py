@@ -10,7 +10,7 @@ from rich.text import Text
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from simclr_plus.machine.printing import visible
-from simclr_plus.runs import list_runs
+from simclr_plus.runs.folder import list_runs
 
 from .recipe_form import found_recipes
 

@@ -13,7 +13,7 @@ from typing import Any
 from simclr_plus.errors import RecipeError
 from simclr_plus.plan import Plan, known_size, make_plan
 from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
-from simclr_plus.runs import default_name, run_name_problem
+from simclr_plus.runs.folder import default_name, run_name_problem
 
 from .commands import override, run_words, toml_value
 from .ticks import short, size

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.machine.json_lines import last_objects
-from simclr_plus.runs import Run, list_runs
-from simclr_plus.states import ENDED, LOST
+from simclr_plus.runs.folder import Run, list_runs
+from simclr_plus.runs.states import ENDED, LOST
 
 from .feed import facts_of, is_number
 
@@ -31,7 +31,7 @@ class Line:
 
     @property
     def state(self) -> str:
-        """A word of states.py, or "unreadable"."""
+        """A word of runs/states.py, or "unreadable"."""
         return "unreadable" if self.trouble and not self.glance.get("state") else str(self.glance.get("state", ""))
 
 

@@ -22,7 +22,7 @@ from simclr_plus.features import features_of, labels_of
 from simclr_plus.few_labels import share_indices
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.metrics import summary
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 from simclr_plus.studies.study import PAPER
 from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head
 

@@ -15,7 +15,7 @@ from textual.widgets import DataTable
 
 from simclr_plus.errors import CheckpointError
 from simclr_plus.machine.printing import visible
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 from simclr_plus.weights.file_header import read_file_header
 
 from ..commands import export_words

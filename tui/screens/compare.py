@@ -15,8 +15,8 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Static
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.overview import differences
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.overview import differences
 
 from ..feed import AXIS_NAMES, Feed
 from ..line_chart import PALETTE, Curve, Level, LineChart, View

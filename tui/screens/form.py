@@ -13,7 +13,7 @@ from textual.events import DescendantFocus
 from textual.widgets import Input
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 from ..commands import shown, toml_value
 from ..recipe_form import KEYS, LAUNCH, Form, Key, rows_of

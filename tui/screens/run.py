@@ -14,7 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.widgets import Input, RichLog, Static
 
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
 
 from ..alarms import alarms
 from ..feed import AXIS_NAMES, Feed, processes_on

@@ -13,9 +13,9 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from simclr_plus.machine.printing import visible
-from simclr_plus.overview import recipe_title
 from simclr_plus.recipe import find_recipe
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.overview import recipe_title
 
 from ..feed import processes_on
 from ..run_list import Line, RunList

@@ -21,8 +21,8 @@ from simclr_plus.machine import processes
 from simclr_plus.machine.json_lines import is_number, last_objects
 from simclr_plus.machine.locks import GRACE, Hold, is_held
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.pulse import pulse_file, read_pulse
-from simclr_plus.runs import Run, list_runs
+from simclr_plus.runs.folder import Run, list_runs
+from simclr_plus.runs.pulse import pulse_file, read_pulse
 
 QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
 STOPPED, FINISHED, FAILED, LOST, STALE = "stopped", "finished", "failed", "lost", "stale"

@@ -16,8 +16,8 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.result_names import plain
-from simclr_plus.runs import Run
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.result_names import plain
 
 NOTE = "weights.json"
 LONGEST_NAME = 100  # of a folder, before its digest

@@ -8,10 +8,10 @@ from typing import Any
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.json_lines import is_number, last_objects
-from simclr_plus.metrics_table import MetricsTable
-from simclr_plus.runs import Run
-from simclr_plus.states import UNREADABLE, State, read_status, state_of
-from simclr_plus.time_left import lines_of_a_start, seconds_left
+from simclr_plus.runs.folder import Run
+from simclr_plus.runs.metrics_table import MetricsTable
+from simclr_plus.runs.states import UNREADABLE, State, read_status, state_of
+from simclr_plus.runs.time_left import lines_of_a_start, seconds_left
 
 # what reading a folder that anyone may have written to can come to
 UNREADABLE_FOLDER = (OSError, ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError)

@@ -1,0 +1,1 @@
+"""What is in a run folder, and what it says of its run. No torch."""
