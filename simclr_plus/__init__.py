@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from simclr_plus.heads import SimCLRProjectionHead
     from simclr_plus.lars import LARS
     from simclr_plus.losses import NTXentLoss
-    from simclr_plus.recipe import Recipe, load_recipe
+    from simclr_plus.recipe.recipe import Recipe, load_recipe
     from simclr_plus.weights.checkpoints import load_encoder, save_encoder
 
 __all__ = [
@@ -45,13 +45,13 @@ _HOME = {
     "GlobalBatchNorm2d": "global_batch_norm",
     "GlobalBatchNorm3d": "global_batch_norm",
     "NTXentLoss": "losses",
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "ResNet": "encoders",
     "SimCLRProjectionHead": "heads",
     "SimCLRTransform": "augmentations.transform",
     "convert_global_batch_norm": "global_batch_norm",
     "load_encoder": "weights.checkpoints",
-    "load_recipe": "recipe",
+    "load_recipe": "recipe.recipe",
     "save_encoder": "weights.checkpoints",
 }
 

@@ -238,7 +238,7 @@ def preview(
     from simclr_plus.decoding import reading_of
     from simclr_plus.errors import NotFoundError
     from simclr_plus.pictures import preview_grid, save_png
-    from simclr_plus.recipe import load_recipe
+    from simclr_plus.recipe.recipe import load_recipe
 
     if not image.is_file():
         raise NotFoundError(f"no image {image}; give the path of an image file")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from simclr_plus.datasets import Images
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.image_identity import images_digest, listing_digest
-from simclr_plus.plan import Plan
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.plan import Plan
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.weights.checkpoints import Checkpoint
 
 HOW_DATA_ARE_FETCHED = ("download", "expected_images", "on_bad_image", "threads")  # keys of [data]; the rest says which

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from simclr_plus.decoding import Reading, decode_image, is_transparent, reading_of
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
 from simclr_plus.file_list import SUFFIXES, FileList, list_images, listed_names, shown_name
-from simclr_plus.recipe import Recipe, whole_path
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
+from simclr_plus.recipe.recipe import Recipe, whole_path
 from simclr_plus.splits import are_parts, parts_of
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simclr_plus.errors import UnreadableImageError
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 if TYPE_CHECKING:
     from PIL.Image import Image

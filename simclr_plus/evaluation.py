@@ -35,8 +35,8 @@ from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import listing_digest
-from simclr_plus.recipe import whole_path
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
+from simclr_plus.recipe.recipe import whole_path
 from simclr_plus.runs.folder import Run, find_run
 from simclr_plus.runs.result_folders import (
     find_results,

@@ -50,7 +50,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.image_identity import images_digest
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.predictions import earlier_predictions, write_predictions
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.result_folders import folder_of, key_of, name_for, write_note
 from simclr_plus.runs.result_names import plain, result_name

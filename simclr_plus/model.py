@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from simclr_plus.encoders import ResNet
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 
 
 class SimCLR(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 
 AMPERE = (8, 0)  # compute capability from which cuDNN convolves in bfloat16; before, PyTorch takes an image at a time
 

@@ -13,7 +13,7 @@ from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.verbs import AsJson, Overrides, RecipeName
 
 if TYPE_CHECKING:
-    from simclr_plus.recipe import Recipe
+    from simclr_plus.recipe.recipe import Recipe
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=Tr
 @app.command("ls")
 def list_recipes(as_json: AsJson = False) -> None:
     """The shipped recipes."""
-    from simclr_plus.recipe import load_recipe, shipped_recipes
+    from simclr_plus.recipe.recipe import load_recipe, shipped_recipes
 
     about = {path.stem: load_recipe(path).about for path in shipped_recipes()}
     if as_json:
@@ -40,7 +40,7 @@ def show_recipe(
     as_json: AsJson = False,
 ) -> None:
     """A recipe with every key, overrides applied; or its choices beside those of paper, authors and Lightly."""
-    from simclr_plus.recipe import load_recipe
+    from simclr_plus.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     if against:
@@ -54,7 +54,7 @@ def show_recipe(
 def _show_choices(recipe: Recipe, against: str, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from simclr_plus.deviations import SOURCES, choices
+    from simclr_plus.recipe.deviations import SOURCES, choices
 
     if against not in SOURCES:
         raise RecipeError(f"--against {against!r} is no source of choices; use {', '.join(SOURCES)}")
@@ -75,7 +75,7 @@ def copy_recipe(
     recipe: RecipeName, target: Annotated[Path, typer.Argument(help="File to write; must not exist.")]
 ) -> None:
     """Copy a recipe, to make it yours."""
-    from simclr_plus.recipe import find_recipe
+    from simclr_plus.recipe.recipe import find_recipe
 
     source = find_recipe(recipe)
     target = target / source.name if target.is_dir() else target
@@ -88,7 +88,7 @@ def copy_recipe(
 @app.command("validate")
 def validate_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Check a recipe; unknown keys, wrong types and impossible values are errors."""
-    from simclr_plus.recipe import load_recipe
+    from simclr_plus.recipe.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     loaded.with_whole_paths()  # whether they could be recorded
@@ -100,7 +100,7 @@ def validate_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command("keys")
 def list_keys(as_json: AsJson = False) -> None:
     """Every key with its type, default and meaning."""
-    from simclr_plus.recipe import documented_keys
+    from simclr_plus.recipe.recipe import documented_keys
 
     keys = list(documented_keys())
     if as_json:

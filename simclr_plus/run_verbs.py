@@ -14,8 +14,8 @@ from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
 
 if TYPE_CHECKING:
-    from simclr_plus.plan import Plan
-    from simclr_plus.recipe import Recipe
+    from simclr_plus.recipe.plan import Plan
+    from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.runs.folder import Run
     from simclr_plus.slurm import Allocation
     from simclr_plus.supervisor import Order
@@ -62,7 +62,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
-    from simclr_plus.recipe import load_recipe
+    from simclr_plus.recipe.recipe import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
     from simclr_plus.slurm import Allocation, batch_script
 
@@ -233,8 +233,8 @@ def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe
     """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
     from simclr_plus.continuation import require_branch
     from simclr_plus.datasets import open_training_images
-    from simclr_plus.plan import make_plan
-    from simclr_plus.recipe import parse_recipe, recipe_text
+    from simclr_plus.recipe.plan import make_plan
+    from simclr_plus.recipe.recipe import parse_recipe, recipe_text
     from simclr_plus.weights.checkpoints import load_checkpoint
 
     text = recipe_text(parent.recipe_file)
@@ -309,7 +309,7 @@ def _memory(recipe: Recipe, plan: Plan) -> str:
 def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
     """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
     from simclr_plus.datasets import open_monitor_images, open_training_images
-    from simclr_plus.plan import known_size, make_plan
+    from simclr_plus.recipe.plan import known_size, make_plan
 
     expected = known_size(recipe)
     if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):

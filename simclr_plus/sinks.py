@@ -24,7 +24,7 @@ from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 
 SECONDS_BETWEEN_LOOKS = 2.0

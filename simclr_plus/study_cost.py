@@ -13,9 +13,9 @@ from simclr_plus.datasets import open_training_images
 from simclr_plus.errors import NotFoundError
 from simclr_plus.losses import nt_xent
 from simclr_plus.model import build_model
-from simclr_plus.plan import Plan, known_size, make_plan
 from simclr_plus.precision import halves_on
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.plan import Plan, known_size, make_plan
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import cpu_count
 from simclr_plus.study_runs import PlannedStudy
 

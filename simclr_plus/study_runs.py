@@ -28,7 +28,7 @@ from typing import Any
 from simclr_plus import slurm
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.runs.folder import Run, cpu_count
 from simclr_plus.runs.states import FINISHED, state_of
 from simclr_plus.studies.catalogue import find_study

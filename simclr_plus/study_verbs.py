@@ -15,7 +15,7 @@ from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.datasets import Images
-    from simclr_plus.recipe import Recipe
+    from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.slurm import Allocation
     from simclr_plus.studies.study import Study
     from simclr_plus.study_runs import PlannedStudy
@@ -171,7 +171,7 @@ def _look_at_colors(planned: PlannedStudy, images: Images) -> None:
 
 
 def _base(chosen: Study, scale: str, recipe: str, overrides: list[str]) -> Recipe:
-    from simclr_plus.recipe import load_recipe
+    from simclr_plus.recipe.recipe import load_recipe
     from simclr_plus.studies.study import SCALES
 
     if scale not in SCALES:

@@ -44,9 +44,9 @@ from simclr_plus.machine import torchrun
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.model import SimCLR, build_model
-from simclr_plus.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
 from simclr_plus.precision import computed_in, halves_on, set_float32_products
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.failures import failure_of, note_failure
 from simclr_plus.runs.folder import SECONDS_TO_APPEAR, Run, machine
 from simclr_plus.runs.progress import TrainingProgress

@@ -31,7 +31,7 @@ from simclr_plus.datasets import (
 from simclr_plus.decoding import Reading
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError
 from simclr_plus.file_list import is_hidden
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 TOP1, MEAN_PER_CLASS, MAP11 = "top1", "mean_per_class", "map11"
 CALTECH_TRAIN, CALTECH_VALIDATION = 30, 5  # a class; the validation images are among the 30

@@ -29,8 +29,8 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import RichLog, Static
 
-from simclr_plus.plan import make_plan
 from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.overview import glance
 from simclr_plus.runs.progress import TrainingProgress, figures

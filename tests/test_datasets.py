@@ -23,7 +23,7 @@ from simclr_plus.datasets import (
 from simclr_plus.decoding import decode_image
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
 from simclr_plus.recipe import Recipe, parse_recipe
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 

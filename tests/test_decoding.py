@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 from simclr_plus.datasets import PRETRAIN, TRAIN, notes_of, open_folder, open_images
 from simclr_plus.decoding import Reading, decode_image
 from simclr_plus.errors import UnreadableImageError
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 AS_BEFORE = Reading("drop", "by_values", 0)
 

@@ -16,8 +16,8 @@ from lightly.transforms import SimCLRTransform
 from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler
 
-from simclr_plus.deviations import Choice, choices
 from simclr_plus.recipe import parse_recipe, shipped_recipes
+from simclr_plus.recipe.deviations import Choice, choices
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 BATCH = ["training.batch_size=4096"]

@@ -23,7 +23,7 @@ from simclr_plus.evaluators.transfer import evaluate_transfer
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 from simclr_plus.report import make_report
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.transfer_sets import LabelledSet

@@ -36,7 +36,7 @@ from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty, evaluate_
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.predictions import compare_predictions
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.weights.checkpoints import save_encoder
 

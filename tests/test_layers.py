@@ -12,11 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
-    "errors machine.whole_files architecture schedules distributed recipe recipe_keys runs.folder plan encoders "
-    "heads losses compared_losses lars global_batch_norm augmentations recipes embedded variants lightly_parts "
-    "deviations published machine.processes machine.locks machine.json_lines runs.metrics_table runs.pulse "
-    "runs.failures hanging slurm runs.states machine.figures runs.overview machine.printing runs.result_names "
-    "runs.result_folders weights.file_kinds runs.leftovers machine.torchrun runs.time_left"
+    "errors machine.whole_files architecture schedules distributed recipe.recipe recipe.keys runs.folder "
+    "recipe.plan encoders heads losses compared_losses lars global_batch_norm augmentations recipes embedded "
+    "recipe.variants lightly_parts recipe.deviations published machine.processes machine.locks machine.json_lines "
+    "runs.metrics_table runs.pulse runs.failures hanging slurm runs.states machine.figures runs.overview "
+    "machine.printing runs.result_names runs.result_folders weights.file_kinds runs.leftovers machine.torchrun "
+    "runs.time_left"
 )
 MODEL = (
     "model precision weights.checkpoints continuation weights.background_saving file_list splits decoding datasets "
@@ -115,7 +116,14 @@ def loaded_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["simclr_plus", "simclr_plus.cli", "simclr_plus.recipe", "simclr_plus.runs.folder", "simclr_plus.plan"]
+    "module",
+    [
+        "simclr_plus",
+        "simclr_plus.cli",
+        "simclr_plus.recipe.recipe",
+        "simclr_plus.runs.folder",
+        "simclr_plus.recipe.plan",
+    ],
 )
 def test_light_modules_import_neither_torch_nor_textual_nor_numba(module: str) -> None:
     assert not loaded_after(f"import {module}") & {"torch", "textual", "numba", "lightly"}

@@ -13,7 +13,7 @@ from simclr_plus.augmentations.law import OPERATIONS, simclr_law
 from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
 from simclr_plus.errors import UnreadableImageError
 from simclr_plus.loading import ViewBatches, evaluation_batches
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 LAW = simclr_law(28, 0.5, blur_sigma_group=8)
 

@@ -11,9 +11,10 @@ import pytest
 from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.plan import make_plan
 from simclr_plus.published import stated_top1
-from simclr_plus.recipe import (
+from simclr_plus.recipe.keys import StudyOperation
+from simclr_plus.recipe.plan import make_plan
+from simclr_plus.recipe.recipe import (
     documented_keys,
     find_recipe,
     load_recipe,
@@ -22,7 +23,6 @@ from simclr_plus.recipe import (
     shipped_recipes,
     typed_value,
 )
-from simclr_plus.recipe_keys import StudyOperation
 
 ASKED_FOR = {
     "demo",

@@ -10,7 +10,7 @@ from PIL import Image
 
 from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, notes_of, open_folder, open_images, require_labels
 from simclr_plus.errors import RecipeError, UnlabelledError
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 
 def pictures(root: Path, *names: str) -> Data:

@@ -27,8 +27,8 @@ from simclr_plus.tui.screens.key_bar import fitting
 from simclr_plus.tui.ticks import decades, duration, labels, percent, short, spark, ticks
 
 from simclr_plus.errors import CheckpointError, RecipeError
-from simclr_plus.plan import make_plan
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.schedules import warmup_cosine
 from simclr_plus.weights.file_header import read_file_header

@@ -12,10 +12,10 @@ from torch import nn
 from simclr_plus.errors import RecipeError
 from simclr_plus.lars import LARS
 from simclr_plus.model import build_model
-from simclr_plus.plan import make_plan
 from simclr_plus.recipe import Recipe, load_recipe, parse_recipe
+from simclr_plus.recipe.plan import make_plan
+from simclr_plus.recipe.variants import VARIANTS
 from simclr_plus.trainer import build_optimizer
-from simclr_plus.variants import VARIANTS
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGENET = 1_281_167

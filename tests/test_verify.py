@@ -22,7 +22,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model
 from simclr_plus.published import NAMES, V2, stated_top1
 from simclr_plus.recipe import load_recipe
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 from simclr_plus.verify import images_to_verify, verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder, save_head
 

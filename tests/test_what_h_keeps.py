@@ -11,7 +11,7 @@ from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.what_h_keeps import TASKS, predict_transformation
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 
 from .alarms import CONTRASTIVE_ONLY, thresholds
 from .average import centred

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import RecipeError
-from simclr_plus.plan import Plan, known_size, make_plan
-from simclr_plus.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
+from simclr_plus.recipe.plan import Plan, known_size, make_plan
+from simclr_plus.recipe.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
 from simclr_plus.runs.folder import default_name, run_name_problem
 
 from .commands import override, run_words, toml_value

@@ -12,7 +12,7 @@ from PIL import Image
 
 from simclr_plus.datasets import PRETRAIN, open_folder, open_images
 from simclr_plus.decoding import decode_image
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 PHOTOGRAPHS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
 WIDTH, HEIGHT, QUALITY = 500, 375, 94  # ImageNet's commonest size

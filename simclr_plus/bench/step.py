@@ -20,9 +20,9 @@ from simclr_plus.datasets import PRETRAIN, Images, open_images
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.loading import Batch, ViewBatches, default_threads
 from simclr_plus.model import build_encoder, build_model
-from simclr_plus.plan import make_plan
 from simclr_plus.precision import halves_on
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.plan import make_plan
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.trainer import Training, build_optimizer, update, view_batches

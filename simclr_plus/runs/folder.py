@@ -30,7 +30,7 @@ from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.machine import locks
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe import Recipe, parse_recipe, recipe_text
+from simclr_plus.recipe.recipe import Recipe, parse_recipe, recipe_text
 
 # what may stand in the STOP file, and how much it asks for: 1 save and stop, 2 end within 35 seconds, 3 end at once
 STOP_WORDS = {"": 1, "requeue": 1, "now": 2, "kill": 3}

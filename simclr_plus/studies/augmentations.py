@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import permutations
 from typing import Any
 
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import NOT_SEEN, SEEN, UNDECIDED, Claim, Page, Picture, Table, group_ahead
 from simclr_plus.studies.study import Point, Study, linear

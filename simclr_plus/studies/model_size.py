@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from simclr_plus.architecture import Architecture
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import COLORS, MARKERS, legend
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import MISSING, Claim, Page, Picture, Table, decided, higher

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import bars, floor_of
 from simclr_plus.studies.findings import Findings, Spread
 from simclr_plus.studies.page import Page, Picture, Table, higher

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import COLORS, MARKERS, legend
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import (

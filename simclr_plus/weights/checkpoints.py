@@ -26,7 +26,7 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_whole
-from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.weights.file_kinds import why_no_safetensors
 
 CHECKPOINT_FORMAT = "simclr-plus checkpoint 1"

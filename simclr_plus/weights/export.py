@@ -16,7 +16,7 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.features import features_of, left_out
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.weights.checkpoints import (
     CHECKPOINT_FORMAT,
     ENCODER_FORMAT,

@@ -23,7 +23,7 @@ from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.loading import evaluation_batches
 from simclr_plus.recipe import load_recipe
-from simclr_plus.recipe_keys import Data
+from simclr_plus.recipe.keys import Data
 
 TRAIN_IMAGES, TEST_IMAGES, NEIGHBOURS = 2000, 500, 20
 

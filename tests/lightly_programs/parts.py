@@ -25,7 +25,7 @@ BATCH, IMAGES, RATE, LARS_RATE = 32, 128, 0.06, 5.0
 def write_images(folder: Path) -> None:
     """Real images as a folder of classes: the first of Fashion-MNIST."""
     from simclr_plus.datasets import TRAIN, open_images
-    from simclr_plus.recipe_keys import Data
+    from simclr_plus.recipe.keys import Data
 
     images = open_images(Data(name="embedded"), TRAIN)
     assert images.labels is not None

@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.printing import visible
-from simclr_plus.recipe import recipe_text
+from simclr_plus.recipe.recipe import recipe_text
 
 from ..recipe_form import Form, found_recipes
 from ..words import Words

@@ -13,7 +13,7 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from simclr_plus.machine.printing import visible
-from simclr_plus.recipe import find_recipe
+from simclr_plus.recipe.recipe import find_recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import recipe_title
 

@@ -1,6 +1,6 @@
 """The recipe: everything a run depends on, read from TOML, checked once, immutable, recorded whole. No torch.
 
-Each key is documented where it is declared, in recipe_keys.py; `simclr-plus recipes keys` prints them all.
+Each key is documented where it is declared, in keys.py; `simclr-plus recipes keys` prints them all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import ViewLaw, simclr_law
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.recipe_keys import (
+from simclr_plus.recipe.keys import (
     About,
     Augmentation,
     Checkpoints,
@@ -35,7 +35,7 @@ from simclr_plus.recipe_keys import (
     Section,
     Training,
 )
-from simclr_plus.variants import fill_in, forget
+from simclr_plus.recipe.variants import fill_in, forget
 
 
 class Recipe(Section):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from simclr_plus.recipe import Recipe
+from simclr_plus.recipe.recipe import Recipe
 
 SOURCES = ("paper", "authors", "lightly")
 SMALL = 32  # pixels; up to here the authors have other values (CIFAR-10)
