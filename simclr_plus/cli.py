@@ -209,7 +209,7 @@ def embed(
     """Write features and file names of any folder of images."""
     from dataclasses import replace
 
-    from simclr_plus.datasets import open_folder
+    from simclr_plus.datasets.images import open_folder
     from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.weights.export import embed as embed_images
     from simclr_plus.weights.export import recipe_of
@@ -234,8 +234,8 @@ def preview(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draws.")] = 0,
 ) -> None:
     """Draw augmented views of an image: the middle of it, then columns of two views."""
-    from simclr_plus.datasets import Images
-    from simclr_plus.decoding import reading_of
+    from simclr_plus.datasets.decoding import reading_of
+    from simclr_plus.datasets.images import Images
     from simclr_plus.errors import NotFoundError
     from simclr_plus.pictures import preview_grid, save_png
     from simclr_plus.recipe.recipe import load_recipe

@@ -10,9 +10,9 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.identity import images_digest, listing_digest
+from simclr_plus.datasets.images import Images
 from simclr_plus.errors import CheckpointError, RecipeError
-from simclr_plus.image_identity import images_digest, listing_digest
 from simclr_plus.recipe.plan import Plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.weights.checkpoints import Checkpoint

@@ -354,7 +354,7 @@ def show_result(name: str, result: dict[str, Any]) -> None:
 
 def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> list[dict[str, Any]]:
     """What evaluating finds on a set, or on "all" of the twelve; of these, sets that are not there are passed over."""
-    from simclr_plus.transfer_sets import TWELVE
+    from simclr_plus.datasets.transfer_sets import TWELVE
 
     found, absent = [], []
     for name in TWELVE if data == "all" else (data,):

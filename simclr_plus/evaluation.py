@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_plus.datasets import (
+from simclr_plus.datasets.identity import listing_digest
+from simclr_plus.datasets.images import (
     TEST,
     TRAIN,
     Images,
@@ -34,7 +35,6 @@ from simclr_plus.evaluators.supervised import State
 from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.image_identity import listing_digest
 from simclr_plus.recipe.keys import Data
 from simclr_plus.recipe.recipe import whole_path
 from simclr_plus.runs.folder import Run, find_run

@@ -17,8 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from simclr_plus.datasets import Images, require_several_classes
-from simclr_plus.decoding import reading_of
+from simclr_plus.datasets.decoding import reading_of
+from simclr_plus.datasets.few_labels import as_list, listed_indices, share_indices
+from simclr_plus.datasets.identity import images_digest
+from simclr_plus.datasets.images import Images, require_several_classes
+from simclr_plus.datasets.transfer_sets import LabelledSet, open_labelled_set
+from simclr_plus.datasets.twins import told_twins
 from simclr_plus.distributed import from_main, rank, start
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
@@ -45,17 +49,13 @@ from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.feature_cache import decoded_digest
-from simclr_plus.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.image_identity import images_digest
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.predictions import earlier_predictions, write_predictions
 from simclr_plus.recipe.keys import Data
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.result_folders import folder_of, key_of, name_for, write_note
 from simclr_plus.runs.result_names import plain, result_name
-from simclr_plus.transfer_sets import LabelledSet, open_labelled_set
-from simclr_plus.twins import told_twins
 from simclr_plus.weights.checkpoints import load_encoder, read_header
 from simclr_plus.weights.export import recipe_of
 

@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.identity import images_digest
+from simclr_plus.datasets.images import Images
 from simclr_plus.distributed import all_gather, any_process, barrier, from_main, rank, sum_over_processes, world_size
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.features import features_of, require_finite
-from simclr_plus.image_identity import images_digest
 from simclr_plus.weights.checkpoints import write_tensors
 
 

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.batches import evaluation_batches
+from simclr_plus.datasets.images import Images
 from simclr_plus.distributed import sum_over_processes
 from simclr_plus.errors import NotFiniteError, UnreadableImageError
-from simclr_plus.loading import evaluation_batches
 
 SHOWN = 10  # names in a message
 

@@ -232,7 +232,7 @@ def _processes_of(run: Run) -> int:
 def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe, Plan]:
     """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
     from simclr_plus.continuation import require_branch
-    from simclr_plus.datasets import open_training_images
+    from simclr_plus.datasets.images import open_training_images
     from simclr_plus.recipe.plan import make_plan
     from simclr_plus.recipe.recipe import parse_recipe, recipe_text
     from simclr_plus.weights.checkpoints import load_checkpoint
@@ -308,7 +308,7 @@ def _memory(recipe: Recipe, plan: Plan) -> str:
 
 def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
     """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
-    from simclr_plus.datasets import open_monitor_images, open_training_images
+    from simclr_plus.datasets.images import open_monitor_images, open_training_images
     from simclr_plus.recipe.plan import known_size, make_plan
 
     expected = known_size(recipe)

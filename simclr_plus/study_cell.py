@@ -107,7 +107,7 @@ def _measure_file(run: Run, name: str) -> Path:
 
 def _write_result(planned: PlannedStudy, cell: Cell, run: Run) -> None:
     """The file that says that the cell is done."""
-    from simclr_plus.datasets import TEST, TRAIN, open_images
+    from simclr_plus.datasets.images import TEST, TRAIN, open_images
 
     measures = [json.loads(_measure_file(run, name).read_text(encoding="utf-8")) for name in cell.measures]
     lines = run.metrics()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from simclr_plus.bench.rounds import torch_threads
-from simclr_plus.datasets import open_training_images
+from simclr_plus.datasets.images import open_training_images
 from simclr_plus.errors import NotFoundError
 from simclr_plus.losses import nt_xent
 from simclr_plus.model import build_model

@@ -14,7 +14,7 @@ from simclr_plus.run_verbs import Account, Memory, Partition, Sbatch, TimeLimit
 from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 
 if TYPE_CHECKING:
-    from simclr_plus.datasets import Images
+    from simclr_plus.datasets.images import Images
     from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.slurm import Allocation
     from simclr_plus.studies.study import Study
@@ -126,7 +126,7 @@ def _run(planned: PlannedStudy, at_once: int, processes: int, gpus: list[str], a
 
 def _look_at_data(planned: PlannedStudy) -> None:
     """Refuse, before anything is trained, cells that these images cannot answer; say so where they answer little."""
-    from simclr_plus.datasets import TEST, TRAIN, open_images, open_training_images, require_labels
+    from simclr_plus.datasets.images import TEST, TRAIN, open_images, open_training_images, require_labels
 
     images, test = open_images(planned.recipe.data, TRAIN), open_images(planned.recipe.data, TEST)
     if any(not measure.startswith(UNLABELLED) for cell in planned.cells for measure in cell.measures):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.datasets import NAMES, TEST, Images, data_named, open_folder, open_images, require_labels
+from simclr_plus.datasets.images import NAMES, TEST, Images, data_named, open_folder, open_images, require_labels
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.heads import SimCLRProjectionHead

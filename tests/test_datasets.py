@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_plus.datasets import (
+from simclr_plus.datasets.decoding import decode_image
+from simclr_plus.datasets.images import (
     PRETRAIN,
     TEST,
     TRAIN,
@@ -20,7 +21,6 @@ from simclr_plus.datasets import (
     open_monitor_images,
     require_same_classes,
 )
-from simclr_plus.decoding import decode_image
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnreadableImageError
 from simclr_plus.recipe import Recipe, parse_recipe
 from simclr_plus.recipe.keys import Data

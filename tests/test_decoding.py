@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from simclr_plus.datasets import PRETRAIN, TRAIN, notes_of, open_folder, open_images
-from simclr_plus.decoding import Reading, decode_image
+from simclr_plus.datasets.decoding import Reading, decode_image
+from simclr_plus.datasets.images import PRETRAIN, TRAIN, notes_of, open_folder, open_images
 from simclr_plus.errors import UnreadableImageError
 from simclr_plus.recipe.keys import Data
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import Images
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
 from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_grid
@@ -21,7 +22,6 @@ from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
-from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
 
 CPU = torch.device("cpu")

@@ -13,6 +13,7 @@ import torch
 
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.evaluation import Evaluator, evaluate_target, labelled_images
@@ -26,7 +27,6 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
 from simclr_plus.report import make_report
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.verify import verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder
 

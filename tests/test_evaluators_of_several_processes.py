@@ -19,6 +19,7 @@ import torch
 from simclr_plus import distributed
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import Images
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators import supervised
@@ -30,7 +31,6 @@ from simclr_plus.feature_cache import cached_features
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.weights.checkpoints import save_checkpoint
 
 CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ from torch import nn
 
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluation_on_sets import few_labels, fine_tune, open_target, transfer
@@ -37,7 +38,6 @@ from simclr_plus.feature_cache import cached_features
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.predictions import compare_predictions
 from simclr_plus.recipe.keys import Data
-from simclr_plus.transfer_sets import LabelledSet
 from simclr_plus.weights.checkpoints import save_encoder
 
 CPU = torch.device("cpu")
@@ -171,7 +171,7 @@ def test_a_photo_that_changes_on_disk_is_looked_at_again(photos: Path, tmp_path:
 
 
 def test_a_frozen_classifier_learns_what_a_plain_loop_learns(fashion: LabelledSet) -> None:
-    from simclr_plus.loading import ViewBatches
+    from simclr_plus.datasets.batches import ViewBatches
 
     encoder, images = small_encoder(), fashion.train.first(100)
     model = Classifier(encoder, 10, size=16, frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.cli import main
-from simclr_plus.datasets import Images, open_folder, require_several_classes
+from simclr_plus.datasets.images import Images, open_folder, require_several_classes
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import NotFiniteError, SimclrPlusError, UnlabelledError, UnreadableImageError
 from simclr_plus.evaluation import evaluate_target

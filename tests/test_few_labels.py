@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from simclr_plus.datasets import Images, open_folder
+from simclr_plus.datasets.few_labels import as_list, listed_indices, share_indices
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.few_labels import as_list, listed_indices, share_indices
 
 
 def images(counts: list[int]) -> Images:

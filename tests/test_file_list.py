@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simclr_plus import file_list
-from simclr_plus.datasets import held_out_indices, open_folder
+from simclr_plus.datasets import file_list, held_out_indices, open_folder
+from simclr_plus.datasets.file_list import SUFFIXES, list_images, shown_name
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.file_list import SUFFIXES, list_images, shown_name
 
 LONG_AGO = 1_000_000_000
 

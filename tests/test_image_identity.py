@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
-from simclr_plus.decoding import Reading
-from simclr_plus.image_identity import images_digest, listing_digest
+from simclr_plus.datasets.decoding import Reading
+from simclr_plus.datasets.identity import images_digest, listing_digest
 from simclr_plus.recipe.keys import Data
 
 NAMES = ("a/1.jpg", "a/2.jpg", "b/12.jpg", "b/3.jpg", "b/4.jpg")

@@ -11,8 +11,8 @@ from PIL import Image
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.law import OPERATIONS, simclr_law
 from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
+from simclr_plus.datasets.batches import ViewBatches, evaluation_batches
 from simclr_plus.errors import UnreadableImageError
-from simclr_plus.loading import ViewBatches, evaluation_batches
 from simclr_plus.recipe.keys import Data
 
 LAW = simclr_law(28, 0.5, blur_sigma_group=8)
@@ -122,7 +122,7 @@ def test_where_there_is_one_view_it_is_the_first(few: Images) -> None:
 
 
 def test_without_operations_none_is_asked_for(few: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("simclr_plus.loading.apply_operations", None)
+    monkeypatch.setattr("simclr_plus.datasets.batches.apply_operations", None)
     assert ViewBatches(few, LAW, batch_size=10, seed=1).batch(0)[0].shape == (20, 3, 28, 28)
     with pytest.raises(TypeError):
         ViewBatches(few, replace(LAW, operations=("crop",)), batch_size=10, seed=1).batch(0)

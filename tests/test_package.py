@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_embedded_images_fit_and_carry_their_licence() -> None:
-    folder = ROOT / "simclr_plus" / "embedded"
+    folder = ROOT / "simclr_plus" / "datasets" / "embedded"
     assert (folder / "fashion_mnist.npz").stat().st_size < 6_000_000
     notice = (folder / "LICENSE.fashion-mnist").read_text()
     assert "Zalando SE" in notice and "The MIT License" in notice
@@ -37,7 +37,7 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
         "simclr_plus/tui/app.py",
         "simclr_plus/recipes/r50_4x.toml",
         "simclr_plus/importers/authors.py",
-        "simclr_plus/embedded/fashion_mnist.npz",
+        "simclr_plus/datasets/embedded/fashion_mnist.npz",
     ):
         assert needed in names
     assert not any(name.startswith(("tui/", "recipes/", "tests/")) for name in names)

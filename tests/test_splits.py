@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_plus.datasets import PRETRAIN, TEST, TRAIN, notes_of, open_folder, open_images, require_labels
+from simclr_plus.datasets.images import PRETRAIN, TEST, TRAIN, notes_of, open_folder, open_images, require_labels
 from simclr_plus.errors import RecipeError, UnlabelledError
 from simclr_plus.recipe.keys import Data
 

@@ -19,8 +19,8 @@ from scipy.io import savemat
 from torchvision import datasets
 
 from simclr_plus.datasets import Images
+from simclr_plus.datasets.transfer_sets import TWELVE, LabelledSet, joined, open_labelled_set
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.transfer_sets import TWELVE, LabelledSet, joined, open_labelled_set
 
 drawn = np.random.default_rng(0)
 

@@ -117,7 +117,7 @@ def _pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
         if image.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
             raise ValueError(
                 f"SimCLRTransform takes images of 8 bits, got a PIL image of mode {image.mode}; bring its values to 0 "
-                "to 255 first, as simclr_plus.datasets.decode_image does of a file's bytes"
+                "to 255 first, as simclr_plus.datasets.images.decode_image does of a file's bytes"
             )
         image = np.asarray(image.convert("RGB"))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

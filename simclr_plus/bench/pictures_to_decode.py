@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from simclr_plus.datasets import PRETRAIN, open_folder, open_images
-from simclr_plus.decoding import decode_image
+from simclr_plus.datasets.decoding import decode_image
+from simclr_plus.datasets.images import PRETRAIN, open_folder, open_images
 from simclr_plus.recipe.keys import Data
 
 PHOTOGRAPHS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds

@@ -16,9 +16,9 @@ from simclr_plus.augmentations.views import compile_views
 from simclr_plus.bench.data import needs
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
-from simclr_plus.datasets import PRETRAIN, Images, open_images
+from simclr_plus.datasets.batches import Batch, ViewBatches, default_threads
+from simclr_plus.datasets.images import PRETRAIN, Images, open_images
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.loading import Batch, ViewBatches, default_threads
 from simclr_plus.model import build_encoder, build_model
 from simclr_plus.precision import halves_on
 from simclr_plus.recipe.plan import make_plan

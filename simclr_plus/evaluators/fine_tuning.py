@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from simclr_plus.datasets import Images, held_out_indices, require_labels
+from simclr_plus.datasets.images import Images, held_out_indices, require_labels
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.distributed import barrier, from_main, rank
 from simclr_plus.errors import NotFiniteError, RecipeError, SimclrPlusError
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
@@ -38,7 +39,6 @@ from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, 
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.schedules import peak_learning_rate, step_count
-from simclr_plus.transfer_sets import LabelledSet
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from simclr_plus.datasets import Images, require_same_classes
+from simclr_plus.datasets.images import Images, require_same_classes
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features import features_of, labels_of
 from simclr_plus.metrics import knn_scores, summary

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
-from simclr_plus.datasets import Images, held_out_indices, require_labels
+from simclr_plus.datasets.images import Images, held_out_indices, require_labels
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.pace import Pace
 from simclr_plus.evaluators.span import spanning

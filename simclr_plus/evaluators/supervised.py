@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.batches import ViewBatches
+from simclr_plus.datasets.identity import listing_digest
+from simclr_plus.datasets.images import Images
 from simclr_plus.distributed import (
     any_process,
     barrier,
@@ -32,9 +34,7 @@ from simclr_plus.distributed import (
 from simclr_plus.errors import NotFiniteError, RecipeError
 from simclr_plus.evaluators.pace import Pace
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.image_identity import listing_digest
 from simclr_plus.lars import LARS, parameter_groups
-from simclr_plus.loading import ViewBatches
 from simclr_plus.schedules import warmup_cosine
 from simclr_plus.weights.checkpoints import checkpoint_tensors, write_tensors
 

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.evaluators.logistic import fit_path
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.span import spanning
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.feature_cache import cached_features
 from simclr_plus.features import labels_of
-from simclr_plus.transfer_sets import LabelledSet
 
 PENALTIES = tuple(float(v) for v in np.logspace(-6, 5, 45))
 RELATIVE_TO = ("sum", "mean")

@@ -24,7 +24,7 @@ from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.operations import to_grayscale
 from simclr_plus.augmentations.study_operations import edges
-from simclr_plus.datasets import Images, held_out_indices
+from simclr_plus.datasets.images import Images, held_out_indices
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features import features_of, labels_of

@@ -10,7 +10,8 @@ from statistics import mean
 
 import torch
 
-from simclr_plus.datasets import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
+from simclr_plus.datasets.few_labels import share_indices
+from simclr_plus.datasets.images import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
@@ -19,7 +20,6 @@ from simclr_plus.evaluators.supervised import Classifier, State
 from simclr_plus.evaluators.what_h_keeps import predict_transformation
 from simclr_plus.feature_cache import decoded_digest
 from simclr_plus.features import features_of, labels_of
-from simclr_plus.few_labels import share_indices
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.metrics import summary
 from simclr_plus.runs.folder import Run

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.images import Images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.features import features_of, left_out

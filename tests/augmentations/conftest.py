@@ -26,7 +26,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
 @pytest.fixture(scope="session")
 def real_images() -> np.ndarray:
     """Sixty real images, uint8 [60, 28, 28, 3]: the first half gray, the second with three images as its channels."""
-    with np.load(files("simclr_plus.embedded") / "fashion_mnist.npz", allow_pickle=False) as arrays:
+    with np.load(files("simclr_plus.datasets.embedded") / "fashion_mnist.npz", allow_pickle=False) as arrays:
         images = arrays["train_images"][:120]
     gray = np.repeat(images[:30, :, :, None], 3, axis=3)
     coloured = images[30:].reshape(30, 3, 28, 28).transpose(0, 2, 3, 1)

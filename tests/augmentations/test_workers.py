@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.augmentations.transform import SimCLRTransform
 from simclr_plus.datasets import Images, open_folder
-from simclr_plus.loading import ViewBatches
+from simclr_plus.datasets.batches import ViewBatches
 
 COUNT, SIZE, SEED, EPOCH = 8, 64, 5, 2
 WAYS = [("fork", 0), ("fork", 1), ("fork", 3), ("fork", 2), ("forkserver", 2), ("spawn", 2)]

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import simclr_plus
 from simclr_plus.datasets import TEST, TRAIN, Images, open_images
+from simclr_plus.datasets.batches import evaluation_batches
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.loading import evaluation_batches
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
 

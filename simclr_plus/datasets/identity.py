@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.datasets import Images
-from simclr_plus.file_list import FileList
+from simclr_plus.datasets.file_list import FileList
+from simclr_plus.datasets.images import Images
 
 AT_ONCE = 16  # questions to the file system: a network answers each after a while
 IN_TURN = 1000  # files that a thread asks for before it takes others

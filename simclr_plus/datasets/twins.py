@@ -11,7 +11,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.images import Images
 
 END = 4096  # bytes at the end of a file: of compressed pictures they are all but unique
 AT_ONCE = 16  # questions to the file system: a network answers each after a while

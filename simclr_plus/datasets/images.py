@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.decoding import Reading, decode_image, is_transparent, reading_of
+from simclr_plus.datasets.decoding import Reading, decode_image, is_transparent, reading_of
+from simclr_plus.datasets.file_list import SUFFIXES, FileList, list_images, listed_names, shown_name
+from simclr_plus.datasets.splits import are_parts, parts_of
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
-from simclr_plus.file_list import SUFFIXES, FileList, list_images, listed_names, shown_name
 from simclr_plus.recipe.keys import Data
 from simclr_plus.recipe.recipe import Recipe, whole_path
-from simclr_plus.splits import are_parts, parts_of
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 LOOKED_AT = 64  # images that are looked at for transparency before training
@@ -215,7 +215,7 @@ def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> 
 
 @cache
 def _embedded_arrays() -> dict[str, NDArray[Any]]:
-    with np.load(str(files("simclr_plus.embedded") / "fashion_mnist.npz"), allow_pickle=False) as arrays:
+    with np.load(str(files("simclr_plus.datasets.embedded") / "fashion_mnist.npz"), allow_pickle=False) as arrays:
         return dict(arrays)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.datasets import Images, require_labels
+from simclr_plus.datasets.file_list import FileList
+from simclr_plus.datasets.images import Images, require_labels
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.file_list import FileList
 
 
 def share_indices(images: Images, share: float, seed: int = 0) -> NDArray[np.int64]:

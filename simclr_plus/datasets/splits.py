@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from simclr_plus.datasets.file_list import folders_in, holds_image, listed_names, shown_name
 from simclr_plus.errors import RecipeError
-from simclr_plus.file_list import folders_in, holds_image, listed_names, shown_name
 
 TRAIN_NAMES = frozenset({"train", "training"})
 VALIDATION_NAMES = frozenset({"val", "valid", "validation"})

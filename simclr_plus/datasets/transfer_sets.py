@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from simclr_plus.datasets import (
+from simclr_plus.datasets.decoding import Reading
+from simclr_plus.datasets.file_list import is_hidden
+from simclr_plus.datasets.images import (
     TEST,
     TRAIN,
     Images,
@@ -28,9 +30,7 @@ from simclr_plus.datasets import (
     require_labels,
     require_same_classes,
 )
-from simclr_plus.decoding import Reading
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError
-from simclr_plus.file_list import is_hidden
 from simclr_plus.recipe.keys import Data
 
 TOP1, MEAN_PER_CLASS, MAP11 = "top1", "mean_per_class", "map11"

@@ -32,9 +32,9 @@ from simclr_plus.augmentations.finishing import Finish, finish_in_parts, packed
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.study_operations import apply_operations
 from simclr_plus.augmentations.views import ViewMaker
-from simclr_plus.datasets import Images
+from simclr_plus.datasets.file_list import shown_name
+from simclr_plus.datasets.images import Images
 from simclr_plus.errors import UnreadableImageError
-from simclr_plus.file_list import shown_name
 from simclr_plus.machine import torchrun
 from simclr_plus.runs.folder import cpu_count
 

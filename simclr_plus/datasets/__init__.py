@@ -1,0 +1,47 @@
+"""Which images there are, with which labels, and how batches are made of them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simclr_plus.datasets.images import (
+        FASHION_CLASSES,
+        HELD_OUT,
+        PRETRAIN,
+        TEST,
+        TRAIN,
+        Images,
+        check_trainable,
+        decode_image,
+        held_out_indices,
+        open_folder,
+        open_images,
+        open_training_images,
+        require_labels,
+    )
+
+__all__ = [
+    "FASHION_CLASSES",
+    "HELD_OUT",
+    "PRETRAIN",
+    "TEST",
+    "TRAIN",
+    "Images",
+    "check_trainable",
+    "decode_image",
+    "held_out_indices",
+    "open_folder",
+    "open_images",
+    "open_training_images",
+    "require_labels",
+]
+
+_HOME = dict.fromkeys(__all__, "images")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
