@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from simclr_plus.augmentations.transform import SimCLRTransform
-    from simclr_plus.encoders import ResNet
+    from simclr_plus.encoders.resnet import ResNet
     from simclr_plus.global_batch_norm import (
         GlobalBatchNorm,
         GlobalBatchNorm1d,
@@ -46,7 +46,7 @@ _HOME = {
     "GlobalBatchNorm3d": "global_batch_norm",
     "NTXentLoss": "losses",
     "Recipe": "recipe.recipe",
-    "ResNet": "encoders",
+    "ResNet": "encoders.resnet",
     "SimCLRProjectionHead": "heads",
     "SimCLRTransform": "augmentations.transform",
     "convert_global_batch_norm": "global_batch_norm",

@@ -24,8 +24,8 @@ from simclr_plus.datasets.images import Images, require_several_classes
 from simclr_plus.datasets.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.datasets.twins import told_twins
 from simclr_plus.distributed import from_main, rank, start
-from simclr_plus.encoder_digest import encoder_digest
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.digest import encoder_digest
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError
 from simclr_plus.evaluation import (
     labelled_images,

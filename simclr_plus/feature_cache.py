@@ -1,7 +1,7 @@
 """Features kept on disk, so that an encoder sees an image once: one file for (encoder, images, preprocessing).
 
 A safetensors file of `features` [N, F] and `kept` [N], the places of the images that could be read. Its name is a
-digest of the encoder (encoder_digest.py), of the images (pixels, or paths with sizes and times), of how they are
+digest of the encoder (encoders/digest.py), of the images (pixels, or paths with sizes and times), of how they are
 decoded and of how they are shown.
 """
 
@@ -23,7 +23,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.identity import images_digest
 from simclr_plus.datasets.images import Images
 from simclr_plus.distributed import all_gather, any_process, barrier, from_main, rank, sum_over_processes, world_size
-from simclr_plus.encoder_digest import encoder_digest
+from simclr_plus.encoders.digest import encoder_digest
 from simclr_plus.features import features_of, require_finite
 from simclr_plus.weights.checkpoints import write_tensors
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.recipe import Recipe

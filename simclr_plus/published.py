@@ -6,7 +6,7 @@ of each network: fine-tuned with 1 %, 10 % and 100 % of the labels, a linear cla
 
 from __future__ import annotations
 
-from simclr_plus.architecture import Architecture
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import RecipeError
 
 V1_LINEAR: dict[float, float] = {1: 69.1, 2: 74.2, 4: 76.6}  # ResNet-50 by width

@@ -79,7 +79,7 @@ def results_folder(name: str, runs: Path) -> Run:
     """A run, a folder that only holds the results of a file, by name or path, or the folder of an encoder file."""
     file = Path(name)
     if file.is_file():
-        from simclr_plus.encoder_digest import encoder_digest
+        from simclr_plus.encoders.digest import encoder_digest
         from simclr_plus.weights.checkpoints import load_encoder
 
         return run_of(file) or folder_of(name, file, encoder_digest(load_encoder(file)), runs)

@@ -14,8 +14,8 @@ from torch import nn
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import Images
 from simclr_plus.datasets.transfer_sets import LabelledSet
-from simclr_plus.encoder_digest import encoder_digest
 from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.digest import encoder_digest
 from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_grid
 from simclr_plus.evaluators.foreign_encoders import Normalised
 from simclr_plus.evaluators.subjects import Subject

@@ -15,8 +15,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simclr_plus.architecture import BLOCKS, SK_RATIO, Architecture
 from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import BLOCKS, SK_RATIO, Architecture
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 GOLDEN = {

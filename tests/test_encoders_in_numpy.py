@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simclr_plus.architecture import BLOCKS
 from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import BLOCKS
 
 Arrays = dict[str, np.ndarray]
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from simclr_plus.architecture import head_parameter_count
+from simclr_plus.encoders.architecture import head_parameter_count
 from simclr_plus.heads import SimCLRProjectionHead
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "head.npz")

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PARTS = (
-    "errors machine.whole_files architecture schedules distributed recipe.recipe recipe.keys runs.folder "
-    "recipe.plan encoders heads losses compared_losses lars global_batch_norm augmentations recipes "
+    "errors machine.whole_files encoders.architecture schedules distributed recipe.recipe recipe.keys runs.folder "
+    "recipe.plan encoders.resnet heads losses compared_losses lars global_batch_norm augmentations recipes "
     "datasets.embedded recipe.variants lightly_parts recipe.deviations published machine.processes machine.locks "
     "machine.json_lines runs.metrics_table runs.pulse runs.failures hanging slurm runs.states machine.figures "
     "runs.overview machine.printing runs.result_names runs.result_folders weights.file_kinds runs.leftovers "
@@ -23,7 +23,7 @@ MODEL = (
     "model precision weights.checkpoints continuation weights.background_saving datasets.file_list datasets.splits "
     "datasets.decoding datasets.images metrics datasets.batches features runs.progress feature_cache "
     "datasets.identity datasets.few_labels datasets.transfer_sets significance predictions paper_figures "
-    "encoder_digest weights.outputs datasets.twins"
+    "encoders.digest weights.outputs datasets.twins"
 )
 WORK = "trainer evaluators weights.export importers pictures report studies"
 LAUNCH = (

@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
-from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import OPERATIONS
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.published import stated_top1
 from simclr_plus.recipe.keys import StudyOperation

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.cli import main
 from simclr_plus.datasets import FASHION_CLASSES, TEST, Images, open_images
 from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.model import build_model

@@ -17,7 +17,7 @@ from torch import Tensor
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.bench.rounds import Report, compare, hardware, torch_threads
 from simclr_plus.datasets.images import TEST, TRAIN, open_images
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.evaluators.logistic import fit_path
 from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty

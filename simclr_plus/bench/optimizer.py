@@ -9,7 +9,7 @@ from torch.optim import SGD, Optimizer
 
 from simclr_plus import lightly_parts
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.lars import LARS, parameter_groups
 
 OURS, LIGHTLYS, FOREACH, DEFAULT = "SimCLR+ LARS", "Lightly LARS", "torch SGD, foreach", "torch SGD, default"

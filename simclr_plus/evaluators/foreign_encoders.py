@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import ViewLaw, simclr_law
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError, RecipeError
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.importers.trainers import mean_and_std, read_tensors

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.encoder_digest import encoder_digest
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.digest import encoder_digest
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.heads import SimCLRProjectionHead
 
 RANDOM_SEED = 0

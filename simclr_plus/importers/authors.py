@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simclr_plus.architecture import BLOCKS, STEMS, Architecture
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import BLOCKS, STEMS, Architecture
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.imported import Imported, filled, linear_head, write_files

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simclr_plus.architecture import Architecture
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError
 from simclr_plus.weights.checkpoints import beside, save_encoder, save_head
 

@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from simclr_plus.architecture import BLOCKS, STEMS, Architecture
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import BLOCKS, STEMS, Architecture
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.importers.imported import Imported, filled, linear_head, write_files
 from simclr_plus.weights.checkpoints import read_header

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from simclr_plus.architecture import head_parameter_count
+from simclr_plus.encoders.architecture import head_parameter_count
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count

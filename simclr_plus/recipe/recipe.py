@@ -19,8 +19,8 @@ from typing import Annotated, Any, Literal, get_origin
 import tomli_w
 from pydantic import Field, ValidationError
 
-from simclr_plus.architecture import Architecture
 from simclr_plus.augmentations.law import ViewLaw, simclr_law
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe.keys import (
     About,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from simclr_plus.architecture import Architecture
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import COLORS, MARKERS, legend
 from simclr_plus.studies.findings import Findings

@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from simclr_plus.architecture import Architecture
-from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_whole

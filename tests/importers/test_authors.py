@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from simclr_plus.architecture import Architecture
 from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers import import_tensorflow

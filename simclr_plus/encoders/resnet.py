@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from simclr_plus.architecture import BLOCKS, Architecture
+from simclr_plus.encoders.architecture import BLOCKS, Architecture
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
