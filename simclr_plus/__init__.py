@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     )
     from simclr_plus.heads import SimCLRProjectionHead
     from simclr_plus.lars import LARS
-    from simclr_plus.losses import NTXentLoss
+    from simclr_plus.losses.contrastive import NTXentLoss
     from simclr_plus.recipe.recipe import Recipe, load_recipe
     from simclr_plus.weights.checkpoints import load_encoder, save_encoder
 
@@ -44,7 +44,7 @@ _HOME = {
     "GlobalBatchNorm1d": "global_batch_norm",
     "GlobalBatchNorm2d": "global_batch_norm",
     "GlobalBatchNorm3d": "global_batch_norm",
-    "NTXentLoss": "losses",
+    "NTXentLoss": "losses.contrastive",
     "Recipe": "recipe.recipe",
     "ResNet": "encoders.resnet",
     "SimCLRProjectionHead": "heads",

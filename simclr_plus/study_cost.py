@@ -11,7 +11,7 @@ import torch
 from simclr_plus.bench.rounds import torch_threads
 from simclr_plus.datasets.images import open_training_images
 from simclr_plus.errors import NotFoundError
-from simclr_plus.losses import nt_xent
+from simclr_plus.losses.contrastive import nt_xent
 from simclr_plus.model import build_model
 from simclr_plus.precision import halves_on
 from simclr_plus.recipe.plan import Plan, known_size, make_plan

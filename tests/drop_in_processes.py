@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from simclr_plus import GlobalBatchNorm, GlobalBatchNorm1d, global_batch_norm
-from simclr_plus.compared_losses import nt_logistic
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.losses import nt_xent
+from simclr_plus.losses.compared import nt_logistic
 
 
 def data(shape: tuple[int, ...], seed: int) -> Tensor:

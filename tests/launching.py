@@ -40,7 +40,7 @@ def environment(folder: Path, fault: str = "") -> dict[str, str]:
 # what a fault does at a step: `at_step(n, rank, act)` calls act() when the loss of step n (0: of any) is computed there
 AT_STEP = """
 import os, signal, time
-import simclr_plus.losses as losses
+import simclr_plus.losses.contrastive as losses
 original, calls = losses.nt_xent, [0]
 def at_step(step, rank, act):
     def nt_xent(*arguments, **named):

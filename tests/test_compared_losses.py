@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_plus.compared_losses import NEGATIVES, margin_triplet, nt_logistic, nt_xent_other_view, semi_hard_negatives
 from simclr_plus.losses import nt_xent
+from simclr_plus.losses.compared import NEGATIVES, margin_triplet, nt_logistic, nt_xent_other_view, semi_hard_negatives
 
 Loss = Callable[..., Tensor]
 SEEDS = st.integers(0, 2**31)

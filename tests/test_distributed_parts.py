@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus import distributed
-from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.losses import NTXentLoss, contrastive_metrics, nt_xent
+from simclr_plus.losses.compared import margin_triplet, nt_logistic, nt_xent_other_view
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "syncbn.npz")
 LOSSES = {"paper": (0.1, True), "warm": (1.0, True), "unnormalised": (10.0, False)}  # temperature, normalize

@@ -13,11 +13,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors machine.whole_files encoders.architecture schedules distributed recipe.recipe recipe.keys runs.folder "
-    "recipe.plan encoders.resnet heads losses compared_losses lars global_batch_norm augmentations recipes "
-    "datasets.embedded recipe.variants lightly_parts recipe.deviations published machine.processes machine.locks "
-    "machine.json_lines runs.metrics_table runs.pulse runs.failures hanging slurm runs.states machine.figures "
-    "runs.overview machine.printing runs.result_names runs.result_folders weights.file_kinds runs.leftovers "
-    "machine.torchrun runs.time_left"
+    "recipe.plan encoders.resnet heads losses.contrastive losses.compared lars global_batch_norm augmentations "
+    "recipes datasets.embedded recipe.variants lightly_parts recipe.deviations published machine.processes "
+    "machine.locks machine.json_lines runs.metrics_table runs.pulse runs.failures hanging slurm runs.states "
+    "machine.figures runs.overview machine.printing runs.result_names runs.result_folders weights.file_kinds "
+    "runs.leftovers machine.torchrun runs.time_left"
 )
 MODEL = (
     "model precision weights.checkpoints continuation weights.background_saving datasets.file_list datasets.splits "

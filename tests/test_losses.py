@@ -15,8 +15,7 @@ from lightly.loss import NTXentLoss as LightlyNTXentLoss
 from torch import Tensor
 from torch.nn import functional as F
 
-from simclr_plus import losses
-from simclr_plus.losses import NTXentLoss, contrastive_metrics, nt_xent
+from simclr_plus.losses import NTXentLoss, contrastive, contrastive_metrics, nt_xent
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ntxent.npz")
 CASES = [str(case) for case in GOLDEN["cases"]]
@@ -183,7 +182,7 @@ def test_a_normalised_loss_does_not_see_the_lengths_and_an_unnormalised_one_does
 def test_the_gradient_is_that_of_autograd_however_the_rows_are_cut(
     n: int, temperature: float, normalize: bool, chunk_elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(contrastive, "CHUNK_ELEMENTS", chunk_elements)
     ours = [z.requires_grad_() for z in random_views(n, 6)]
     plain = [z.detach().clone().requires_grad_() for z in ours]
     loss = nt_xent(*ours, temperature=temperature, normalize=normalize)
@@ -322,7 +321,7 @@ def test_a_number_that_is_none_is_never_hidden(place: int) -> None:
 @pytest.mark.parametrize("chunk", [1 << 22, 5])
 def test_first_and_second_derivatives_are_lightlys(n: int, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Along a direction, of both views and of a learned temperature; with the logits in one piece and in many."""
-    monkeypatch.setattr(losses, "CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(contrastive, "CHUNK_ELEMENTS", chunk)
     directions = [*random_views(n, 3, seed=1), torch.tensor(1.0, dtype=torch.float64)]
     found = []
     for kind in (NTXentLoss, LightlyNTXentLoss):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from simclr_plus.compared_losses import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.datasets import TEST, open_images, open_training_images
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.losses import nt_xent
+from simclr_plus.losses.compared import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.model import build_model
 from simclr_plus.pictures import curves_figure
 from simclr_plus.recipe import load_recipe

@@ -16,7 +16,7 @@ from simclr_plus.bench.rounds import (
     times_as_fast,
     torch_threads,
 )
-from simclr_plus.losses import NTXentLoss
+from simclr_plus.losses.contrastive import NTXentLoss
 
 OURS, LIGHTLYS = "SimCLR+ nt_xent", "Lightly NTXentLoss"
 

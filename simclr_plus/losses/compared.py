@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr_plus.losses import check_temperature, rows_and_columns
+from simclr_plus.losses.contrastive import check_temperature, rows_and_columns
 
 NEGATIVES = ("both_views", "other_view")
 
