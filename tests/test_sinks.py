@@ -81,7 +81,8 @@ def test_wandb_takes_a_run_offline(tmp_path: Path) -> None:
     for step in (1, 2):
         run.log_metrics({"step": step, "loss": 0.5})
     code = (
-        "import sys; from pathlib import Path; from simclr_plus.runs.folder import Run; from simclr_plus.sinks import *;"
+        "import sys; from pathlib import Path; from simclr_plus.runs.folder import Run;"
+        "from simclr_plus.sinks import *;"
         "run = Run(Path(sys.argv[1])); pass_on(run, 'wandb', wanted(run.recipe())['wandb'], lambda: True)"
     )
     done = subprocess.run(

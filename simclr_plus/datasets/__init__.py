@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from simclr_plus.datasets.decoding import decode_image
     from simclr_plus.datasets.images import (
         FASHION_CLASSES,
         HELD_OUT,
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
         TRAIN,
         Images,
         check_trainable,
-        decode_image,
         held_out_indices,
         open_folder,
         open_images,
@@ -38,7 +38,7 @@ __all__ = [
     "require_labels",
 ]
 
-_HOME = dict.fromkeys(__all__, "images")
+_HOME = dict.fromkeys(__all__, "images") | {"decode_image": "decoding"}
 
 
 def __getattr__(name: str) -> Any:
