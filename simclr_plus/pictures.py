@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_plus.augmentations.central_crop import central_parameters
 from simclr_plus.augmentations.draws import draw_views
-from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.errors import SimclrPlusError
@@ -45,7 +45,7 @@ def _operated(
 ) -> NDArray[np.float32]:
     import torch  # seconds; plain previews do without it
 
-    from simclr_plus.augmentations.study_operations import apply_operations
+    from simclr_plus.augmentations.further_operations import apply_operations
 
     return apply_operations(torch.from_numpy(views), law, seed=seed, epochs=epochs, indices=indices).numpy()
 

@@ -21,7 +21,7 @@ from scipy.stats import t as scipy_t
 
 from simclr_plus import study_cell, study_cost
 from simclr_plus.augmentations.draws import FLIP, draw_views
-from simclr_plus.augmentations.study_operations import draws_of
+from simclr_plus.augmentations.further_operations import draws_of
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.recipe.plan import make_plan

@@ -26,7 +26,7 @@ class ViewLaw:
     min_scale: smallest crop as a share of the image's area. blur_sigma_group: 0 draws sigma for each image (the
     paper's words), n > 0 for groups of n images of the global batch (the authors' code: the batch of one device).
     evaluation_crop: share of the shorter side that an evaluated encoder is shown (authors: 7/8 above 32 pixels).
-    operations: names in study_operations.py, done to a finished view in this order, each with operation_prob; to the
+    operations: names in further_operations.py, done to a finished view in this order, each with operation_prob; to the
     views of "both" branches or of the "first" alone. same_crop: all views of an image begin from one draw. cutout_side:
     of the square, as a share of the view's. noise_deviation, solarize_from: of values in [0, 1].
     """

@@ -26,11 +26,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simclr_plus.augmentations.central_crop import central_parameters
 from simclr_plus.augmentations.draws import COLUMNS, draw_views, epoch_order
-from simclr_plus.augmentations.evaluation import central_parameters
 from simclr_plus.augmentations.finishing import Finish, finish_in_parts, packed
+from simclr_plus.augmentations.further_operations import apply_operations
 from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.augmentations.study_operations import apply_operations
 from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets.file_list import shown_name
 from simclr_plus.datasets.images import Images

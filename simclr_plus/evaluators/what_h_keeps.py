@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
+from simclr_plus.augmentations.further_operations import edges
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.augmentations.operations import to_grayscale
-from simclr_plus.augmentations.study_operations import edges
 from simclr_plus.datasets.images import Images, held_out_indices
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject

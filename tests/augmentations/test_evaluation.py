@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from simclr_plus.augmentations import ViewLaw, crop_and_resize
-from simclr_plus.augmentations.evaluation import central_crop_box, central_parameters
+from simclr_plus.augmentations.central_crop import central_crop_box, central_parameters
 from simclr_plus.augmentations.views import ViewMaker
 
 KERNELS = {"resize_tf2": "bicubic", "resize_tf1": "bicubic_legacy"}

@@ -16,14 +16,14 @@ from torch import Tensor
 from simclr_plus.augmentations import ViewLaw, simclr_law
 from simclr_plus.augmentations.auto_augment import POLICY
 from simclr_plus.augmentations.draws import GRAY, HEIGHT, JITTER, SIGMA, TOP, WIDTH
-from simclr_plus.augmentations.law import OPERATIONS
-from simclr_plus.augmentations.study_operations import (
+from simclr_plus.augmentations.further_operations import (
     STUDY_OPERATIONS,
     Draws,
     apply_operations,
     draws_of,
     standard_normal,
 )
+from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.augmentations.views import ViewMaker
 
 SIZE = 28
