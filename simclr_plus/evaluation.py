@@ -32,8 +32,8 @@ from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, subjects
 from simclr_plus.evaluators.supervised import State
-from simclr_plus.feature_cache import decoded_digest
-from simclr_plus.features import left_out, listed
+from simclr_plus.features.cache import decoded_digest
+from simclr_plus.features.extraction import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.keys import Data
 from simclr_plus.recipe.recipe import whole_path

@@ -48,7 +48,7 @@ from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.evaluators.supervised import State
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
-from simclr_plus.feature_cache import decoded_digest
+from simclr_plus.features.cache import decoded_digest
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.predictions import earlier_predictions, write_predictions

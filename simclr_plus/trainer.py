@@ -29,14 +29,15 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from simclr_plus import distributed, metrics
+from simclr_plus import distributed
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.datasets.batches import Batch, ViewBatches
 from simclr_plus.datasets.images import Images, notes_of, open_monitor_images, open_training_images
 from simclr_plus.errors import CheckpointError, SimclrPlusError, UnreadableImageError
-from simclr_plus.features import features_of, labels_of
+from simclr_plus.features import metrics
+from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.losses.compared import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.losses.contrastive import contrastive_metrics, nt_xent

@@ -13,10 +13,10 @@ import torch
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.images import NAMES, TEST, Images, data_named, open_folder, open_images, require_labels
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
-from simclr_plus.features import features_of, labels_of
+from simclr_plus.features.extraction import features_of, labels_of
+from simclr_plus.features.metrics import summary
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.trainers import read_linear_head
-from simclr_plus.metrics import summary
 from simclr_plus.published import stated_top1
 from simclr_plus.recipe.keys import Data
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, beside, load_encoder, load_head, read_header

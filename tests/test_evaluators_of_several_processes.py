@@ -27,7 +27,7 @@ from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_few_labels, ev
 from simclr_plus.evaluators.linear import evaluate_linear
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
-from simclr_plus.feature_cache import cached_features
+from simclr_plus.features.cache import cached_features
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run

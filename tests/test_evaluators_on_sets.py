@@ -34,7 +34,7 @@ from simclr_plus.evaluators.fine_tuning import (
 from simclr_plus.evaluators.subjects import RawPixels, Subject
 from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
 from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty, evaluate_transfer
-from simclr_plus.feature_cache import cached_features
+from simclr_plus.features.cache import cached_features
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.predictions import compare_predictions
 from simclr_plus.recipe.keys import Data

@@ -24,9 +24,9 @@ from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import evaluate_linear_fast
 from simclr_plus.evaluators.logistic import fit_path
 from simclr_plus.evaluators.subjects import RawPixels, Subject
-from simclr_plus.feature_cache import cached_features
-from simclr_plus.features import features_of
-from simclr_plus.metrics import knn_scores, mean_average_precision_11, summary
+from simclr_plus.features.cache import cached_features
+from simclr_plus.features.extraction import features_of
+from simclr_plus.features.metrics import knn_scores, mean_average_precision_11, summary
 from simclr_plus.weights.checkpoints import save_encoder
 
 CPU = torch.device("cpu")
@@ -161,8 +161,8 @@ from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import open_folder
 from simclr_plus.distributed import rank, start, stop
 from simclr_plus.errors import NotFiniteError
-from simclr_plus.feature_cache import cached_features
-from simclr_plus.features import left_out
+from simclr_plus.features.cache import cached_features
+from simclr_plus.features.extraction import left_out
 
 class Nan(torch.nn.Module):
     def forward(self, images):

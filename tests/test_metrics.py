@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import precision_recall_curve
 
-from simclr_plus.metrics import (
+from simclr_plus.features.metrics import (
     average_precision_11,
     effective_rank,
     feature_std,
@@ -39,7 +39,7 @@ def test_top5_is_there_from_five_classes_on() -> None:
 @pytest.mark.parametrize("k", [1, 5, 40])
 @pytest.mark.parametrize("votes", [1, 7 * 40 * 3, 1 << 25])
 def test_knn_ranks_the_classes_by_weighted_votes(monkeypatch: pytest.MonkeyPatch, k: int, votes: int) -> None:
-    monkeypatch.setattr("simclr_plus.metrics.VOTES", votes)  # queries at a time
+    monkeypatch.setattr("simclr_plus.features.metrics.VOTES", votes)  # queries at a time
     rng = np.random.default_rng(0)
     bank, labels, queries = rng.normal(size=(300, 16)), rng.integers(0, 7, 300), rng.normal(size=(50, 16))
     scores = knn_scores(*map(torch.from_numpy, (queries, bank, labels)), 7, k=k, temperature=0.1).numpy()

@@ -234,7 +234,7 @@ def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpo
     faults = {
         "step": AT_STEP + "at_step(4, 0, lambda: time.sleep(4))",
         "evaluation": (
-            "import time, simclr_plus.metrics as metrics\noriginal = metrics.knn_scores\n"
+            "import time, simclr_plus.features.metrics as metrics\noriginal = metrics.knn_scores\n"
             "def knn_scores(*a, **k):\n    time.sleep(4)\n    return original(*a, **k)\nmetrics.knn_scores = knn_scores"
         ),
         "save": (

@@ -21,7 +21,7 @@ from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.evaluators.logistic import fit_path
 from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty
-from simclr_plus.features import features_of, labels_of
+from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.recipe.keys import Data
 
 OURS, THEIRS = "SimCLR+ fit_path", "scikit-learn lbfgs"

@@ -33,8 +33,8 @@ from simclr_plus.evaluators.supervised import (
     build_optimizer,
     train_classifier,
 )
-from simclr_plus.feature_cache import cached_features, decoded_digest
-from simclr_plus.features import labels_of
+from simclr_plus.features.cache import cached_features, decoded_digest
+from simclr_plus.features.extraction import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_text_whole

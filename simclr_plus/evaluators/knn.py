@@ -8,8 +8,8 @@ import torch
 
 from simclr_plus.datasets.images import Images, require_same_classes
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.features import features_of, labels_of
-from simclr_plus.metrics import knn_scores, summary
+from simclr_plus.features.extraction import features_of, labels_of
+from simclr_plus.features.metrics import knn_scores, summary
 
 
 def evaluate_knn(

@@ -21,9 +21,9 @@ from simclr_plus.evaluators.pace import Pace
 from simclr_plus.evaluators.span import spanning
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.supervised import Classifier, State, Steps, batch_within, build_optimizer, train_classifier
-from simclr_plus.feature_cache import cached_features
-from simclr_plus.features import features_of, labels_of
-from simclr_plus.metrics import summary
+from simclr_plus.features.cache import cached_features
+from simclr_plus.features.extraction import features_of, labels_of
+from simclr_plus.features.metrics import summary
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine
 
 MOMENTUM = 0.9

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from simclr_plus.metrics import mean_average_precision_11, summary
+from simclr_plus.features.metrics import mean_average_precision_11, summary
 from simclr_plus.significance import interval, right_answers, strata_of, weights_of
 
 

@@ -19,8 +19,8 @@ from simclr_plus.evaluators.logistic import fit_path
 from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
 from simclr_plus.evaluators.span import spanning
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.feature_cache import cached_features
-from simclr_plus.features import labels_of
+from simclr_plus.features.cache import cached_features
+from simclr_plus.features.extraction import labels_of
 
 PENALTIES = tuple(float(v) for v in np.logspace(-6, 5, 45))
 RELATIVE_TO = ("sum", "mean")

@@ -27,8 +27,8 @@ from simclr_plus.augmentations.operations import to_grayscale
 from simclr_plus.datasets.images import Images, held_out_indices
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.features import features_of, labels_of
-from simclr_plus.metrics import summary
+from simclr_plus.features.extraction import features_of, labels_of
+from simclr_plus.features.metrics import summary
 from simclr_plus.schedules import warmup_cosine
 
 RATE, BATCH = 0.001, 256

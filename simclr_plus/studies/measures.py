@@ -18,10 +18,10 @@ from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected
 from simclr_plus.evaluators.supervised import Classifier, State
 from simclr_plus.evaluators.what_h_keeps import predict_transformation
-from simclr_plus.feature_cache import decoded_digest
-from simclr_plus.features import features_of, labels_of
+from simclr_plus.features.cache import decoded_digest
+from simclr_plus.features.extraction import features_of, labels_of
+from simclr_plus.features.metrics import summary
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.metrics import summary
 from simclr_plus.runs.folder import Run
 from simclr_plus.studies.study import PAPER
 from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head

@@ -14,7 +14,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.features import features_of, left_out
+from simclr_plus.features.extraction import features_of, left_out
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.weights.checkpoints import (

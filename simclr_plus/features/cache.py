@@ -24,7 +24,7 @@ from simclr_plus.datasets.identity import images_digest
 from simclr_plus.datasets.images import Images
 from simclr_plus.distributed import all_gather, any_process, barrier, from_main, rank, sum_over_processes, world_size
 from simclr_plus.encoders.digest import encoder_digest
-from simclr_plus.features import features_of, require_finite
+from simclr_plus.features.extraction import features_of, require_finite
 from simclr_plus.weights.checkpoints import write_tensors
 
 
