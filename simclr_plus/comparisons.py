@@ -13,9 +13,9 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.evaluation_on_sets import open_target
+from simclr_plus.evaluators.significance import Comparison
 from simclr_plus.predictions import compare_predictions, predictions_header
 from simclr_plus.runs.result_folders import find_results, noted, read_result
-from simclr_plus.significance import Comparison
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ from simclr_plus.datasets.images import (
 )
 from simclr_plus.distributed import from_main, rank, require_agreement, start, world_size
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
+from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, subjects
-from simclr_plus.evaluators.supervised import State
 from simclr_plus.features.cache import decoded_digest
 from simclr_plus.features.extraction import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead

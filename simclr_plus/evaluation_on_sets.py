@@ -35,6 +35,7 @@ from simclr_plus.evaluation import (
     weights_of,
     with_earlier,
 )
+from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.fine_tuning import (
     evaluate_few_labels,
     evaluate_grid,
@@ -46,7 +47,6 @@ from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.outcomes import Outcome
 from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
-from simclr_plus.evaluators.supervised import State
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.features.cache import decoded_digest
 from simclr_plus.heads import SimCLRProjectionHead

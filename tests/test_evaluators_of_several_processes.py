@@ -22,11 +22,11 @@ from simclr_plus.datasets import Images
 from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.evaluators import supervised
+from simclr_plus.evaluators import classifier
+from simclr_plus.evaluators.classifier import Classifier, State, Steps, build_optimizer, train_classifier
 from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_few_labels, evaluate_grid
 from simclr_plus.evaluators.linear import evaluate_linear
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
 from simclr_plus.features.cache import cached_features
 from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
@@ -61,16 +61,16 @@ def trained(state: State | None = None, shown: Images | None = None, steps: Step
 
 def half_done(file: Path, key: str = "key") -> State:
     """A state after two of the four steps."""
-    state, real = State(file, key), supervised.save_state
-    supervised.SAVE_SECONDS = 0.0
+    state, real = State(file, key), classifier.save_state
+    classifier.SAVE_SECONDS = 0.0
 
     def save(state: State, model: Any, optimizer: Any, step: int) -> None:
         if step == 2:
             real(state, model, optimizer, step)
 
-    supervised.save_state = save
+    classifier.save_state = save
     trained(state)
-    supervised.save_state, supervised.SAVE_SECONDS = real, 120.0
+    classifier.save_state, classifier.SAVE_SECONDS = real, 120.0
     return state
 
 
@@ -79,7 +79,7 @@ def half_done(file: Path, key: str = "key") -> State:
 
 def rates(folder: Path) -> dict[str, Any]:
     """The first of two rates diverges on the last process alone."""
-    real, last = supervised._loss, distributed.world_size() - 1
+    real, last = classifier._loss, distributed.world_size() - 1
 
     def loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         value = real(scores, labels)
@@ -87,13 +87,13 @@ def rates(folder: Path) -> dict[str, Any]:
         return value * float("nan") if spoilt else value
 
     supervised_rate = [0.0]
-    real_train = supervised.train_classifier
+    real_train = classifier.train_classifier
 
     def train(*arguments: Any, **named: Any) -> None:
         supervised_rate[0] = arguments[4].peak
         real_train(*arguments, **named)
 
-    supervised._loss = loss
+    classifier._loss = loss
     from simclr_plus.evaluators import fine_tuning
 
     fine_tuning.train_classifier = train
@@ -102,7 +102,7 @@ def rates(folder: Path) -> dict[str, Any]:
     data = LabelledSet("drawn", images(), images(12), images(18))
     cells = [replace(protocol, rate=rate) for rate in (0.5, 0.01)]
     chosen = evaluate_grid(subject(), data, cells, folder / "cells", device=CPU)
-    supervised._loss, fine_tuning.train_classifier = real, real_train
+    classifier._loss, fine_tuning.train_classifier = real, real_train
     assert chosen is not None
     return {"tried": found.numbers["held_out_loss"], "rate": found.numbers["rate"], "cell": chosen.numbers["rate"]}
 

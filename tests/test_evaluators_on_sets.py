@@ -20,8 +20,9 @@ from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluation_on_sets import few_labels, fine_tune, open_target, transfer
-from simclr_plus.evaluators import supervised
+from simclr_plus.evaluators import classifier
 from simclr_plus.evaluators import transfer as transfer_module
+from simclr_plus.evaluators.classifier import Classifier, State, Steps, build_optimizer, train_classifier
 from simclr_plus.evaluators.fine_tuning import (
     TRANSFER,
     Protocol,
@@ -32,7 +33,6 @@ from simclr_plus.evaluators.fine_tuning import (
     grid,
 )
 from simclr_plus.evaluators.subjects import RawPixels, Subject
-from simclr_plus.evaluators.supervised import Classifier, State, Steps, build_optimizer, train_classifier
 from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty, evaluate_transfer
 from simclr_plus.features.cache import cached_features
 from simclr_plus.heads import SimCLRProjectionHead
@@ -199,8 +199,8 @@ class CutError(Exception):
 def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     fashion: LabelledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(supervised, "SAVE_SECONDS", 0.0)
-    real_save, state = supervised.save_state, State(tmp_path / "state.safetensors", "key")
+    monkeypatch.setattr(classifier, "SAVE_SECONDS", 0.0)
+    real_save, state = classifier.save_state, State(tmp_path / "state.safetensors", "key")
 
     def save_then_cut(state: State, model: nn.Module, optimizer: Any, step: int) -> None:
         real_save(state, model, optimizer, step)
@@ -215,7 +215,7 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
 
     whole = trained(None)
     with monkeypatch.context() as patch:
-        patch.setattr(supervised, "save_state", save_then_cut)
+        patch.setattr(classifier, "save_state", save_then_cut)
         with pytest.raises(CutError):
             trained(state)
     rest = trained(state)
@@ -232,7 +232,7 @@ def test_rates_that_were_tried_before_a_kill_are_not_tried_again(
         Protocol("nesterov", scaling="none", batch_size=20, steps=2),
         State(tmp_path / "s.safetensors", "k"),
     )
-    real, trained = supervised.train_classifier, list[float]()
+    real, trained = classifier.train_classifier, list[float]()
 
     def evaluated(state: State | None, last: float = 0.0) -> dict[str, Any]:
         def train(*arguments: Any, **named: Any) -> None:

@@ -22,8 +22,8 @@ PARTS = (
 MODEL = (
     "model precision weights.checkpoints continuation weights.background_saving datasets.file_list datasets.splits "
     "datasets.decoding datasets.images features.metrics datasets.batches features.extraction runs.progress "
-    "features.cache datasets.identity datasets.few_labels datasets.transfer_sets significance predictions "
-    "paper_figures encoders.digest weights.outputs datasets.twins"
+    "features.cache datasets.identity datasets.few_labels datasets.transfer_sets evaluators.significance "
+    "predictions paper_figures encoders.digest weights.outputs datasets.twins"
 )
 WORK = "trainer evaluators weights.export importers pictures report studies"
 LAUNCH = (

@@ -11,12 +11,12 @@ import pytest
 
 from simclr_plus.datasets import Images
 from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.evaluators.significance import compare, right_answers, weights_of
 from simclr_plus.machine.printing import print_table
 from simclr_plus.paper_figures import paper_figure
 from simclr_plus.predictions import write_predictions
 from simclr_plus.report import as_text, bars_figure, cells, make_report, results_folder, table
 from simclr_plus.runs.folder import Run
-from simclr_plus.significance import compare, right_answers, weights_of
 
 N = 2000
 LABELS = np.arange(N) % 10

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.significance import compare, exact_mcnemar, interval, right_answers, strata_of, weights_of
+from simclr_plus.evaluators.significance import compare, exact_mcnemar, interval, right_answers, strata_of, weights_of
 
 
 @pytest.mark.parametrize("wins, losses", [(0, 0), (3, 1), (10, 10), (0, 7), (40, 61), (1500, 1400), (700, 300)])

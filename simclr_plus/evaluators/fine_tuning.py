@@ -23,9 +23,7 @@ from simclr_plus.datasets.images import Images, held_out_indices, require_labels
 from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.distributed import barrier, from_main, rank
 from simclr_plus.errors import NotFiniteError, RecipeError, SimclrPlusError
-from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
-from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.evaluators.supervised import (
+from simclr_plus.evaluators.classifier import (
     Classifier,
     State,
     Steps,
@@ -33,6 +31,8 @@ from simclr_plus.evaluators.supervised import (
     build_optimizer,
     train_classifier,
 )
+from simclr_plus.evaluators.outcomes import Outcome, main_number, outcome_of
+from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features.cache import cached_features, decoded_digest
 from simclr_plus.features.extraction import labels_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm

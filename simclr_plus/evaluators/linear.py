@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.datasets.images import Images, held_out_indices, require_labels
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.evaluators.classifier import Classifier, State, Steps, batch_within, build_optimizer, train_classifier
 from simclr_plus.evaluators.pace import Pace
 from simclr_plus.evaluators.span import spanning
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.evaluators.supervised import Classifier, State, Steps, batch_within, build_optimizer, train_classifier
 from simclr_plus.features.cache import cached_features
 from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.features.metrics import summary

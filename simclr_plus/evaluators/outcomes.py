@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from simclr_plus.evaluators.significance import interval, right_answers, strata_of, weights_of
 from simclr_plus.features.metrics import mean_average_precision_11, summary
-from simclr_plus.significance import interval, right_answers, strata_of, weights_of
 
 
 @dataclass(frozen=True)

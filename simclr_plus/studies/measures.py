@@ -13,10 +13,10 @@ import torch
 from simclr_plus.datasets.few_labels import share_indices
 from simclr_plus.datasets.images import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.evaluators.classifier import Classifier, State
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected
-from simclr_plus.evaluators.supervised import Classifier, State
 from simclr_plus.evaluators.what_h_keeps import predict_transformation
 from simclr_plus.features.cache import decoded_digest
 from simclr_plus.features.extraction import features_of, labels_of
