@@ -231,10 +231,10 @@ def _processes_of(run: Run) -> int:
 
 def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe, Plan]:
     """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
-    from simclr_plus.continuation import require_branch
     from simclr_plus.datasets.images import open_training_images
     from simclr_plus.recipe.plan import make_plan
     from simclr_plus.recipe.recipe import parse_recipe, recipe_text
+    from simclr_plus.training.continuation import require_branch
     from simclr_plus.weights.checkpoints import load_checkpoint
 
     text = recipe_text(parent.recipe_file)

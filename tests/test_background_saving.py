@@ -17,7 +17,7 @@ from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import create_run
-from simclr_plus.trainer import train
+from simclr_plus.training.trainer import train
 from simclr_plus.weights import background_saving
 from simclr_plus.weights.background_saving import CheckpointSaver
 from simclr_plus.weights.checkpoints import write_tensors
@@ -146,7 +146,7 @@ from pathlib import Path
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.runs.folder import Run
-from simclr_plus.trainer import train
+from simclr_plus.training.trainer import train
 run = Run(Path(sys.argv[1]))
 compile_views(run.recipe().law)  # its cache is written before the disk is full
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -17,7 +17,7 @@ from simclr_plus.runs import folder as runs
 from simclr_plus.runs.folder import Run, branch_run, create_run
 from simclr_plus.runs.states import write_status
 from simclr_plus.supervisor import Order
-from simclr_plus.trainer import train
+from simclr_plus.training.trainer import train
 from simclr_plus.weights.checkpoints import read_header, write_tensors
 
 

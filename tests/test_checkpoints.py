@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError
 from simclr_plus.losses import nt_xent
-from simclr_plus.model import build_model
 from simclr_plus.recipe import Recipe, load_recipe
-from simclr_plus.trainer import build_optimizer
+from simclr_plus.training.model import build_model
+from simclr_plus.training.trainer import build_optimizer
 from simclr_plus.weights.checkpoints import (
     checkpoint_header,
     checkpoint_tensors,

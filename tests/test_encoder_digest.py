@@ -20,8 +20,8 @@ from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_grid
 from simclr_plus.evaluators.foreign_encoders import Normalised
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features.cache import cached_features
-from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
+from simclr_plus.training.model import build_model
 from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
 
 CPU = torch.device("cpu")

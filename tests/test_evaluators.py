@@ -22,11 +22,11 @@ from simclr_plus.evaluators.linear import _fit, evaluate_linear, evaluate_linear
 from simclr_plus.evaluators.subjects import RawPixels, Subject, projected, subjects
 from simclr_plus.evaluators.transfer import evaluate_transfer
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
 from simclr_plus.report import make_report
 from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.training.model import build_model
 from simclr_plus.verify import verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder
 

@@ -28,9 +28,9 @@ from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_few_labels, ev
 from simclr_plus.evaluators.linear import evaluate_linear
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features.cache import cached_features
-from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.training.model import build_model
 from simclr_plus.weights.checkpoints import save_checkpoint
 
 CPU = torch.device("cpu")

@@ -184,7 +184,7 @@ def test_one_real_step_of_the_widest_recipe_runs_and_its_encoder_reloads(tmp_pat
     """r50_4x as shipped but for the size of batch, data and image: 375 M parameters, one training step, an export."""
     from simclr_plus.recipe import load_recipe
     from simclr_plus.runs.folder import create_run
-    from simclr_plus.trainer import train
+    from simclr_plus.training.trainer import train
 
     overrides = ["data.name=embedded", "data.limit=4", "training.batch_size=4", "training.epochs=0.5"]
     overrides += ["training.warmup_epochs=0", "augmentation.image_size=64", "checkpoints.every_epochs=100"]

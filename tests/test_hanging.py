@@ -10,7 +10,7 @@ import pytest
 from simclr_plus.hanging import behind_the_others, hung
 from simclr_plus.runs.pulse import LONG, Pulse
 
-# what a rank does after step s was trained and before step s + 1 is, in the order of trainer.py's loop
+# what a rank does after step s was trained and before step s + 1 is, in the order of training/trainer.py's loop
 LOOP = ("measuring", "evaluating", "saving", "data", "step")
 LONGEST = 10.0
 

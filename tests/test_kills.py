@@ -104,7 +104,7 @@ def test_a_kill_at_a_random_moment_costs_nothing_but_time(
 def test_a_kill_costs_nothing_but_time_where_the_order_of_sums_could_matter(
     tmp_path: Path, tiny: list[str], processes: int
 ) -> None:
-    """From 3 processes on a sum depends on its order; see trainer.py for what could change it."""
+    """From 3 processes on a sum depends on its order; see training/trainer.py for what could change it."""
     keys = [*tiny, *LENGTH, "training.batch_size=48", "data.limit=240"]
     command = [*CLI, "run", "demo", *keys, "--nproc", str(processes), "--name", "unbroken", "--runs", str(tmp_path)]
     subprocess.run(command, env=environment(tmp_path), capture_output=True, check=True, timeout=300)

@@ -20,12 +20,12 @@ PARTS = (
     "runs.leftovers machine.torchrun runs.time_left"
 )
 MODEL = (
-    "model precision weights.checkpoints continuation weights.background_saving datasets.file_list datasets.splits "
-    "datasets.decoding datasets.images features.metrics datasets.batches features.extraction runs.progress "
-    "features.cache datasets.identity datasets.few_labels datasets.transfer_sets evaluators.significance "
-    "predictions paper_figures encoders.digest weights.outputs datasets.twins"
+    "training.model training.precision weights.checkpoints training.continuation weights.background_saving "
+    "datasets.file_list datasets.splits datasets.decoding datasets.images features.metrics datasets.batches "
+    "features.extraction runs.progress features.cache datasets.identity datasets.few_labels datasets.transfer_sets "
+    "evaluators.significance predictions paper_figures encoders.digest weights.outputs datasets.twins"
 )
-WORK = "trainer evaluators weights.export importers pictures report studies"
+WORK = "training.trainer evaluators weights.export importers pictures report studies"
 LAUNCH = (
     "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent study_runs study_cell "
     "study_cost study_setting comparisons"

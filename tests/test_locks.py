@@ -207,7 +207,9 @@ def test_a_run_without_locks_is_trained_once_killed_and_resumed(tmp_path: Path, 
     slow = tmp_path / "no_locks" / "sitecustomize.py"
     fault = AT_STEP + "at_step(0, 0, lambda: time.sleep(0.2))"
     indented = "\n".join(f"    {line}" for line in fault.splitlines())
-    slow.write_text(slow.read_text() + f"\nimport sys\nif 'simclr_plus.trainer' in sys.orig_argv:\n{indented}\n")
+    slow.write_text(
+        slow.read_text() + f"\nimport sys\nif 'simclr_plus.training.trainer' in sys.orig_argv:\n{indented}\n"
+    )
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:
         words = (*CLI, *words, "--runs", str(tmp_path))

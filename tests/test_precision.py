@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from simclr_plus.errors import EnvironmentNotAbleError
-from simclr_plus.precision import computed_in, halves_on, set_float32_products
 from simclr_plus.recipe import Recipe, load_recipe
+from simclr_plus.training.precision import computed_in, halves_on, set_float32_products
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 T4, A100 = (7, 5), (8, 0)

@@ -24,11 +24,12 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from simclr_plus import distributed, trainer
+from simclr_plus import distributed
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.trainer import train
+from simclr_plus.training import trainer
+from simclr_plus.training.trainer import train
 
 PROCESSES = 3
 STEPS = [

@@ -18,7 +18,7 @@ from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.trainer import train
+from simclr_plus.training.trainer import train
 from simclr_plus.weights.checkpoints import load_checkpoint, read_header
 
 # sums in another order show in float32; entries below 1 are compared absolutely

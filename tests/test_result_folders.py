@@ -24,10 +24,10 @@ from simclr_plus.evaluators import kept_outcomes
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
-from simclr_plus.model import build_model
 from simclr_plus.recipe import load_recipe
 from simclr_plus.report import make_report, results_folder
 from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.training.model import build_model
 from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
 
 

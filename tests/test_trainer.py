@@ -26,7 +26,7 @@ from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.states import read_status, state_of
-from simclr_plus.trainer import train
+from simclr_plus.training.trainer import train
 from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

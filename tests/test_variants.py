@@ -11,11 +11,11 @@ from torch import nn
 
 from simclr_plus.errors import RecipeError
 from simclr_plus.lars import LARS
-from simclr_plus.model import build_model
 from simclr_plus.recipe import Recipe, load_recipe, parse_recipe
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.variants import VARIANTS
-from simclr_plus.trainer import build_optimizer
+from simclr_plus.training.model import build_model
+from simclr_plus.training.trainer import build_optimizer
 
 GOLDEN = Path(__file__).parent / "golden"
 IMAGENET = 1_281_167
@@ -98,7 +98,7 @@ def test_the_tf2_loop_ends_with_a_whole_interval_at_rate_zero(every: int, epochs
 
 def test_a_rounded_up_run_trains_its_last_steps_at_rate_zero(tmp_path: Path, tiny: list[str]) -> None:
     from simclr_plus.runs.folder import create_run
-    from simclr_plus.trainer import train
+    from simclr_plus.training.trainer import train
 
     overrides = [*tiny, "training.round_up_to_checkpoint=true", "checkpoints.every_epochs=0.5", "training.epochs=1.1"]
     run = create_run(load_recipe("demo", overrides), tmp_path, "run")

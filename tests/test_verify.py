@@ -19,10 +19,10 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.model import build_model
 from simclr_plus.published import NAMES, V2, stated_top1
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
+from simclr_plus.training.model import build_model
 from simclr_plus.verify import images_to_verify, verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder, save_head
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from simclr_plus import distributed
 from simclr_plus.runs.folder import Run
-from simclr_plus.trainer import train
+from simclr_plus.training.trainer import train
 
 for folder in sys.argv[1:]:
     assert train(Run(Path(folder)), quiet=True) == "finished"

@@ -13,8 +13,8 @@ import torch
 from simclr_plus.bench.rounds import Report, compare, hardware, in_turns, times_as_fast, torch_threads
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.lars import LARS, parameter_groups
-from simclr_plus.model import build_model
 from simclr_plus.recipe.recipe import Recipe
+from simclr_plus.training.model import build_model
 from simclr_plus.weights.background_saving import CheckpointSaver
 from simclr_plus.weights.checkpoints import checkpoint_header, checkpoint_tensors, save_checkpoint
 

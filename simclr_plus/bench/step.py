@@ -19,13 +19,13 @@ from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_tu
 from simclr_plus.datasets.batches import Batch, ViewBatches, default_threads
 from simclr_plus.datasets.images import PRETRAIN, Images, open_images
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.model import build_encoder, build_model
-from simclr_plus.precision import halves_on
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.progress import TrainingProgress
-from simclr_plus.trainer import Training, build_optimizer, update, view_batches
+from simclr_plus.training.model import build_encoder, build_model
+from simclr_plus.training.precision import halves_on
+from simclr_plus.training.trainer import Training, build_optimizer, update, view_batches
 from simclr_plus.weights.background_saving import CheckpointSaver
 
 OURS, LIGHTLYS = "SimCLR+ step", "Lightly's step"

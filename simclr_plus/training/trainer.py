@@ -1,6 +1,6 @@
 """THE LOOP. Started by a supervisor, alone or under torchrun; goes on from the newest checkpoint in the run folder.
 
-python -m simclr_plus.trainer RUN
+python -m simclr_plus.training.trainer RUN
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from torch.optim import Optimizer
 from simclr_plus import distributed
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.views import compile_views
-from simclr_plus.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.datasets.batches import Batch, ViewBatches
 from simclr_plus.datasets.images import Images, notes_of, open_monitor_images, open_training_images
 from simclr_plus.errors import CheckpointError, SimclrPlusError, UnreadableImageError
@@ -44,14 +43,15 @@ from simclr_plus.losses.contrastive import contrastive_metrics, nt_xent
 from simclr_plus.machine import torchrun
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import remove_unfinished
-from simclr_plus.model import SimCLR, build_model
-from simclr_plus.precision import computed_in, halves_on, set_float32_products
 from simclr_plus.recipe.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.failures import failure_of, note_failure
 from simclr_plus.runs.folder import SECONDS_TO_APPEAR, Run, machine
 from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.runs.pulse import PulseWriter, pulse_file
+from simclr_plus.training.continuation import Identity, identity_of, require_same_images, require_same_stream
+from simclr_plus.training.model import SimCLR, build_model
+from simclr_plus.training.precision import computed_in, halves_on, set_float32_products
 from simclr_plus.weights.background_saving import CheckpointSaver
 from simclr_plus.weights.checkpoints import (
     Checkpoint,
