@@ -323,7 +323,7 @@ def doctor(
     from dataclasses import asdict
 
     from simclr_plus.doctor import look_around, prove_processes
-    from simclr_plus.launch import process_count
+    from simclr_plus.launch.start import process_count
 
     processes = process_count(nproc)
     looks, proof = look_around(runs), []

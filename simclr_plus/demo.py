@@ -25,7 +25,7 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
     from simclr_plus.evaluation import evaluate_target
     from simclr_plus.evaluators.knn import evaluate_knn
     from simclr_plus.evaluators.linear import evaluate_linear_fast
-    from simclr_plus.launch import launch
+    from simclr_plus.launch.start import launch
     from simclr_plus.pictures import draw_curves
 
     code = launch(run, 1, quiet=quiet)

@@ -299,7 +299,7 @@ def compare(
 
 def in_processes(nproc: str) -> None:
     """With --nproc above 1 run this command under torchrun in its place, and exit with its code."""
-    from simclr_plus.launch import process_count
+    from simclr_plus.launch.start import process_count
     from simclr_plus.machine import torchrun
     from simclr_plus.runs.folder import cpu_count
 

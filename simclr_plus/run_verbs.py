@@ -14,11 +14,11 @@ from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
 
 if TYPE_CHECKING:
+    from simclr_plus.launch.batch_scripts import Allocation
+    from simclr_plus.launch.supervisor import Order
     from simclr_plus.recipe.plan import Plan
     from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.runs.folder import Run
-    from simclr_plus.slurm import Allocation
-    from simclr_plus.supervisor import Order
 
 app = typer.Typer()
 
@@ -62,9 +62,9 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
+    from simclr_plus.launch.batch_scripts import Allocation, batch_script
     from simclr_plus.recipe.recipe import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
-    from simclr_plus.slurm import Allocation, batch_script
 
     loaded = load_recipe(recipe, overrides or []).with_whole_paths()
     order = _order(nproc, nodes, rdzv, max_restarts, slurm=slurm, gpus=gpus)
@@ -121,7 +121,7 @@ def resume(
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run from its newest checkpoint, bit for bit; with keys changed, as a new run."""
-    from simclr_plus.launch import resubmit
+    from simclr_plus.launch.start import resubmit
     from simclr_plus.runs.folder import Run, branch_name, branch_run, find_run
 
     found = find_run(run, runs)
@@ -170,7 +170,7 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Ask a run, wherever it trains, to save a checkpoint and stop."""
-    from simclr_plus.launch import stop as ask
+    from simclr_plus.launch.start import stop as ask
     from simclr_plus.runs.folder import find_run
     from simclr_plus.runs.states import ENDED, LOST, STALE, state_of
 
@@ -196,8 +196,8 @@ def stop(
 
 
 def _order(nproc: str, nodes: str, rdzv: str, max_restarts: int, *, slurm: bool = False, gpus: int = 0) -> Order:
-    from simclr_plus.launch import process_count
-    from simclr_plus.supervisor import Order
+    from simclr_plus.launch.start import process_count
+    from simclr_plus.launch.supervisor import Order
 
     low, _, high = nodes.partition(":")
     if not low.isdigit() or int(low) < 1 or (high and (not high.isdigit() or int(high) < int(low))):
@@ -247,7 +247,7 @@ def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe
 
 
 def _start(run: Run, order: Order, allocation: Allocation | None, *, detached: bool, as_json: bool) -> NoReturn:
-    from simclr_plus.launch import detach, launch, submit_run
+    from simclr_plus.launch.start import detach, launch, submit_run
     from simclr_plus.machine import torchrun
 
     if note := torchrun.disregarded():
@@ -323,9 +323,9 @@ def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
 def _show_plan(
     recipe: Recipe, plan: Plan, run: Run, order: Order, allocation: Allocation | None, as_json: bool
 ) -> None:
-    from simclr_plus.launch import supervisor_command
-    from simclr_plus.slurm import batch_script
-    from simclr_plus.supervisor import torchrun_options
+    from simclr_plus.launch.batch_scripts import batch_script
+    from simclr_plus.launch.start import supervisor_command
+    from simclr_plus.launch.supervisor import torchrun_options
 
     script = None if allocation is None else batch_script(run, allocation, max_restarts=order.max_restarts)
     command = supervisor_command(run, order)

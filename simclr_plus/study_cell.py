@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr_plus.errors import NotFoundError, SimclrPlusError
-from simclr_plus.launch import launch
+from simclr_plus.launch.start import launch
+from simclr_plus.launch.supervisor import INTERRUPTED
 from simclr_plus.machine import torchrun
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
@@ -29,7 +30,6 @@ from simclr_plus.runs.result_folders import read_result
 from simclr_plus.runs.states import ALIVE, state_of
 from simclr_plus.studies.study import Cell
 from simclr_plus.study_runs import PlannedStudy, open_study
-from simclr_plus.supervisor import INTERRUPTED
 
 SECONDS_BETWEEN_LOOKS = 0.5
 

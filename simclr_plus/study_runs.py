@@ -25,8 +25,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simclr_plus import slurm
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.launch import batch_scripts
+from simclr_plus.launch.supervisor import INTERRUPTED, PREEMPTED
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.runs.folder import Run, cpu_count
@@ -34,7 +35,6 @@ from simclr_plus.runs.states import FINISHED, state_of
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.study import Cell, Study
-from simclr_plus.supervisor import INTERRUPTED, PREEMPTED
 
 SECONDS_BETWEEN_LOOKS = 0.2
 Say = Callable[[str], None]
@@ -198,7 +198,7 @@ def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequ
     return failures
 
 
-def submit_cells(planned: PlannedStudy, allocation: slurm.Allocation, at_once: int) -> str:
+def submit_cells(planned: PlannedStudy, allocation: batch_scripts.Allocation, at_once: int) -> str:
     """Hand the missing cells to SLURM as an array, `at_once` of them together (0: as SLURM likes); returns its id."""
     whole = open_study(planned.path)  # the numbers count all cells of the folder
     missing = {cell.name for cell in planned.missing()}
@@ -207,14 +207,14 @@ def submit_cells(planned: PlannedStudy, allocation: slurm.Allocation, at_once: i
         raise RecipeError(f"every cell of {planned.path} is done; --report writes the report")
     note = planned.path / "slurm_job"
     before = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
-    if before and slurm.state_of_job(before) in (slurm.PENDING, slurm.ACTIVE):
+    if before and batch_scripts.state_of_job(before) in (batch_scripts.PENDING, batch_scripts.ACTIVE):
         raise RecipeError(f"job {before} works on {planned.path}; wait for it, or end it with scancel {before}")
     (planned.path / "logs").mkdir(exist_ok=True)
     script = planned.path / "slurm.sh"
     command = _command(planned.path.resolve(), allocation.processes)
-    text = slurm.array_script(planned.path.name, planned.path, command, numbers, allocation, at_once=at_once)
+    text = batch_scripts.array_script(planned.path.name, planned.path, command, numbers, allocation, at_once=at_once)
     write_text_whole(script, text)
-    job = slurm.submit(script)
+    job = batch_scripts.submit(script)
     write_text_whole(note, f"{job}\n")
     return job
 

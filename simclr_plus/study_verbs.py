@@ -15,8 +15,8 @@ from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.datasets.images import Images
+    from simclr_plus.launch.batch_scripts import Allocation
     from simclr_plus.recipe.recipe import Recipe
-    from simclr_plus.slurm import Allocation
     from simclr_plus.studies.study import Study
     from simclr_plus.study_runs import PlannedStudy
 
@@ -53,9 +53,9 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
-    from simclr_plus.launch import process_count
+    from simclr_plus.launch.batch_scripts import Allocation
+    from simclr_plus.launch.start import process_count
     from simclr_plus.runs.folder import check_run_name
-    from simclr_plus.slurm import Allocation
     from simclr_plus.studies.catalogue import find_study
     from simclr_plus.study_runs import open_study, plan_study, record
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from simclr_plus import launch
 from simclr_plus.cli import app
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.launch import start
+from simclr_plus.launch.supervisor import Order
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import folder as runs
 from simclr_plus.runs.folder import Run, branch_run, create_run
 from simclr_plus.runs.states import write_status
-from simclr_plus.supervisor import Order
 from simclr_plus.training.trainer import train
 from simclr_plus.weights.checkpoints import read_header, write_tensors
 
@@ -48,7 +48,7 @@ def orders(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Run, Order]]:
         started.append((run, order))
         return 0
 
-    monkeypatch.setattr(launch, "launch", note)
+    monkeypatch.setattr(start, "launch", note)
     return started
 
 

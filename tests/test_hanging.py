@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from simclr_plus.hanging import behind_the_others, hung
+from simclr_plus.launch.hanging import behind_the_others, hung
 from simclr_plus.runs.pulse import LONG, Pulse
 
 # what a rank does after step s was trained and before step s + 1 is, in the order of training/trainer.py's loop

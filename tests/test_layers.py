@@ -15,9 +15,9 @@ PARTS = (
     "errors machine.whole_files encoders.architecture schedules distributed recipe.recipe recipe.keys runs.folder "
     "recipe.plan encoders.resnet heads losses.contrastive losses.compared lars global_batch_norm augmentations "
     "recipes datasets.embedded recipe.variants lightly_parts recipe.deviations published machine.processes "
-    "machine.locks machine.json_lines runs.metrics_table runs.pulse runs.failures hanging slurm runs.states "
-    "machine.figures runs.overview machine.printing runs.result_names runs.result_folders weights.file_kinds "
-    "runs.leftovers machine.torchrun runs.time_left"
+    "machine.locks machine.json_lines runs.metrics_table runs.pulse runs.failures launch.hanging "
+    "launch.batch_scripts runs.states machine.figures runs.overview machine.printing runs.result_names "
+    "runs.result_folders weights.file_kinds runs.leftovers machine.torchrun runs.time_left"
 )
 MODEL = (
     "training.model training.precision weights.checkpoints training.continuation weights.background_saving "
@@ -27,8 +27,8 @@ MODEL = (
 )
 WORK = "training.trainer evaluators weights.export importers pictures report studies"
 LAUNCH = (
-    "launch evaluation evaluation_on_sets proof doctor bench verify sinks supervisor agent study_runs study_cell "
-    "study_cost study_setting comparisons"
+    "launch.start evaluation evaluation_on_sets proof doctor bench verify launch.sinks launch.supervisor "
+    "launch.agent study_runs study_cell study_cost study_setting comparisons"
 )
 TOP = (
     "cli demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "

@@ -155,7 +155,7 @@ def supervisors(run: Run) -> list[int]:
             words = (place / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"simclr_plus.supervisor" in words and str(run.path).encode() in words:
+        if b"simclr_plus.launch.supervisor" in words and str(run.path).encode() in words:
             found.append(int(place.name))
     return found
 

@@ -13,7 +13,7 @@ from launching import environment
 from safetensors.torch import save_file
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.launch import launch
+from simclr_plus.launch.start import launch
 from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.recipe import load_recipe

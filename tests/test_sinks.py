@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from launching import environment, processes_naming
 
+from simclr_plus.launch.sinks import TensorBoard, pass_on
 from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.states import read_status
-from simclr_plus.sinks import TensorBoard, pass_on
 
 
 class Listed:
@@ -82,7 +82,7 @@ def test_wandb_takes_a_run_offline(tmp_path: Path) -> None:
         run.log_metrics({"step": step, "loss": 0.5})
     code = (
         "import sys; from pathlib import Path; from simclr_plus.runs.folder import Run;"
-        "from simclr_plus.sinks import *;"
+        "from simclr_plus.launch.sinks import *;"
         "run = Run(Path(sys.argv[1])); pass_on(run, 'wandb', wanted(run.recipe())['wandb'], lambda: True)"
     )
     done = subprocess.run(
@@ -113,7 +113,7 @@ def test_sinks_that_fail_or_hang_leave_training_alone(
     for package, body in (("tensorboard", "raise ImportError('gone')"), ("wandb", "import time; time.sleep(1000)")):
         (broken / package).mkdir(parents=True)
         (broken / package / "__init__.py").write_text(body)
-    code = "import simclr_plus.supervisor as s; s.SECONDS_FOR_SINKS = 2.0; s.main()"
+    code = "import simclr_plus.launch.supervisor as s; s.SECONDS_FOR_SINKS = 2.0; s.main()"
     run = create_run(
         load_recipe("demo", [*tiny, "monitor.tensorboard=true", "monitor.wandb=offline"]), tmp_path / "runs", "x"
     )

@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simclr_plus import slurm, supervisor
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.hanging import behind_the_others, hung
+from simclr_plus.launch import batch_scripts, supervisor
+from simclr_plus.launch.hanging import behind_the_others, hung
+from simclr_plus.launch.supervisor import Order, meets_here, torchrun_options
 from simclr_plus.machine import processes
 from simclr_plus.machine.processes import is_stopped, start_time
 from simclr_plus.recipe import load_recipe
@@ -23,7 +24,6 @@ from simclr_plus.runs.failures import Exit, Failure, failure_of, note_failure, n
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs.states import here, state_of, write_status
-from simclr_plus.supervisor import Order, meets_here, torchrun_options
 
 ELSEWHERE = {"host": "another", "boot_id": "of-another"}
 
@@ -99,18 +99,18 @@ def test_where_there_are_no_locks_the_promise_decides(run: Run, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("job", "said", "name"),
     [
-        (slurm.PENDING, "queued", "queued"),
-        (slurm.ACTIVE, "queued", "starting"),
-        (slurm.GONE, "queued", "lost"),
+        (batch_scripts.PENDING, "queued", "queued"),
+        (batch_scripts.ACTIVE, "queued", "starting"),
+        (batch_scripts.GONE, "queued", "lost"),
         (None, "queued", "queued"),
-        (slurm.GONE, "running", "lost"),
-        (slurm.ACTIVE, "running", "running"),
+        (batch_scripts.GONE, "running", "lost"),
+        (batch_scripts.ACTIVE, "running", "running"),
     ],
 )
 def test_slurm_is_asked_about_its_jobs(
     run: Run, monkeypatch: pytest.MonkeyPatch, job: str | None, said: str, name: str
 ) -> None:
-    monkeypatch.setattr(slurm, "state_of_job", lambda _: job)
+    monkeypatch.setattr(batch_scripts, "state_of_job", lambda _: job)
     write_status(run, {"state": said, "slurm": {"job_id": "7"}, "updated": time.time(), "next_in": 60, **ELSEWHERE})
     PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
     assert state_of(run).name == name

@@ -23,9 +23,9 @@ from simclr_plus import study_cell, study_cost
 from simclr_plus.augmentations.draws import FLIP, draw_views
 from simclr_plus.augmentations.further_operations import draws_of
 from simclr_plus.errors import NotFoundError, RecipeError
+from simclr_plus.launch.batch_scripts import Allocation, array_script
 from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.recipe.plan import make_plan
-from simclr_plus.slurm import Allocation, array_script
 from simclr_plus.studies import augmentations, losses, supervised_augmentation, temperature
 from simclr_plus.studies.catalogue import STUDIES, find_study
 from simclr_plus.studies.findings import Findings, Found

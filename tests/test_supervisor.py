@@ -376,7 +376,7 @@ def test_a_job_that_is_started_again_heeds_only_a_stop_of_its_own(tmp_path: Path
     run.ask_to_stop("requeue")
     late = 10 if when.startswith("before") else -10
     write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **here()})
-    command = [sys.executable, "-m", "simclr_plus.supervisor", str(run.path), "--processes", "1"]
+    command = [sys.executable, "-m", "simclr_plus.launch.supervisor", str(run.path), "--processes", "1"]
     job = {"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "1"}
     done = subprocess.run(command, env={**environment(tmp_path), **job}, check=False)
     last = run.events()[-1]

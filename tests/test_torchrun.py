@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from simclr_plus import supervisor
 from simclr_plus.datasets.batches import default_threads
 from simclr_plus.distributed import collective_timeout
 from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, NotFoundError
+from simclr_plus.launch import supervisor
+from simclr_plus.launch.supervisor import Order
 from simclr_plus.machine import torchrun
 from simclr_plus.machine.printing import say
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.failures import failure_of, root_cause
 from simclr_plus.runs.folder import create_run
 from simclr_plus.runs.pulse import LONG
-from simclr_plus.supervisor import Order
 
 OF_A_SCHEDULER = {
     "WORLD_SIZE": "64",

@@ -176,7 +176,7 @@ class Run:
         """Make the file that asks the run to save and stop, or for more: see STOP_WORDS."""
         self.stop_file.parent.mkdir(exist_ok=True)  # and not that of a run that was deleted
         write_text_whole(self.stop_file, word)
-        with suppress(OSError):  # by the clock of who asks, not of who keeps the files: see supervisor.py
+        with suppress(OSError):  # by the clock of who asks, not of who keeps the files: see launch/supervisor.py
             os.utime(self.stop_file)
 
     def stop_word(self) -> str | None:

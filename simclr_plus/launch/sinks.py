@@ -1,6 +1,6 @@
 """Passes metrics.jsonl on to TensorBoard and Weights & Biases, from a process of its own. No torch.
 
-python -m simclr_plus.sinks RUN tensorboard|wandb PARENT
+python -m simclr_plus.launch.sinks RUN tensorboard|wandb PARENT
 
 It only reads the run folder, so that whatever goes wrong here (no network, no such package, a crash) cannot disturb
 training. The supervisor starts it and ends it with SIGTERM: what is still to be passed on then is passed on.

@@ -61,7 +61,7 @@ def batch_script(run: Run, a: Allocation, *, max_restarts: int = 0) -> str:
     """The script that sbatch takes."""
     folder = run.path.resolve()
     options = {"job-name": run.name, "nodes": a.nodes, "output": f"{_as_pattern(folder)}/logs/slurm-%j.log"}
-    supervisor = [sys.executable, "-m", "simclr_plus.supervisor", str(folder), "--processes", str(a.processes)]
+    supervisor = [sys.executable, "-m", "simclr_plus.launch.supervisor", str(folder), "--processes", str(a.processes)]
     supervisor += ["--max-restarts", str(max_restarts)] if max_restarts else []
     meeting = ""
     if a.nodes > 1:

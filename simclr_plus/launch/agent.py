@@ -1,6 +1,6 @@
 """torchrun for a run on one node, which also writes down how its processes ended; started by the supervisor.
 
-python -m simclr_plus.agent RUN EXITS_FILE PARENT TORCHRUN_OPTIONS...
+python -m simclr_plus.launch.agent RUN EXITS_FILE PARENT TORCHRUN_OPTIONS...
 """
 
 from __future__ import annotations

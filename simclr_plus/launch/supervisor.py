@@ -1,6 +1,6 @@
 """Owns the processes of a run on one node: starts them, watches them, says how they ended. No torch.
 
-python -m simclr_plus.supervisor RUN --processes N ...
+python -m simclr_plus.launch.supervisor RUN --processes N ...
 
 It lives in a session of its own, so that a closed terminal does not matter to it, and holds the run's lock. When it
 dies, all that it started dies. SIGTERM, SIGINT and SIGUSR2 ask the run to save and stop, as the STOP file does; a
@@ -24,9 +24,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from simclr_plus import slurm
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
-from simclr_plus.hanging import hung
+from simclr_plus.launch import batch_scripts
+from simclr_plus.launch.hanging import hung
+from simclr_plus.launch.sinks import wanted
 from simclr_plus.machine import processes, torchrun
 from simclr_plus.machine.figures import SECONDS_BETWEEN_LINES, SystemFigures
 from simclr_plus.machine.locks import Hold
@@ -43,7 +44,6 @@ from simclr_plus.runs.failures import (
 from simclr_plus.runs.folder import STOP_WORDS, Run, cpu_count
 from simclr_plus.runs.pulse import Pulse, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
-from simclr_plus.sinks import wanted
 
 OK, PREEMPTED, INTERRUPTED = 0, 75, 130
 SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PULSES = 0.2, 1.0
@@ -175,7 +175,7 @@ def _attempts(s: Supervision) -> tuple[str, Failure | None, str]:
 
 def _first_status(run: Run, order: Order) -> dict[str, Any]:
     before = states.read_status(run)
-    job = slurm.job_here()
+    job = batch_scripts.job_here()
     return {
         "state": STARTING,
         "run": run.name,
@@ -237,7 +237,7 @@ def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
             environment.pop(name, None)
         command = [sys.executable, "-m", "simclr_plus.training.trainer", str(s.run.path), "--to-logs", "--parent", me]
     else:
-        agent = [sys.executable, "-m", "simclr_plus.agent", str(s.run.path), str(exits_file), me]
+        agent = [sys.executable, "-m", "simclr_plus.launch.agent", str(s.run.path), str(exits_file), me]
         command = [*agent, *torchrun_options(s.run, s.order)]
         environment.setdefault("OMP_NUM_THREADS", str(max(1, cpu_count() // s.order.processes)))  # torchrun would say 1
         if s.order.rdzv:
@@ -434,7 +434,7 @@ def _take_lock(run: Run, order: Order) -> Hold | None:
     if order.rdzv and not meets_here(order.rdzv):
         return None
     states.require_not_elsewhere(run)
-    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=slurm.job_here(), is_over=states.is_over)
+    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=batch_scripts.job_here(), is_over=states.is_over)
     if lock is None and not (order.rdzv and _is_met_at(run, order.rdzv)):
         raise SimclrPlusError(f"run {run.path} is being trained by another process; wait for it or stop it")
     return lock
@@ -460,7 +460,7 @@ def _sinks(s: Supervision) -> Iterator[None]:
     with suppress(SimclrPlusError):
         names = list(wanted(s.run.recipe())) if s.speaks else []
     for name in names:
-        command = [sys.executable, "-m", "simclr_plus.sinks", str(s.run.path), name, str(os.getpid())]
+        command = [sys.executable, "-m", "simclr_plus.launch.sinks", str(s.run.path), name, str(os.getpid())]
         with (s.run.logs / f"sink.{name}.log").open("ab") as log:
             started.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
     try:
@@ -501,7 +501,7 @@ def _say(text: str) -> None:
 
 def main() -> None:
     """Entry of the process."""
-    parser = argparse.ArgumentParser("simclr_plus.supervisor")
+    parser = argparse.ArgumentParser("simclr_plus.launch.supervisor")
     parser.add_argument("run", type=Path)
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--nodes", default="1")

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from simclr_plus import slurm
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
+from simclr_plus.launch import batch_scripts
+from simclr_plus.launch.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import is_same_start, start_time
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.runs import states
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.progress import TrainingProgress
-from simclr_plus.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +52,7 @@ def process_count(nproc: str, job_gpus: int | None = None) -> int:
 
 def supervisor_command(run: Run, order: Order) -> list[str]:
     """What starts the processes of a run on this machine and watches them."""
-    return [sys.executable, "-m", "simclr_plus.supervisor", str(run.path), *order.arguments()]
+    return [sys.executable, "-m", "simclr_plus.launch.supervisor", str(run.path), *order.arguments()]
 
 
 def start(run: Run, order: Order) -> subprocess.Popen[bytes]:
@@ -111,16 +111,16 @@ def _is_by(status: dict[str, Any], supervisor: subprocess.Popen[bytes], begun: i
     return status.get("pid") == supervisor.pid and (not is_known or is_same_start(begun, said))
 
 
-def submit_run(run: Run, allocation: slurm.Allocation, *, max_restarts: int = 0) -> str:
+def submit_run(run: Run, allocation: batch_scripts.Allocation, *, max_restarts: int = 0) -> str:
     """Write the batch script, hand it to SLURM and note the job in status.json; returns the job's id."""
     script = run.path / "slurm.sh"
     run.logs.mkdir(exist_ok=True)
-    write_text_whole(script, slurm.batch_script(run, allocation, max_restarts=max_restarts))
+    write_text_whole(script, batch_scripts.batch_script(run, allocation, max_restarts=max_restarts))
     queued = {"state": states.QUEUED, "run": run.name, "started": time.time(), "nodes": str(allocation.nodes)}
     queued["processes"] = allocation.processes
     with states.locked(run):  # the job may begin before its id is known here
         try:
-            job = slurm.submit(script)
+            job = batch_scripts.submit(script)
         except SimclrPlusError as error:
             states.write_status(run, {**queued, "state": states.FAILED, "why": str(error), "exit_code": 1})
             raise
@@ -135,11 +135,11 @@ def resubmit(run: Run) -> str:
         raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
     status = states.read_status(run)
     waiting = str(status.get("slurm", {}).get("job_id", "")) if status.get("state") == states.QUEUED else ""
-    if waiting and slurm.state_of_job(waiting) in (slurm.PENDING, slurm.ACTIVE):
+    if waiting and batch_scripts.state_of_job(waiting) in (batch_scripts.PENDING, batch_scripts.ACTIVE):
         raise SimclrPlusError(f"run {run.path} is in the queue already, as SLURM job {waiting}; wait for it or stop it")
     with states.locked(run):
         run.stop_file.unlink(missing_ok=True)
-        job = slurm.submit(script)
+        job = batch_scripts.submit(script)
         before = {
             key: value for key, value in states.read_status(run).items() if key in ("attempt", "processes", "nodes")
         }
@@ -153,14 +153,14 @@ def stop(run: Run, word: str = "") -> bool:
     status, state = states.read_status(run), states.state_of(run)
     job = str((status.get("slurm") or {}).get("job_id") or "")
     if state.name == states.QUEUED and job:
-        slurm.cancel(job)
+        batch_scripts.cancel(job)
         states.write_status(run, {**status, "state": states.STOPPED, "why": "cancelled before it began"})
         return True
     if not state.is_alive:
         return False
     run.ask_to_stop(word)
     if job and word == "kill":
-        slurm.cancel(job)
+        batch_scripts.cancel(job)
     return True
 
 
