@@ -50,7 +50,7 @@ def export(
     runs: RunsFolder = RUNS,
 ) -> None:
     """Write an encoder for other projects; its header holds the whole recipe."""
-    from simclr_plus.evaluation import weights_of
+    from simclr_plus.results.evaluate import weights_of
     from simclr_plus.weights.export import export_encoder, export_timm
 
     if format not in ("encoder", "timm"):
@@ -148,10 +148,10 @@ def verify(
     """Evaluate weights with a given linear head, beside the figure their publishers state."""
     from dataclasses import replace
 
-    from simclr_plus.evaluation import best_device, told_left_out, weights_of
     from simclr_plus.machine.whole_files import write_text_whole
-    from simclr_plus.verify import classes_in, images_to_verify
-    from simclr_plus.verify import verify as verify_weights
+    from simclr_plus.results.evaluate import best_device, told_left_out, weights_of
+    from simclr_plus.results.verify import classes_in, images_to_verify
+    from simclr_plus.results.verify import verify as verify_weights
     from simclr_plus.weights.export import recipe_of
     from simclr_plus.weights.outputs import require_no_input
 
@@ -210,7 +210,7 @@ def embed(
     from dataclasses import replace
 
     from simclr_plus.datasets.images import open_folder
-    from simclr_plus.evaluation import best_device, told_left_out, weights_of
+    from simclr_plus.results.evaluate import best_device, told_left_out, weights_of
     from simclr_plus.weights.export import embed as embed_images
     from simclr_plus.weights.export import recipe_of
 
@@ -237,8 +237,8 @@ def preview(
     from simclr_plus.datasets.decoding import reading_of
     from simclr_plus.datasets.images import Images
     from simclr_plus.errors import NotFoundError
-    from simclr_plus.pictures import preview_grid, save_png
     from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.results.curves import preview_grid, save_png
 
     if not image.is_file():
         raise NotFoundError(f"no image {image}; give the path of an image file")
@@ -260,8 +260,8 @@ def report(
 ) -> None:
     """One table of all evaluations beside the paper's figures; with -o curves.png the learning curves of a run."""
     from simclr_plus.machine.whole_files import write_text_whole
-    from simclr_plus.pictures import draw_curves
-    from simclr_plus.report import FORMATS, as_text, make_report, results_folder, table
+    from simclr_plus.results.curves import draw_curves
+    from simclr_plus.results.report import FORMATS, as_text, make_report, results_folder, table
     from simclr_plus.runs.folder import find_run
 
     if output and output.suffix in (".png", ".svg", ".pdf"):

@@ -22,11 +22,11 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
     run = create_numbered_run(recipe, runs, f"{default_name('demo')}-seed{seed}")
     say(f"pretraining on {recipe.data.name} images, no labels used: three to four minutes on two cores ({run.path})")
 
-    from simclr_plus.evaluation import evaluate_target
     from simclr_plus.evaluators.knn import evaluate_knn
     from simclr_plus.evaluators.linear import evaluate_linear_fast
     from simclr_plus.launch.start import launch
-    from simclr_plus.pictures import draw_curves
+    from simclr_plus.results.curves import draw_curves
+    from simclr_plus.results.evaluate import evaluate_target
 
     code = launch(run, 1, quiet=quiet)
     if run.events()[-1].get("reason") != "finished":

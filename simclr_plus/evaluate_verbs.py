@@ -141,10 +141,10 @@ def few_labels(
 ) -> None:
     """Fine-tune on 1 % or 10 % of the labels (the paper's or SimCLR v2's protocol)."""
     in_processes(nproc)
-    from simclr_plus.evaluation import best_device
-    from simclr_plus.evaluation_on_sets import few_labels as evaluate
-    from simclr_plus.evaluation_on_sets import open_target
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
+    from simclr_plus.results.evaluate import best_device
+    from simclr_plus.results.evaluate_on_sets import few_labels as evaluate
+    from simclr_plus.results.evaluate_on_sets import open_target
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
@@ -194,10 +194,10 @@ def transfer(
 ) -> None:
     """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
     in_processes(nproc)
-    from simclr_plus.evaluation import best_device
-    from simclr_plus.evaluation_on_sets import open_target
-    from simclr_plus.evaluation_on_sets import transfer as evaluate
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
+    from simclr_plus.results.evaluate import best_device
+    from simclr_plus.results.evaluate_on_sets import open_target
+    from simclr_plus.results.evaluate_on_sets import transfer as evaluate
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
@@ -234,9 +234,9 @@ def finetune(
 ) -> None:
     """Fine-tune the whole network over a grid of rates and decays; goes on cell by cell."""
     in_processes(nproc)
-    from simclr_plus.evaluation import best_device
-    from simclr_plus.evaluation_on_sets import fine_tune, open_target
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
+    from simclr_plus.results.evaluate import best_device
+    from simclr_plus.results.evaluate_on_sets import fine_tune, open_target
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, number, kept = open_target(target, runs, image_size, normalize), _part(part), KeptOutcomes()
@@ -276,7 +276,7 @@ def compare(
     """Is one encoder better? Permutation test on paired predictions, exact McNemar, 95 % interval."""
     from dataclasses import asdict
 
-    from simclr_plus.comparisons import compare_named
+    from simclr_plus.results.comparisons import compare_named
 
     pairs = compare_named(a, b, subject_a, subject_b, runs)
     if as_json:
@@ -329,7 +329,7 @@ def _evaluate(
     runs: Path,
     as_json: bool,
 ) -> None:
-    from simclr_plus.evaluation import evaluate_target
+    from simclr_plus.results.evaluate import evaluate_target
 
     with offering_skip_bad(given["skip_bad"]):
         result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)

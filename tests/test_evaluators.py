@@ -16,7 +16,6 @@ from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError
-from simclr_plus.evaluation import Evaluator, evaluate_target, labelled_images
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import _fit, evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import RawPixels, Subject, projected, subjects
@@ -24,10 +23,11 @@ from simclr_plus.evaluators.transfer import evaluate_transfer
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
-from simclr_plus.report import make_report
+from simclr_plus.results.evaluate import Evaluator, evaluate_target, labelled_images
+from simclr_plus.results.report import make_report
+from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
-from simclr_plus.verify import verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder
 
 CPU = torch.device("cpu")
@@ -171,7 +171,7 @@ def test_each_subject_tells_how_much_time_is_left(
     file = tmp_path / "e.safetensors"
     save_encoder(ResNet(18, 0.125, stem="cifar"), file, {"image_size": "16"})
     few = fashion[0].first(80), fashion[1].first(40)
-    monkeypatch.setattr("simclr_plus.evaluation.labelled_images", lambda *_, **__: few)
+    monkeypatch.setattr("simclr_plus.results.evaluate.labelled_images", lambda *_, **__: few)
     for evaluator in (evaluate_knn, evaluate_linear_fast, evaluate_linear):
         said: list[str] = []
         settings = {} if evaluator is evaluate_knn else {"epochs": 1}

@@ -148,17 +148,17 @@ def features(folder: Path) -> dict[str, Any]:
 
 def chosen(folder: Path) -> dict[str, Any]:
     """A run whose newest checkpoint the last process does not see yet; and a folder of other images there."""
-    from simclr_plus import evaluation
+    from simclr_plus.results import evaluate
 
     real, last = Run.checkpoint_files, distributed.rank() == distributed.world_size() - 1
     Run.checkpoint_files = lambda self: real(self)[: 1 if last else None]  # type: ignore[method-assign]
-    evaluation.labelled_images = lambda *_, **__: (images(), images(12))
+    evaluate.labelled_images = lambda *_, **__: (images(), images(12))
     given: dict[str, Any] = {"data": "drawn", "runs": folder}
     settings = {"epochs": 1, "batch_size": 6}
-    result, _ = evaluation.evaluate_target("r", "linear", evaluate_linear, settings, **given)
-    evaluation.labelled_images = lambda *_, **__: (images(), images(9 if last else 12))
+    result, _ = evaluate.evaluate_target("r", "linear", evaluate_linear, settings, **given)
+    evaluate.labelled_images = lambda *_, **__: (images(), images(9 if last else 12))
     try:
-        evaluation.evaluate_target("r", "linear", evaluate_linear, settings, **given)
+        evaluate.evaluate_target("r", "linear", evaluate_linear, settings, **given)
     except SimclrPlusError as error:
         return {"step": result["step"], "results": result["results"], "refused": str(error)}
     return {}

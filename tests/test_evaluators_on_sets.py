@@ -19,7 +19,6 @@ from simclr_plus.datasets import TEST, TRAIN, Images, open_images
 from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.evaluation_on_sets import few_labels, fine_tune, open_target, transfer
 from simclr_plus.evaluators import classifier
 from simclr_plus.evaluators import transfer as transfer_module
 from simclr_plus.evaluators.classifier import Classifier, State, Steps, build_optimizer, train_classifier
@@ -36,8 +35,9 @@ from simclr_plus.evaluators.subjects import RawPixels, Subject
 from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty, evaluate_transfer
 from simclr_plus.features.cache import cached_features
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.predictions import compare_predictions
 from simclr_plus.recipe.keys import Data
+from simclr_plus.results.evaluate_on_sets import few_labels, fine_tune, open_target, transfer
+from simclr_plus.results.predictions import compare_predictions
 from simclr_plus.weights.checkpoints import save_encoder
 
 CPU = torch.device("cpu")

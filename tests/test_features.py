@@ -18,8 +18,6 @@ from simclr_plus.cli import main
 from simclr_plus.datasets.images import Images, open_folder, require_several_classes
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import NotFiniteError, SimclrPlusError, UnlabelledError, UnreadableImageError
-from simclr_plus.evaluation import evaluate_target
-from simclr_plus.evaluation_on_sets import open_target, transfer
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import evaluate_linear_fast
 from simclr_plus.evaluators.logistic import fit_path
@@ -27,6 +25,8 @@ from simclr_plus.evaluators.subjects import RawPixels, Subject
 from simclr_plus.features.cache import cached_features
 from simclr_plus.features.extraction import features_of
 from simclr_plus.features.metrics import knn_scores, mean_average_precision_11, summary
+from simclr_plus.results.evaluate import evaluate_target
+from simclr_plus.results.evaluate_on_sets import open_target, transfer
 from simclr_plus.weights.checkpoints import save_encoder
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PARTS = (
     "errors machine.whole_files encoders.architecture schedules distributed recipe.recipe recipe.keys runs.folder "
     "recipe.plan encoders.resnet heads losses.contrastive losses.compared lars global_batch_norm augmentations "
-    "recipes datasets.embedded recipe.variants lightly_parts recipe.deviations published machine.processes "
+    "recipes datasets.embedded recipe.variants lightly_parts recipe.deviations results.published machine.processes "
     "machine.locks machine.json_lines runs.metrics_table runs.pulse runs.failures launch.hanging "
     "launch.batch_scripts runs.states machine.figures runs.overview machine.printing runs.result_names "
     "runs.result_folders weights.file_kinds runs.leftovers machine.torchrun runs.time_left"
@@ -23,12 +23,13 @@ MODEL = (
     "training.model training.precision weights.checkpoints training.continuation weights.background_saving "
     "datasets.file_list datasets.splits datasets.decoding datasets.images features.metrics datasets.batches "
     "features.extraction runs.progress features.cache datasets.identity datasets.few_labels datasets.transfer_sets "
-    "evaluators.significance predictions paper_figures encoders.digest weights.outputs datasets.twins"
+    "evaluators.significance results.predictions results.paper_figures encoders.digest weights.outputs "
+    "datasets.twins"
 )
-WORK = "training.trainer evaluators weights.export importers pictures report studies"
+WORK = "training.trainer evaluators weights.export importers results.curves results.report studies"
 LAUNCH = (
-    "launch.start evaluation evaluation_on_sets proof doctor bench verify launch.sinks launch.supervisor "
-    "launch.agent study_runs study_cell study_cost study_setting comparisons"
+    "launch.start results.evaluate results.evaluate_on_sets proof doctor bench results.verify launch.sinks "
+    "launch.supervisor launch.agent study_runs study_cell study_cost study_setting results.comparisons"
 )
 TOP = (
     "cli demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "
@@ -148,7 +149,7 @@ def test_the_terminal_ui_imports_no_torch() -> None:
 
 
 def test_evaluating_reads_no_code_for_files_of_tensorflow() -> None:
-    assert not loaded_after("import simclr_plus.evaluation") & {"simclr_plus.importers.tensor_bundle"}
+    assert not loaded_after("import simclr_plus.results.evaluate") & {"simclr_plus.importers.tensor_bundle"}
 
 
 def test_the_public_names_load_on_first_use() -> None:

@@ -11,7 +11,6 @@ import pytest
 from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.published import stated_top1
 from simclr_plus.recipe.keys import StudyOperation
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.recipe import (
@@ -23,6 +22,7 @@ from simclr_plus.recipe.recipe import (
     shipped_recipes,
     typed_value,
 )
+from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
     "demo",

@@ -13,9 +13,9 @@ from simclr_plus.datasets import Images
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.evaluators.significance import compare, right_answers, weights_of
 from simclr_plus.machine.printing import print_table
-from simclr_plus.paper_figures import paper_figure
-from simclr_plus.predictions import write_predictions
-from simclr_plus.report import as_text, bars_figure, cells, make_report, results_folder, table
+from simclr_plus.results.paper_figures import paper_figure
+from simclr_plus.results.predictions import write_predictions
+from simclr_plus.results.report import as_text, bars_figure, cells, make_report, results_folder, table
 from simclr_plus.runs.folder import Run
 
 N = 2000
@@ -186,7 +186,7 @@ def test_results_of_knn_and_linear_stand_in_the_table_too(tmp_path: Path) -> Non
 
 
 def test_predictions_of_other_images_are_refused(tmp_path: Path) -> None:
-    from simclr_plus.predictions import compare_predictions
+    from simclr_plus.results.predictions import compare_predictions
 
     for name, images in (("a", TEST), ("b", TEST.subset(np.arange(N)[::-1].copy()))):
         assert images.labels is not None

@@ -15,17 +15,17 @@ import pytest
 import torch
 from PIL import Image
 
-from simclr_plus.comparisons import compare_named
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.evaluation import evaluate_target, weights_of
-from simclr_plus.evaluation_on_sets import few_labels, open_target, transfer
 from simclr_plus.evaluators import kept_outcomes
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.recipe import load_recipe
-from simclr_plus.report import make_report, results_folder
+from simclr_plus.results.comparisons import compare_named
+from simclr_plus.results.evaluate import evaluate_target, weights_of
+from simclr_plus.results.evaluate_on_sets import few_labels, open_target, transfer
+from simclr_plus.results.report import make_report, results_folder
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
 from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder

@@ -18,13 +18,13 @@ from simclr_plus.datasets import TEST, open_images, open_training_images
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.losses import nt_xent
 from simclr_plus.losses.compared import margin_triplet, nt_logistic, nt_xent_other_view
-from simclr_plus.pictures import curves_figure
 from simclr_plus.recipe import load_recipe
+from simclr_plus.results.curves import curves_figure
+from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.progress import figures
 from simclr_plus.training.model import build_model
 from simclr_plus.training.trainer import contrastive_loss, train, view_batches
-from simclr_plus.verify import verify
 from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

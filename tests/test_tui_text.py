@@ -41,7 +41,7 @@ from textual.widgets import Input
 
 from simclr_plus.machine.printing import UNPRINTABLE, print_table, visible
 from simclr_plus.recipe import load_recipe
-from simclr_plus.report import as_text, make_report
+from simclr_plus.results.report import as_text, make_report
 from simclr_plus.runs import progress
 from simclr_plus.runs.folder import Run, create_run
 

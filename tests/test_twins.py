@@ -11,7 +11,7 @@ from PIL import Image
 
 from simclr_plus.datasets import Images, open_folder
 from simclr_plus.datasets.twins import twins
-from simclr_plus.evaluation_on_sets import _opened
+from simclr_plus.results.evaluate_on_sets import _opened
 
 
 @pytest.fixture

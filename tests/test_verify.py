@@ -19,11 +19,11 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.published import NAMES, V2, stated_top1
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
+from simclr_plus.results.published import NAMES, V2, stated_top1
+from simclr_plus.results.verify import images_to_verify, verify
 from simclr_plus.training.model import build_model
-from simclr_plus.verify import images_to_verify, verify
 from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder, save_head
 
 CPU = torch.device("cpu")
@@ -271,7 +271,7 @@ def test_a_data_set_by_name_is_sought_where_it_is_said_or_where_the_training_had
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sought: list[str] = []
-    monkeypatch.setattr("simclr_plus.verify.open_images", lambda data, _: sought.append(data.root))
+    monkeypatch.setattr("simclr_plus.results.verify.open_images", lambda data, _: sought.append(data.root))
     images_to_verify("cifar10", None, "here")
     images_to_verify("cifar10", Data(name="cifar100", root="there"))
     images_to_verify("cifar10", Data(name="folder", root="photos"))
@@ -291,7 +291,7 @@ def test_a_result_says_whether_classes_were_matched_by_their_names(
 
 
 def test_a_list_of_classes_may_begin_with_a_byte_order_mark_and_hold_any_name(tmp_path: Path) -> None:
-    from simclr_plus.verify import classes_in
+    from simclr_plus.results.verify import classes_in
 
     (tmp_path / "c.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9\r\ndog\r\n\r\n")
     assert classes_in(tmp_path / "c.txt") == (b"caf\xe9".decode("utf-8", "surrogateescape"), "dog")

@@ -19,7 +19,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers import import_tensorflow
 from simclr_plus.importers.authors import layer_names, our_names, variables_of
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle
-from simclr_plus.published import V2
+from simclr_plus.results.published import V2
 from simclr_plus.weights.checkpoints import load_encoder, load_head, read_header
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -17,8 +17,8 @@ from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.features.metrics import summary
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.trainers import read_linear_head
-from simclr_plus.published import stated_top1
 from simclr_plus.recipe.keys import Data
+from simclr_plus.results.published import stated_top1
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, beside, load_encoder, load_head, read_header
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.printing import BOLD, visible
-from simclr_plus.paper_figures import paper_figure
+from simclr_plus.results.paper_figures import paper_figure
 from simclr_plus.runs.folder import Run, find_run
 from simclr_plus.runs.result_folders import NOTE, find_results, folder_of, run_of
 from simclr_plus.runs.result_names import described, in_order
@@ -181,7 +181,7 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
 
 def _predictions_of(run: Run, result: dict[str, Any]) -> str:
     """The file of predictions that belongs to this result; empty where it is gone, or is another evaluation's."""
-    from simclr_plus.predictions import predictions_header
+    from simclr_plus.results.predictions import predictions_header
 
     file = run.results / str(result.get("predictions"))
     if not result.get("predictions") or not file.is_file():
@@ -251,7 +251,7 @@ def _groups_together(rows: Sequence[Row]) -> list[Row]:
 
 
 def _with_best_marked(rows: Sequence[Row]) -> list[Row]:
-    from simclr_plus.predictions import compare_predictions
+    from simclr_plus.results.predictions import compare_predictions
 
     marked = []
     for row in rows:
@@ -381,7 +381,7 @@ def _pictures(report: Report) -> Iterable[tuple[str, str]]:
     pyplot.close(figure)
     for run in report.runs:
         if run.metrics_file.is_file() and run.metrics():
-            from simclr_plus.pictures import curves_figure
+            from simclr_plus.results.curves import curves_figure
 
             figure = curves_figure(run)
             yield f"learning curves of {run.name}", _encoded(figure)

@@ -27,14 +27,6 @@ from simclr_plus.distributed import from_main, rank, start
 from simclr_plus.encoders.digest import encoder_digest
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError
-from simclr_plus.evaluation import (
-    labelled_images,
-    projection_head_of,
-    require_one_evaluation,
-    told_left_out,
-    weights_of,
-    with_earlier,
-)
 from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.fine_tuning import (
     evaluate_few_labels,
@@ -51,8 +43,16 @@ from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.features.cache import decoded_digest
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.predictions import earlier_predictions, write_predictions
 from simclr_plus.recipe.keys import Data
+from simclr_plus.results.evaluate import (
+    labelled_images,
+    projection_head_of,
+    require_one_evaluation,
+    told_left_out,
+    weights_of,
+    with_earlier,
+)
+from simclr_plus.results.predictions import earlier_predictions, write_predictions
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.result_folders import folder_of, key_of, name_for, write_note
 from simclr_plus.runs.result_names import plain, result_name
