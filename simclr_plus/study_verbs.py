@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from simclr_plus.datasets.images import Images
     from simclr_plus.launch.batch_scripts import Allocation
     from simclr_plus.recipe.recipe import Recipe
+    from simclr_plus.studies.running.cells import PlannedStudy
     from simclr_plus.studies.study import Study
-    from simclr_plus.study_runs import PlannedStudy
 
 UNLABELLED = ("contrastive", "keeps_")  # measures that need no labels
 app = typer.Typer()
@@ -57,7 +57,7 @@ def study(
     from simclr_plus.launch.start import process_count
     from simclr_plus.runs.folder import check_run_name
     from simclr_plus.studies.catalogue import find_study
-    from simclr_plus.study_runs import open_study, plan_study, record
+    from simclr_plus.studies.running.cells import open_study, plan_study, record
 
     if not study_name:
         _list_studies(as_json)
@@ -102,7 +102,7 @@ def study(
 
 
 def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json: bool) -> None:
-    from simclr_plus.study_runs import submit_cells
+    from simclr_plus.studies.running.cells import submit_cells
 
     count, path = len(planned.missing()), planned.path
     job = submit_cells(planned, allocation, at_once)
@@ -114,7 +114,7 @@ def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json
 
 
 def _run(planned: PlannedStudy, at_once: int, processes: int, gpus: list[str], as_json: bool) -> None:
-    from simclr_plus.study_runs import open_study, require_all, run_cells
+    from simclr_plus.studies.running.cells import open_study, require_all, run_cells
 
     count = len(planned.missing())
     if count:
@@ -211,7 +211,7 @@ def _list_studies(as_json: bool) -> None:
 
 
 def _show_plan(planned: PlannedStudy, at_once: int, processes: int, as_json: bool) -> None:
-    from simclr_plus.study_cost import cost_of, plans_of
+    from simclr_plus.studies.running.cost import cost_of, plans_of
 
     plans, cost = plans_of(planned, processes), cost_of(planned, at_once=at_once, processes=processes, say=say)
     listed: list[dict[str, Any]] = [
@@ -259,8 +259,8 @@ def duration(seconds: float) -> str:
 
 
 def _report(planned: PlannedStudy, as_json: bool) -> None:
-    from simclr_plus.studies.study_report import write_report
-    from simclr_plus.study_setting import setting_of
+    from simclr_plus.studies.report import write_report
+    from simclr_plus.studies.running.setting import setting_of
 
     findings = planned.findings()
     files = write_report(planned.path, planned.study, findings, setting_of(planned))

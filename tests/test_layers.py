@@ -29,7 +29,8 @@ MODEL = (
 WORK = "training.trainer evaluators weights.export importers results.curves results.report studies"
 LAUNCH = (
     "launch.start results.evaluate results.evaluate_on_sets proof doctor bench results.verify launch.sinks "
-    "launch.supervisor launch.agent study_runs study_cell study_cost study_setting results.comparisons"
+    "launch.supervisor launch.agent studies.running.cells studies.running.cell studies.running.cost "
+    "studies.running.setting results.comparisons"
 )
 TOP = (
     "cli demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "

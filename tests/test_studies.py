@@ -19,21 +19,22 @@ import pytest
 from scipy.stats import spearmanr
 from scipy.stats import t as scipy_t
 
-from simclr_plus import study_cell, study_cost
 from simclr_plus.augmentations.draws import FLIP, draw_views
 from simclr_plus.augmentations.further_operations import draws_of
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.launch.batch_scripts import Allocation, array_script
 from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.recipe.plan import make_plan
-from simclr_plus.studies import augmentations, losses, supervised_augmentation, temperature
 from simclr_plus.studies.catalogue import STUDIES, find_study
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.measures import MEASURES
 from simclr_plus.studies.page import Claim, higher
+from simclr_plus.studies.paper import augmentations, losses, supervised_augmentation, temperature
+from simclr_plus.studies.report import Setting, write_report
+from simclr_plus.studies.running import cell as study_cell
+from simclr_plus.studies.running import cost
+from simclr_plus.studies.running.cells import plan_study, record
 from simclr_plus.studies.study import Cell, changed
-from simclr_plus.studies.study_report import Setting, write_report
-from simclr_plus.study_runs import plan_study, record
 
 IMAGENET = 1_281_167
 
@@ -468,7 +469,7 @@ def test_a_cells_process_hears_an_interrupt_that_its_parent_ignored(
 
 def test_an_array_script_is_valid_bash_and_names_its_cells(tmp_path: Path) -> None:
     given = Allocation(gpus=2, cpus=8, time="60", partition="gpu", extra=("--qos=high",))
-    command = ["python", "-m", "simclr_plus.study_cell", str(tmp_path / "a 'b'")]
+    command = ["python", "-m", "simclr_plus.studies.running.cell", str(tmp_path / "a 'b'")]
     script = array_script("study-x", tmp_path, command, [0, 3, 4], given, at_once=2)
     for line in ("--array=0,3,4%2", "--gpus-per-node=2", "--time=60", "--partition=gpu", "--qos=high", "--requeue"):
         assert f"#SBATCH {line}\n" in script
@@ -505,12 +506,12 @@ def test_the_cost_of_a_network_too_wide_to_time_is_reckoned_by_its_work(
         timed.append((recipe.encoder.depth, recipe.encoder.width))
         return 1.0
 
-    monkeypatch.setattr(study_cost, "seconds_per_image", a_second_an_image)
+    monkeypatch.setattr(cost, "seconds_per_image", a_second_an_image)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     chosen = find_study("supervised-augmentation")
     recipe = load_recipe(chosen.bases["paper"][0], list(chosen.bases["paper"][1]))
     parts = {
-        width: study_cost.cost_of(
+        width: cost.cost_of(
             plan_study(tmp_path, chosen, "paper", 1, recipe, [f"width={width}", "epochs=90.0", "policy=crop"]),
             at_once=1,
             processes=1,

@@ -17,7 +17,7 @@ from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.studies.catalogue import STUDIES, find_study
-from simclr_plus.study_runs import open_study, plan_study, record
+from simclr_plus.studies.running.cells import open_study, plan_study, record
 
 # networks of 8 to 64 channels on 64 images for one or two steps
 SMOKE = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from simclr_plus.errors import NotFoundError
-from simclr_plus.studies import (
+from simclr_plus.studies.paper import (
     augmentations,
     batch_and_epochs,
     broader_augmentation,

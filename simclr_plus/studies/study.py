@@ -1,6 +1,6 @@
 """What a study is: places on its axes, each a few changes of a recipe; measures; and a page about what was found.
 
-A study plans and draws, it never launches: study_runs.py executes its cells and knows nothing of what they mean.
+A study plans and draws, it never launches: running/cells.py executes its cells and knows nothing of what they mean.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from statistics import median
 
-from simclr_plus.studies.study_report import Setting
-from simclr_plus.study_runs import PlannedStudy, why_missing
+from simclr_plus.studies.report import Setting
+from simclr_plus.studies.running.cells import PlannedStudy, why_missing
 
 _SCALED = {"none": "whatever the batch", "linear": "times B/256", "sqrt": "times the root of B"}
 

@@ -221,7 +221,7 @@ def submit_cells(planned: PlannedStudy, allocation: batch_scripts.Allocation, at
 
 def _command(path: Path, processes: int) -> list[str]:
     """What runs one cell, whose name or number in the plan is still to be added."""
-    return [sys.executable, "-m", "simclr_plus.study_cell", str(path), "--processes", str(processes)]
+    return [sys.executable, "-m", "simclr_plus.studies.running.cell", str(path), "--processes", str(processes)]
 
 
 def _start(

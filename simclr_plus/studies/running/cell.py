@@ -1,6 +1,6 @@
 """One cell of a study: trains its run, or goes on with it, measures, and writes the file that says it is done.
 
-python -m simclr_plus.study_cell FOLDER CELL --processes N     CELL: its name, or its number in the plan
+python -m simclr_plus.studies.running.cell FOLDER CELL --processes N     CELL: its name, or its number in the plan
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from simclr_plus.machine.whole_files import remove_unfinished, write_text_whole
 from simclr_plus.runs.folder import Run, cpu_count, join_run
 from simclr_plus.runs.result_folders import read_result
 from simclr_plus.runs.states import ALIVE, state_of
+from simclr_plus.studies.running.cells import PlannedStudy, open_study
 from simclr_plus.studies.study import Cell
-from simclr_plus.study_runs import PlannedStudy, open_study
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -69,7 +69,7 @@ def _share_measures(planned: PlannedStudy, cell: Cell, processes: int) -> int:
     run = Run(planned.runs / cell.name)
     if all(_measured(run, name, planned.scale) for name in SHARED.intersection(cell.measures)):
         return 0
-    command = [sys.executable, "-m", "simclr_plus.study_cell", str(planned.path), cell.name, "--measure"]
+    command = [sys.executable, "-m", "simclr_plus.studies.running.cell", str(planned.path), cell.name, "--measure"]
     command += ["--processes", str(processes), "--parent", str(os.getpid())]
     return subprocess.run(command, check=False).returncode
 
@@ -237,7 +237,7 @@ def _under_torchrun(folder: Path, cell: str, processes: int) -> None:
     ours = torchrun.without_torchrun(os.environ)
     os.environ.clear()
     os.environ.update(ours)
-    options = ["--standalone", "--nproc-per-node", str(processes), "-m", "simclr_plus.study_cell"]
+    options = ["--standalone", "--nproc-per-node", str(processes), "-m", "simclr_plus.studies.running.cell"]
     run_torchrun([*options, str(folder), cell, "--measure", "--parent", str(os.getpid())])
 
 

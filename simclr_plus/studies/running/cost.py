@@ -15,7 +15,7 @@ from simclr_plus.losses.contrastive import nt_xent
 from simclr_plus.recipe.plan import Plan, known_size, make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import cpu_count
-from simclr_plus.study_runs import PlannedStudy
+from simclr_plus.studies.running.cells import PlannedStudy
 from simclr_plus.training.model import build_model
 from simclr_plus.training.precision import halves_on
 
