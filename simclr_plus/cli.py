@@ -20,7 +20,7 @@ from simclr_plus.machine.printing import print_json, print_table, say, take_any_
 from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 
 if TYPE_CHECKING:
-    from simclr_plus.doctor import Look
+    from simclr_plus.checks.doctor import Look
 
 app = typer.Typer(
     help="SimCLR as its authors ran it: pretrain, evaluate, export.",
@@ -291,7 +291,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Watch SimCLR learn from real images on two CPU cores, and what its features are worth."""
-    from simclr_plus.demo import run_demo
+    from simclr_plus.checks.demo import run_demo
 
     found, code = run_demo(seed, runs, quiet=as_json, say=say)
     if found is None:
@@ -322,7 +322,7 @@ def doctor(
     """Say what this machine can do; with --nproc, prove that several processes equal one on it."""
     from dataclasses import asdict
 
-    from simclr_plus.doctor import look_around, prove_processes
+    from simclr_plus.checks.doctor import look_around, prove_processes
     from simclr_plus.launch.start import process_count
 
     processes = process_count(nproc)

@@ -14,10 +14,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from simclr_plus import doctor
+from simclr_plus.checks import doctor
+from simclr_plus.checks.doctor import GIB, Look, look_around
+from simclr_plus.checks.proof import Finding
 from simclr_plus.cli import app
-from simclr_plus.doctor import GIB, Look, look_around
-from simclr_plus.proof import Finding
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Usage = namedtuple("Usage", "total used free")
@@ -75,7 +75,7 @@ def test_each_gpu_is_named_with_what_it_can(monkeypatch: pytest.MonkeyPatch, tmp
 
 def test_a_failed_proof_is_told_with_its_place_and_exit_code_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     findings = [Finding("loss", 1e-12, "step 1", 1e-9), Finding("weights", 0.5, "step 2, head.layers.0.weight", 1e-9)]
-    monkeypatch.setattr("simclr_plus.proof.prove", lambda *_: (findings, "cpu"))
+    monkeypatch.setattr("simclr_plus.checks.proof.prove", lambda *_: (findings, "cpu"))
     done = CliRunner().invoke(app, ["doctor", "--nproc", "2", "--runs", str(tmp_path)])
     assert done.exit_code == 1
     assert "do NOT train what one does" in done.stderr and "step 2, head.layers.0.weight" in done.stdout

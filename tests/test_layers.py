@@ -28,12 +28,12 @@ MODEL = (
 )
 WORK = "training.trainer evaluators weights.export importers results.curves results.report studies"
 LAUNCH = (
-    "launch.start results.evaluate results.evaluate_on_sets proof doctor bench results.verify launch.sinks "
-    "launch.supervisor launch.agent studies.running.cells studies.running.cell studies.running.cost "
+    "launch.start results.evaluate results.evaluate_on_sets checks.proof checks.doctor bench results.verify "
+    "launch.sinks launch.supervisor launch.agent studies.running.cells studies.running.cell studies.running.cost "
     "studies.running.setting results.comparisons"
 )
 TOP = (
-    "cli demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "
+    "cli checks.demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "
     "study_verbs clean_verbs"
 )
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}

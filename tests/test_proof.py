@@ -12,10 +12,10 @@ import torch
 from launching import environment
 from safetensors.torch import save_file
 
+from simclr_plus.checks.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch.start import launch
 from simclr_plus.machine.whole_files import write_whole
-from simclr_plus.proof import CASES, Case, compare, prove, untrained
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.trainer import train

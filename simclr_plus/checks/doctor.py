@@ -41,7 +41,7 @@ def look_around(runs: Path) -> list[Look]:
 
 def prove_processes(processes: int, say: Callable[[str], None]) -> list[Look]:
     """Train the proof's cases with one process and with `processes`; raises SimclrPlusError where a run fails."""
-    from simclr_plus.proof import CASES, prove
+    from simclr_plus.checks.proof import CASES, prove
 
     looks = []
     with tempfile.TemporaryDirectory(prefix="simclr-plus-doctor-") as folder:
