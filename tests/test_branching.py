@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from simclr_plus.cli import app
+from simclr_plus.cli.app import app
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start
 from simclr_plus.launch.supervisor import Order

@@ -14,7 +14,7 @@ import pytest
 from simclr_plus.tui.run_list import RunList
 from typer.testing import CliRunner
 
-from simclr_plus.cli import app
+from simclr_plus.cli.app import app
 from simclr_plus.launch import batch_scripts
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run

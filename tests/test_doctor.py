@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from simclr_plus.checks import doctor
 from simclr_plus.checks.doctor import GIB, Look, look_around
 from simclr_plus.checks.proof import Finding
-from simclr_plus.cli import app
+from simclr_plus.cli.app import app
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 Usage = namedtuple("Usage", "total used free")

@@ -411,8 +411,8 @@ def test_two_processes_find_what_one_does(
 
 
 def test_of_all_twelve_those_that_are_not_there_are_passed_over(capsys: pytest.CaptureFixture[str]) -> None:
+    from simclr_plus.cli.evaluate import _of_each
     from simclr_plus.errors import NotFoundError
-    from simclr_plus.evaluate_verbs import _of_each
 
     def evaluate(name: str) -> dict[str, Any] | None:
         if name not in ("cars", "dtd"):

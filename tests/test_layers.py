@@ -33,8 +33,8 @@ LAUNCH = (
     "studies.running.setting results.comparisons"
 )
 TOP = (
-    "cli checks.demo tui weights.file_header verbs run_verbs watch_verbs evaluate_verbs bench_verbs recipe_verbs "
-    "study_verbs clean_verbs"
+    "cli.app checks.demo tui weights.file_header cli.options cli.run cli.watch cli.evaluate cli.bench cli.recipes "
+    "cli.study cli.clean"
 )
 LAYER = {name: i for i, names in enumerate((PARTS, MODEL, WORK, LAUNCH, TOP)) for name in names.split()}
 
@@ -122,7 +122,7 @@ def loaded_after(code: str) -> set[str]:
     "module",
     [
         "simclr_plus",
-        "simclr_plus.cli",
+        "simclr_plus.cli.app",
         "simclr_plus.recipe.recipe",
         "simclr_plus.runs.folder",
         "simclr_plus.recipe.plan",
@@ -140,7 +140,7 @@ def test_verbs_that_watch_import_neither_torch_nor_textual_nor_numba(arguments: 
     create_run(load_recipe("demo"), tmp_path, "x").logs.mkdir()
     (tmp_path / "x" / "logs" / "rank_0.log").write_text("a line\n")
     given = [*arguments, *([] if arguments == ["--help"] else ["--runs", str(tmp_path)])]
-    code = f"from simclr_plus.cli import app\ntry: app({given!r})\nexcept SystemExit as end: assert not end.code"
+    code = f"from simclr_plus.cli.app import app\ntry: app({given!r})\nexcept SystemExit as end: assert not end.code"
     loaded = loaded_after(code)
     assert "typer" in loaded and not loaded & {"torch", "textual", "numba", "lightly"}
 

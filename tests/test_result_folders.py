@@ -272,7 +272,7 @@ def test_a_kept_outcome_of_other_weights_is_not_taken(
 def test_json_tells_what_was_found_and_where_it_was_written(
     tmp_path: Path, tiny: list[str], drawn: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simclr_plus.evaluate_verbs import app
+    from simclr_plus.cli.evaluate import app
 
     monkeypatch.chdir(tmp_path)
     run = a_run(tmp_path, tiny, "r", steps=(20, 24))
@@ -297,7 +297,7 @@ def evaluate(*arguments, **named):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **named)
 module.{function} = evaluate
-from simclr_plus.evaluate_verbs import app
+from simclr_plus.cli.evaluate import app
 app(sys.argv[1:])
 """
 

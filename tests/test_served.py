@@ -23,7 +23,7 @@ from simclr_plus.tui.screens.run import RunScreen
 from simclr_plus.tui.served import _guarded, is_our_name, serve_in_browser
 from textual.pilot import Pilot
 
-from simclr_plus import cli
+from simclr_plus.cli import app as cli
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from simclr_plus.augmentations.law import OPERATIONS
-from simclr_plus.cli import app
+from simclr_plus.cli.app import app
 from simclr_plus.datasets import TEST, TRAIN, open_images, open_training_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError, SimclrPlusError

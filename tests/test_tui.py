@@ -37,7 +37,7 @@ from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import Footer, Static
 
-from simclr_plus import cli
+from simclr_plus.cli import app as cli
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run

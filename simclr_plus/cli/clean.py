@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from simclr_plus.cli.options import RUNS, AsJson, RunsFolder
 from simclr_plus.errors import NotFoundError
 from simclr_plus.machine.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, RunsFolder
 
 app = typer.Typer()
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simclr_plus.cli.options import AsJson, Overrides, RecipeName
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
-from simclr_plus.verbs import AsJson, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from simclr_plus.recipe.recipe import Recipe

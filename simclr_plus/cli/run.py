@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from simclr_plus.cli.options import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.machine.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.launch.batch_scripts import Allocation

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from simclr_plus.cli.options import AsJson, Overrides, RecipeName
 from simclr_plus.machine.printing import print_json, print_table, say
-from simclr_plus.verbs import AsJson, Overrides, RecipeName
 
 if TYPE_CHECKING:
     from simclr_plus.bench.rounds import Report

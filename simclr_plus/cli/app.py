@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from simclr_plus import bench_verbs, clean_verbs, evaluate_verbs, recipe_verbs, run_verbs, study_verbs, watch_verbs
+from simclr_plus.cli import bench, clean, evaluate, recipes, run, study, watch
+from simclr_plus.cli.options import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.machine.printing import print_json, print_table, say, take_any_name, visible
-from simclr_plus.verbs import RUNS, AsJson, Overrides, RunsFolder, SkipBad, Target, offering_skip_bad
 
 if TYPE_CHECKING:
     from simclr_plus.checks.doctor import Look
@@ -28,13 +28,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(run_verbs.app)
-app.add_typer(watch_verbs.app)
-app.add_typer(study_verbs.app)
-app.add_typer(clean_verbs.app)
-app.add_typer(evaluate_verbs.app, name="evaluate")
-app.add_typer(recipe_verbs.app, name="recipes")
-app.add_typer(bench_verbs.app, name="bench")
+app.add_typer(run.app)
+app.add_typer(watch.app)
+app.add_typer(study.app)
+app.add_typer(clean.app)
+app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(bench.app, name="bench")
 
 
 @app.command()
@@ -300,7 +300,7 @@ def demo(
         print_json(found)
         return
     for name in ("knn", "linear_fast"):
-        evaluate_verbs.show_result(name, found[name])
+        evaluate.show_result(name, found[name])
     say(
         f"the encoder: {found['encoder']}\n"
         f"its curves:  {found['curves']}\n"

@@ -18,9 +18,9 @@ from typing import Annotated, Any
 
 import typer
 
+from simclr_plus.cli.options import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
-from simclr_plus.verbs import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
 
 app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 

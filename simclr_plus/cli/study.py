@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from simclr_plus.cli.options import RUNS, AsJson, DryRun, Overrides, RunsFolder
+from simclr_plus.cli.run import Account, Memory, Partition, Sbatch, TimeLimit
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
-from simclr_plus.run_verbs import Account, Memory, Partition, Sbatch, TimeLimit
-from simclr_plus.verbs import RUNS, AsJson, DryRun, Overrides, RunsFolder
 
 if TYPE_CHECKING:
     from simclr_plus.datasets.images import Images
