@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
-from simclr_plus.tui.alarms import alarms, thresholds
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.average import NEIGHBOURHOOD, REACH, centred
-from simclr_plus.tui.feed import Feed, KnnBasis
-from simclr_plus.tui.line_chart import Curve, LineChart, View, shared
-from simclr_plus.tui.plots import PLOTS, SMOOTHINGS, changes_that_matter, curves_of, end_of, levels_of, wilson
-from simclr_plus.tui.raster import Window, halves
+from simclr_plus.tui.charts.average import NEIGHBOURHOOD, REACH, centred
+from simclr_plus.tui.charts.line_chart import Curve, LineChart, View, shared
+from simclr_plus.tui.charts.raster import Window, halves
+from simclr_plus.tui.charts.ticks import axis_labels, powers, rounded, short, ticks
+from simclr_plus.tui.reading.alarms import alarms, thresholds
+from simclr_plus.tui.reading.feed import Feed, KnnBasis
 from simclr_plus.tui.screens.compare import CompareScreen
-from simclr_plus.tui.screens.rows import Rows
+from simclr_plus.tui.screens.plots import PLOTS, SMOOTHINGS, changes_that_matter, curves_of, end_of, levels_of, wilson
 from simclr_plus.tui.screens.run import RunScreen
-from simclr_plus.tui.ticks import axis_labels, powers, rounded, short, ticks
+from simclr_plus.tui.widgets.rows import Rows
 from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import RichLog, Static

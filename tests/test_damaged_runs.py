@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simclr_plus.tui.run_list import RunList
+from simclr_plus.tui.reading.run_list import RunList
 from typer.testing import CliRunner
 
 from simclr_plus.cli.app import app

@@ -439,7 +439,7 @@ def test_a_recipe_recorded_before_a_key_was_there_keeps_its_meaning() -> None:
 
 
 def test_the_form_and_the_command_line_read_what_is_typed_alike() -> None:
-    from simclr_plus.tui.recipe_form import Form
+    from simclr_plus.tui.starting.recipe_form import Form
 
     form = Form("mine", "")
     for key, text in (("data.root", "2024"), ("training.batch_size", "1e3"), ("optimizer.weight_decay", ".5")):

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.recipe_form import Form
 from simclr_plus.tui.screens.checkpoints import CheckpointsScreen
 from simclr_plus.tui.screens.form import FormScreen
 from simclr_plus.tui.screens.run import RunScreen
 from simclr_plus.tui.served import _guarded, is_our_name, serve_in_browser
+from simclr_plus.tui.starting.recipe_form import Form
 from textual.pilot import Pilot
 
 from simclr_plus.cli import app as cli
@@ -230,7 +230,7 @@ def test_no_action_of_any_screen_writes_or_starts_anything_when_only_looking(
     run = a_run(tmp_path / "runs")
     before = everything_in(tmp_path)
     started: list[object] = []
-    monkeypatch.setattr("simclr_plus.tui.commands.start", lambda words, log: started.append(words))
+    monkeypatch.setattr("simclr_plus.tui.starting.commands.start", lambda words, log: started.append(words))
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await pilot.pause(0.3)

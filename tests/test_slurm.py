@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import slurm_cluster
 from launching import AT_STEP, CLI, environment, processes_naming, wait_for
-from simclr_plus.tui.run_list import RunList
+from simclr_plus.tui.reading.run_list import RunList
 
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.launch import batch_scripts

@@ -23,16 +23,16 @@ import pytest
 from rich.color import ColorType
 from safetensors.numpy import save_file
 from simclr_plus.tui.app import THEMES, SimclrPlusApp
-from simclr_plus.tui.line_chart import LineChart
+from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.screens.checkpoints import CheckpointsScreen
 from simclr_plus.tui.screens.compare import CompareScreen
-from simclr_plus.tui.screens.dialogs import Help, Tell
 from simclr_plus.tui.screens.form import FormScreen
-from simclr_plus.tui.screens.key_bar import KeyBar
 from simclr_plus.tui.screens.recipes import RecipesScreen
-from simclr_plus.tui.screens.rows import Rows
 from simclr_plus.tui.screens.run import RunScreen
 from simclr_plus.tui.served import serve_in_browser
+from simclr_plus.tui.widgets.dialogs import Help, Tell
+from simclr_plus.tui.widgets.key_bar import KeyBar
+from simclr_plus.tui.widgets.rows import Rows
 from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import Footer, Static
@@ -216,7 +216,7 @@ class Started:
             process.wait()
             return process
 
-        monkeypatch.setattr("simclr_plus.tui.commands.start", start)
+        monkeypatch.setattr("simclr_plus.tui.starting.commands.start", start)
 
 
 async def open_form(app: SimclrPlusApp, pilot: Pilot[None]) -> FormScreen:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.recipe_form import Form
-from simclr_plus.tui.screens.dialogs import Ask
 from simclr_plus.tui.screens.form import FormScreen
-from simclr_plus.tui.screens.rows import Rows
+from simclr_plus.tui.starting.recipe_form import Form
+from simclr_plus.tui.widgets.dialogs import Ask
+from simclr_plus.tui.widgets.rows import Rows
 from textual.pilot import Pilot
 from textual.widgets import Input
 
@@ -39,7 +39,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         words.append(list(given))
         return AtWork()
 
-    monkeypatch.setattr("simclr_plus.tui.commands.start", start)
+    monkeypatch.setattr("simclr_plus.tui.starting.commands.start", start)
     return words
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.line_chart import LineChart
-from simclr_plus.tui.screens.rows import Rows
+from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.screens.run import RunScreen
+from simclr_plus.tui.widgets.rows import Rows
 from textual.pilot import Pilot
 
 from simclr_plus.runs.folder import Run

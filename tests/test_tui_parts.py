@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from simclr_plus.tui.alarms import alarms
-from simclr_plus.tui.commands import override, shown
-from simclr_plus.tui.feed import Feed, expected_figures
-from simclr_plus.tui.logs import LogTail, log_files, plain
-from simclr_plus.tui.machines import Machines
-from simclr_plus.tui.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of
-from simclr_plus.tui.raster import Window, characters, level, points, raster, spans
-from simclr_plus.tui.recipe_form import KEYS, Form, found_recipes, rows_of
-from simclr_plus.tui.run_list import RunList, samples
+from simclr_plus.tui.charts.raster import Window, characters, level, points, raster, spans
+from simclr_plus.tui.charts.ticks import decades, duration, labels, percent, short, spark, ticks
+from simclr_plus.tui.reading.alarms import alarms
+from simclr_plus.tui.reading.feed import Feed, expected_figures
+from simclr_plus.tui.reading.logs import LogTail, log_files, plain
+from simclr_plus.tui.reading.machines import Machines
+from simclr_plus.tui.reading.run_list import RunList, samples
 from simclr_plus.tui.screens.compare import colors_of
-from simclr_plus.tui.screens.key_bar import fitting
-from simclr_plus.tui.ticks import decades, duration, labels, percent, short, spark, ticks
+from simclr_plus.tui.screens.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of
+from simclr_plus.tui.starting.commands import override, shown
+from simclr_plus.tui.starting.recipe_form import KEYS, Form, found_recipes, rows_of
+from simclr_plus.tui.widgets.key_bar import fitting
 
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import textual
-from simclr_plus.tui import recipe_form
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.line_chart import LineChart
+from simclr_plus.tui.charts.line_chart import LineChart
+from simclr_plus.tui.starting import recipe_form
 from textual.pilot import Pilot
 
 from simclr_plus.recipe import load_recipe

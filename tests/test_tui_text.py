@@ -23,17 +23,17 @@ from rich.segment import Segment
 from rich.text import Text
 from safetensors.numpy import save_file
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.recipe_form import Form, found_recipes
-from simclr_plus.tui.run_list import RunList
+from simclr_plus.tui.looks.words import NothingRaw, Words, plain
+from simclr_plus.tui.reading.run_list import RunList
 from simclr_plus.tui.screens.checkpoints import CheckpointsScreen
 from simclr_plus.tui.screens.compare import CompareScreen
-from simclr_plus.tui.screens.dialogs import Choose, Tell
 from simclr_plus.tui.screens.form import FormScreen
 from simclr_plus.tui.screens.recipes import RecipesScreen
-from simclr_plus.tui.screens.rows import Rows
 from simclr_plus.tui.screens.run import RunScreen
 from simclr_plus.tui.screens.runs import RunsScreen
-from simclr_plus.tui.words import NothingRaw, Words, plain
+from simclr_plus.tui.starting.recipe_form import Form, found_recipes
+from simclr_plus.tui.widgets.dialogs import Choose, Tell
+from simclr_plus.tui.widgets.rows import Rows
 from textual.app import App, ComposeResult
 from textual.color import Color
 from textual.pilot import Pilot
@@ -353,7 +353,7 @@ def test_a_folder_that_cannot_be_read_is_not_called_empty(tmp_path: Path, monkey
     def refuse(folder: Path) -> list[Run]:
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr("simclr_plus.tui.run_list.list_runs", refuse)
+    monkeypatch.setattr("simclr_plus.tui.reading.run_list.list_runs", refuse)
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "Permission denied" in screen_text(app))

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.screens.checkpoints import CheckpointsScreen, result_rows
-from simclr_plus.tui.screens.dialogs import Tell
-from simclr_plus.tui.screens.rows import Rows
+from simclr_plus.tui.widgets.dialogs import Tell
+from simclr_plus.tui.widgets.rows import Rows
 from textual.pilot import Pilot
 
 from simclr_plus.recipe import load_recipe
@@ -48,7 +48,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     command = tmp_path / "command"
     command.write_text(COMMAND.replace("/usr/bin/env python3", sys.executable))
     command.chmod(0o755)
-    monkeypatch.setattr("simclr_plus.tui.commands.sys.executable", str(command))
+    monkeypatch.setattr("simclr_plus.tui.starting.commands.sys.executable", str(command))
     run = create_run(load_recipe("demo"), tmp_path / "runs", "one")
     run.log_event("start", steps=24, processes=1, host="here")
     run.checkpoints.mkdir()

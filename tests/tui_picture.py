@@ -15,7 +15,7 @@ from rich.cells import cell_len
 from rich.color import Color
 from rich.style import Style
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.line_chart import LineChart
+from simclr_plus.tui.charts.line_chart import LineChart
 from textual.strip import Strip
 
 from simclr_plus.runs.folder import Run

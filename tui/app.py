@@ -24,18 +24,19 @@ from simclr_plus.machine.printing import visible
 from simclr_plus.recipe.recipe import recipe_text
 from simclr_plus.runs.folder import Run
 
-from . import commands, named_colors
-from .ascii_only import KEYS, AsciiOnly
-from .palette import RunsAndRecipes
-from .recipe_form import Form
-from .scores import score
+from .looks import named_colors
+from .looks.ascii_only import KEYS, AsciiOnly
+from .looks.words import NothingRaw
+from .reading.scores import score
 from .screens.checkpoints import CheckpointsScreen
-from .screens.dialogs import Choose, Help, Tell
 from .screens.form import FormScreen
 from .screens.recipes import RecipesScreen
 from .screens.run import RunScreen
 from .screens.runs import RunsScreen
-from .words import NothingRaw
+from .starting import commands
+from .starting.recipe_form import Form
+from .widgets.dialogs import Choose, Help, Tell
+from .widgets.palette import RunsAndRecipes
 
 THEMES = {"dark": ("textual-dark",), "light": ("textual-light",), "16": ("ansi-dark", "textual-ansi")}
 STOPS = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..feed import AXES
-from ..plots import SMOOTHINGS
+from ..reading.feed import AXES
 from .live import LiveScreen
+from .plots import SMOOTHINGS
 
 
 class ChartScreen(LiveScreen):

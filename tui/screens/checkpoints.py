@@ -18,14 +18,14 @@ from simclr_plus.machine.printing import visible
 from simclr_plus.runs.folder import Run
 from simclr_plus.weights.file_header import read_file_header
 
-from ..commands import export_words
-from ..scores import with_interval
-from ..ticks import ago, percent, short, size
-from ..words import Words
-from .dialogs import Ask
-from .key_bar import KeyBar
+from ..charts.ticks import ago, percent, short, size
+from ..looks.words import Words
+from ..reading.scores import with_interval
+from ..starting.commands import export_words
+from ..widgets.dialogs import Ask
+from ..widgets.key_bar import KeyBar
+from ..widgets.rows import Rows
 from .live import AppScreen
-from .rows import Rows
 
 SECONDS_BETWEEN_LOOKS = 2.0
 

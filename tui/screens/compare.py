@@ -18,13 +18,13 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import differences
 
-from ..feed import AXIS_NAMES, Feed
-from ..line_chart import PALETTE, Curve, Level, LineChart, View
-from ..plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of
-from ..ticks import short
+from ..charts.line_chart import PALETTE, Curve, Level, LineChart, View
+from ..charts.ticks import short
+from ..reading.feed import AXIS_NAMES, Feed
+from ..widgets.key_bar import KeyBar
+from ..widgets.rows import Rows
 from .chart_screen import ChartScreen, average_in_words, place_in_words
-from .key_bar import KeyBar
-from .rows import Rows
+from .plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of
 
 
 class CompareScreen(ChartScreen):

@@ -15,13 +15,13 @@ from textual.widgets import Input
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.runs.folder import Run
 
-from ..commands import shown, toml_value
-from ..recipe_form import KEYS, LAUNCH, Form, Key, rows_of
-from ..words import Words
-from .dialogs import Ask, Tell
-from .key_bar import KeyBar
+from ..looks.words import Words
+from ..starting.commands import shown, toml_value
+from ..starting.recipe_form import KEYS, LAUNCH, Form, Key, rows_of
+from ..widgets.dialogs import Ask, Tell
+from ..widgets.key_bar import KeyBar
+from ..widgets.rows import Rows
 from .live import AppScreen
-from .rows import Rows
 
 if TYPE_CHECKING:
     from ..app import Job

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from textual.message import Message
 from textual.screen import Screen
 
-from .key_bar import KeyBar
+from ..widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
     from ..app import SimclrPlusApp

@@ -15,11 +15,11 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.printing import visible
 from simclr_plus.recipe.recipe import recipe_text
 
-from ..recipe_form import Form, found_recipes
-from ..words import Words
-from .key_bar import KeyBar
+from ..looks.words import Words
+from ..starting.recipe_form import Form, found_recipes
+from ..widgets.key_bar import KeyBar
+from ..widgets.rows import Rows
 from .live import AppScreen
-from .rows import Rows
 
 
 class RecipeRows(Rows):

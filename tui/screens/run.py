@@ -16,12 +16,16 @@ from textual.widgets import Input, RichLog, Static
 
 from simclr_plus.runs.folder import Run
 
-from ..alarms import alarms
-from ..feed import AXIS_NAMES, Feed, processes_on
-from ..line_chart import Curve, LineChart, View
-from ..logs import LogTail, log_files
-from ..machines import Machines
-from ..plots import (
+from ..charts.line_chart import Curve, LineChart, View
+from ..charts.ticks import duration, short
+from ..looks.state_colors import COLORS
+from ..reading.alarms import alarms
+from ..reading.feed import AXIS_NAMES, Feed, processes_on
+from ..reading.logs import LogTail, log_files
+from ..reading.machines import Machines
+from ..widgets.key_bar import KeyBar
+from .chart_screen import ChartScreen, average_in_words, place_in_words
+from .plots import (
     FEW,
     PLOTS,
     SMOOTHINGS,
@@ -34,10 +38,6 @@ from ..plots import (
     future_rate,
     levels_of,
 )
-from ..ticks import duration, short
-from .chart_screen import ChartScreen, average_in_words, place_in_words
-from .key_bar import KeyBar
-from .states import COLORS
 
 REST = 10  # times what drawing took must pass before the next
 SECONDS_FOR_OTHERS = 0.02  # between two bits of a long file

@@ -17,15 +17,15 @@ from simclr_plus.recipe.recipe import find_recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import recipe_title
 
-from ..feed import processes_on
-from ..run_list import Line, RunList
-from ..ticks import duration, percent, short, spark
-from ..words import Words, plain
+from ..charts.ticks import duration, percent, short, spark
+from ..looks.state_colors import COLORS
+from ..looks.words import Words, plain
+from ..reading.feed import processes_on
+from ..reading.run_list import Line, RunList
+from ..widgets.key_bar import KeyBar
+from ..widgets.rows import Rows
 from .compare import CompareScreen
-from .key_bar import KeyBar
 from .live import LiveScreen
-from .rows import Rows
-from .states import COLORS
 
 WELCOME = """[b]Welcome to SimCLR+[/b]
 

@@ -15,8 +15,8 @@ from simclr_plus.recipe.plan import Plan, known_size, make_plan
 from simclr_plus.recipe.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
 from simclr_plus.runs.folder import default_name, run_name_problem
 
+from ..charts.ticks import short, size
 from .commands import override, run_words, toml_value
-from .ticks import short, size
 
 SECTIONS = ("training", "encoder", "augmentation", "about")  # a file with one of them is a recipe
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from .raster import Floats
-from .ticks import duration, percent, short
+from ..charts.raster import Floats
+from ..charts.ticks import duration, percent, short
 
 RECENT = 20  # lines
 SMALL_STD, SMALL_SHARE = 0.3, 0.25

@@ -7,7 +7,7 @@ from typing import Any
 from textual.widgets import DataTable
 from textual.widgets.data_table import ColumnKey, RowKey
 
-from ..words import plain
+from ..looks.words import plain
 
 
 class Rows(DataTable[Any]):

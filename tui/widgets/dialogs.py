@@ -17,7 +17,7 @@ from textual.widgets.option_list import Option
 
 from simclr_plus.machine.printing import visible
 
-from ..words import Words, plain
+from ..looks.words import Words, plain
 
 
 class Dialog(ModalScreen[str | None]):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+from ..charts.ticks import size, spark
 from .feed import is_number
-from .ticks import size, spark
 
 LOOKS = 10  # that a processor's sparkline shows
 FEW = 2  # GPUs that are told one by one

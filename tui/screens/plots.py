@@ -10,12 +10,12 @@ import numpy as np
 
 from simclr_plus.recipe.recipe import Recipe
 
-from .alarms import CONTRASTIVE_ONLY, thresholds
-from .average import centred
-from .feed import Feed, expected_figures
-from .line_chart import Curve, Level
-from .raster import Floats
-from .ticks import percent, short
+from ..charts.average import centred
+from ..charts.line_chart import Curve, Level
+from ..charts.raster import Floats
+from ..charts.ticks import percent, short
+from ..reading.alarms import CONTRASTIVE_ONLY, thresholds
+from ..reading.feed import Feed, expected_figures
 
 # widths of the average (a standard deviation of its weights), in shares of the x that is shown
 SMOOTHINGS = {"light": 0.01, "strong": 0.03, "none": 0.0}

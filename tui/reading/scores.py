@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..charts.ticks import percent
 from .feed import is_number
-from .ticks import percent
 
 METRICS = {"top1": "top-1", "mean_per_class": "mean per class", "map11": "11-point mAP"}  # the first that is there
 NORMAL_95 = 1.96  # standard errors on each side

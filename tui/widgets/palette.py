@@ -12,10 +12,10 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 from simclr_plus.machine.printing import visible
 from simclr_plus.runs.folder import list_runs
 
-from .recipe_form import found_recipes
+from ..starting.recipe_form import found_recipes
 
 if TYPE_CHECKING:
-    from .app import SimclrPlusApp
+    from ..app import SimclrPlusApp
 
 MOST_RUNS = 100
 Command = tuple[str, str, Callable[[], None]]  # name, what it does, the call

@@ -25,7 +25,7 @@ from simclr_plus.runs.metrics_table import MetricsTable
 from simclr_plus.runs.overview import glance
 from simclr_plus.runs.pulse import pulse_file, read_pulse
 
-from .raster import Floats
+from ..charts.raster import Floats
 
 SECONDS_AT_ONCE = 0.05  # of reading, then the screen has its turn
 AXIS_NAMES = {"step": "steps", "epoch": "epochs", "images": "images", "time": "hours"}

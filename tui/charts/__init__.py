@@ -1,0 +1,1 @@
+"""How numbers are drawn in characters: curves, axes, sparks."""

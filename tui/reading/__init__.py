@@ -1,0 +1,1 @@
+"""What the run folders say: runs, curves, alarms, machines, logs."""

@@ -1,0 +1,1 @@
+"""What can be started: a recipe being edited, and the commands that start it."""

@@ -1,0 +1,1 @@
+"""What several screens show: dialogs, the bar of keys, tables."""
