@@ -15,7 +15,7 @@ from simclr_plus.tui.reading.run_list import RunList
 from typer.testing import CliRunner
 
 from simclr_plus.cli.app import app
-from simclr_plus.launch import batch_scripts
+from simclr_plus.machine import slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.overview import glance, whole_view
@@ -29,7 +29,7 @@ ELSEWHERE = {"host": "another", "boot_id": "other", "next_in": 120}
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three runs with two steps each; the one in the middle will be damaged."""
-    monkeypatch.setattr(batch_scripts, "state_of_job", lambda _: batch_scripts.ACTIVE)
+    monkeypatch.setattr(slurm, "state_of_job", lambda _: slurm.ACTIVE)
     for name in ("a", "damaged", "z"):
         run = create_run(load_recipe("demo"), tmp_path, name)
         run.log_event("start", steps=10, processes=1, host="h")

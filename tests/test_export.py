@@ -20,8 +20,9 @@ from simclr_plus.cli import main
 from simclr_plus.datasets import open_folder
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError
+from simclr_plus.features.embed import embed
 from simclr_plus.weights.checkpoints import load_encoder, read_header, save_encoder
-from simclr_plus.weights.export import embed, export_encoder, export_timm, recipe_of
+from simclr_plus.weights.export import export_encoder, export_timm, recipe_of
 
 
 def lived_in(depth: int) -> ResNet:

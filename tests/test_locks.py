@@ -15,11 +15,10 @@ import pytest
 from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming, wait_for
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.launch import batch_scripts
 from simclr_plus.launch import start as launch
 from simclr_plus.launch.start import start
 from simclr_plus.launch.supervisor import Order
-from simclr_plus.machine import locks, processes
+from simclr_plus.machine import locks, processes, slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import states
 from simclr_plus.runs.folder import Run, create_run
@@ -142,7 +141,7 @@ def test_another_machine_is_believed_until_it_breaks_its_promise(
 def test_a_slurm_job_that_is_started_again_elsewhere_has_its_run(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = {"host": "another", "boot_id": "of-another", "pid": 7, "pid_started": 7}
     first, other = {"job_id": "41", "restart_count": 0}, {"job_id": "40", "restart_count": 0}
-    monkeypatch.setattr(batch_scripts, "state_of_job", lambda _: batch_scripts.ACTIVE)
+    monkeypatch.setattr(slurm, "state_of_job", lambda _: slurm.ACTIVE)
     mine = processes.me()
     for job, ours, mayhap in ((first, "1", True), (first, "0", False), (other, "1", False)):
         run.lock_file.unlink(missing_ok=True)

@@ -17,9 +17,9 @@ from launching import AT_STEP, CLI, environment, processes_naming, wait_for
 from simclr_plus.tui.reading.run_list import RunList
 
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.launch import batch_scripts
 from simclr_plus.launch.batch_scripts import Allocation, array_script, batch_script
 from simclr_plus.launch.start import resubmit
+from simclr_plus.machine import slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run, list_runs
 from simclr_plus.runs.overview import glance
@@ -136,7 +136,7 @@ done
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
-    monkeypatch.setattr(batch_scripts, "_known", {})
+    monkeypatch.setattr(slurm, "_known", {})
     return tmp_path / "calls"
 
 
@@ -152,7 +152,7 @@ def test_slurm_is_asked_once_about_all_jobs_of_a_list(
     assert len(RunList(tmp_path / "runs").look()) == 21
     assert len(squeue.read_text().splitlines()) == 1
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + batch_scripts.SECONDS_TO_KEEP + 1)
+    monkeypatch.setattr(time, "monotonic", lambda: now + slurm.SECONDS_TO_KEEP + 1)
     for run in list_runs(tmp_path / "runs"):
         glance(run)
     assert len(squeue.read_text().splitlines()) == 2
@@ -161,7 +161,7 @@ def test_slurm_is_asked_once_about_all_jobs_of_a_list(
 @pytest.mark.usefixtures("squeue")
 def test_a_run_that_waits_in_the_queue_is_not_submitted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[Path] = []
-    monkeypatch.setattr(batch_scripts, "submit", lambda script: submitted.append(script) or "93")
+    monkeypatch.setattr(slurm, "submit", lambda script: submitted.append(script) or "93")
     run = create_run(load_recipe("demo"), tmp_path, "x")
     (run.path / "slurm.sh").touch()
     write_status(run, {"state": "queued", "slurm": {"job_id": "2"}, "updated": time.time()})
@@ -302,8 +302,8 @@ def test_sbatch_writes_the_log_into_a_folder_of_any_name(
     script = run.path / "slurm.sh"
     array = array_script(run.name, run.path, [sys.executable, str(run.path)], [3], given)
     script.write_text(batch_script(run, given) if kind == "run" else array)
-    job = batch_scripts.submit(script)
-    assert batch_scripts.state_of_job(job) in (batch_scripts.PENDING, batch_scripts.ACTIVE, batch_scripts.GONE)
+    job = slurm.submit(script)
+    assert slurm.state_of_job(job) in (slurm.PENDING, slurm.ACTIVE, slurm.GONE)
     shown = cluster.command("squeue", "--noheader", "--states=all", "--jobs", job, "--format=%j|%k").strip()
     assert shown == f"{run.name}|two words"
     log = run.logs / (f"slurm-{job}.log" if kind == "run" else f"slurm-{job}_3.log")

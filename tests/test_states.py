@@ -13,10 +13,10 @@ import psutil
 import pytest
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.launch import batch_scripts, supervisor
+from simclr_plus.launch import supervisor
 from simclr_plus.launch.hanging import behind_the_others, hung
 from simclr_plus.launch.supervisor import Order, meets_here, torchrun_options
-from simclr_plus.machine import processes
+from simclr_plus.machine import processes, slurm
 from simclr_plus.machine.processes import is_stopped, start_time
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import states
@@ -99,18 +99,18 @@ def test_where_there_are_no_locks_the_promise_decides(run: Run, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("job", "said", "name"),
     [
-        (batch_scripts.PENDING, "queued", "queued"),
-        (batch_scripts.ACTIVE, "queued", "starting"),
-        (batch_scripts.GONE, "queued", "lost"),
+        (slurm.PENDING, "queued", "queued"),
+        (slurm.ACTIVE, "queued", "starting"),
+        (slurm.GONE, "queued", "lost"),
         (None, "queued", "queued"),
-        (batch_scripts.GONE, "running", "lost"),
-        (batch_scripts.ACTIVE, "running", "running"),
+        (slurm.GONE, "running", "lost"),
+        (slurm.ACTIVE, "running", "running"),
     ],
 )
 def test_slurm_is_asked_about_its_jobs(
     run: Run, monkeypatch: pytest.MonkeyPatch, job: str | None, said: str, name: str
 ) -> None:
-    monkeypatch.setattr(batch_scripts, "state_of_job", lambda _: job)
+    monkeypatch.setattr(slurm, "state_of_job", lambda _: job)
     write_status(run, {"state": said, "slurm": {"job_id": "7"}, "updated": time.time(), "next_in": 60, **ELSEWHERE})
     PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
     assert state_of(run).name == name

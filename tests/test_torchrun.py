@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from simclr_plus.datasets.batches import default_threads
 from simclr_plus.distributed import collective_timeout
 from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, NotFoundError
 from simclr_plus.launch import supervisor
 from simclr_plus.launch.supervisor import Order
 from simclr_plus.machine import torchrun
+from simclr_plus.machine.cores import default_threads
 from simclr_plus.machine.printing import say
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.failures import failure_of, root_cause
@@ -42,7 +42,7 @@ def test_a_schedulers_variables_make_no_group(
 ) -> None:
     set_all(monkeypatch, {**OF_A_SCHEDULER, "LOCAL_WORLD_SIZE": "many"})
     assert torchrun.place() == torchrun.Place(0, 1, 0, 1) and not torchrun.started_this_process()
-    monkeypatch.setattr("simclr_plus.datasets.batches.cpu_count", lambda: 6)
+    monkeypatch.setattr("simclr_plus.machine.cores.cpu_count", lambda: 6)
     assert default_threads() == 6
     say("heard")
     assert capsys.readouterr().err == "heard\n" and "WORLD_SIZE = 64" in torchrun.disregarded()
@@ -51,7 +51,7 @@ def test_a_schedulers_variables_make_no_group(
 def test_torchruns_variables_make_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     set_all(monkeypatch, OF_TORCHRUN)
     assert torchrun.place() == torchrun.Place(5, 64, 5, 64)
-    monkeypatch.setattr("simclr_plus.datasets.batches.cpu_count", lambda: 128)
+    monkeypatch.setattr("simclr_plus.machine.cores.cpu_count", lambda: 128)
     assert default_threads() == 2
     say("not heard")
     assert capsys.readouterr().err == "" == torchrun.disregarded()

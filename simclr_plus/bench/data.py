@@ -22,9 +22,10 @@ from simclr_plus.augmentations.transform import SimCLRTransform
 from simclr_plus.augmentations.views import ViewMaker, compile_views
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Comparison, Report, compare, in_turns, times_as_fast, torch_threads
-from simclr_plus.datasets.batches import ViewBatches, default_threads
+from simclr_plus.datasets.batches import ViewBatches
 from simclr_plus.datasets.decoding import decode_image
 from simclr_plus.datasets.images import Images, open_folder
+from simclr_plus.machine.cores import default_threads
 
 OURS, LIGHTLYS, DECODING = "SimCLR+ views", "Lightly SimCLRTransform", "decoding alone"
 SMALL, SMALL_COUNT, SMALL_LIGHTLY = 32, 512, 32  # pixels; images a turn of ours, and of Lightly's, which is slower

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from simclr_plus.runs.folder import cpu_count
+from simclr_plus.machine.cores import cpu_count
 
 Seconds = dict[str, list[float]]
 

@@ -16,9 +16,10 @@ from simclr_plus.augmentations.views import compile_views
 from simclr_plus.bench.data import needs
 from simclr_plus.bench.pictures_to_decode import files_to_decode, small_images
 from simclr_plus.bench.rounds import Report, clock_for, compare, hardware, in_turns, times_as_fast, torch_threads
-from simclr_plus.datasets.batches import Batch, ViewBatches, default_threads
+from simclr_plus.datasets.batches import Batch, ViewBatches
 from simclr_plus.datasets.images import PRETRAIN, Images, open_images
 from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.machine.cores import default_threads
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from simclr_plus.runs.folder import cpu_count
+from simclr_plus.machine.cores import cpu_count
 
 GIB = 2**30
 PACKAGES = ("simclr-plus", "torch", "torchvision", "lightly", "numba", "simplejpeg", "safetensors", "textual", "timm")

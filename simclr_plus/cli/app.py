@@ -210,8 +210,8 @@ def embed(
     from dataclasses import replace
 
     from simclr_plus.datasets.images import open_folder
+    from simclr_plus.features.embed import embed as embed_images
     from simclr_plus.results.evaluate import best_device, told_left_out, weights_of
-    from simclr_plus.weights.export import embed as embed_images
     from simclr_plus.weights.export import recipe_of
 
     source, _ = weights_of(target, runs)

@@ -301,7 +301,7 @@ def in_processes(nproc: str) -> None:
     """With --nproc above 1 run this command under torchrun in its place, and exit with its code."""
     from simclr_plus.launch.start import process_count
     from simclr_plus.machine import torchrun
-    from simclr_plus.runs.folder import cpu_count
+    from simclr_plus.machine.cores import cpu_count
 
     processes = process_count(nproc)
     if torchrun.started_this_process():

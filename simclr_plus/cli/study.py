@@ -195,7 +195,7 @@ def _gpu_ids() -> list[str]:
 
 def _room(gpus: list[str], processes: int) -> int:
     """Cells side by side: as many as GPUs, or cores, allow."""
-    from simclr_plus.runs.folder import cpu_count
+    from simclr_plus.machine.cores import cpu_count
 
     return max(1, (len(gpus) or cpu_count()) // processes)
 

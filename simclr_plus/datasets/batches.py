@@ -35,8 +35,7 @@ from simclr_plus.augmentations.views import ViewMaker
 from simclr_plus.datasets.file_list import shown_name
 from simclr_plus.datasets.images import Images
 from simclr_plus.errors import UnreadableImageError
-from simclr_plus.machine import torchrun
-from simclr_plus.runs.folder import cpu_count
+from simclr_plus.machine.cores import default_threads
 
 CPU = torch.device("cpu")
 
@@ -355,11 +354,6 @@ def evaluation_batches(
             read = np.array(list(pool.map(fill, indices.tolist(), [out] * len(indices), range(len(indices)))))
             if read.any():
                 yield torch.from_numpy(out[0] if read.all() else out[0, read]), indices[read]
-
-
-def default_threads() -> int:
-    """Cores that this process may use, shared with the other processes of this machine."""
-    return max(1, cpu_count() // torchrun.place().local_world_size)
 
 
 class _Makers:

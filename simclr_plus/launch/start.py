@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.launch import batch_scripts
 from simclr_plus.launch.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
+from simclr_plus.machine import slurm
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import is_same_start, start_time
 from simclr_plus.machine.whole_files import write_text_whole
@@ -120,7 +121,7 @@ def submit_run(run: Run, allocation: batch_scripts.Allocation, *, max_restarts: 
     queued["processes"] = allocation.processes
     with states.locked(run):  # the job may begin before its id is known here
         try:
-            job = batch_scripts.submit(script)
+            job = slurm.submit(script)
         except SimclrPlusError as error:
             states.write_status(run, {**queued, "state": states.FAILED, "why": str(error), "exit_code": 1})
             raise
@@ -135,11 +136,11 @@ def resubmit(run: Run) -> str:
         raise RecipeError(f"run {run.path} was not started with --slurm; resume it without, or start a new run")
     status = states.read_status(run)
     waiting = str(status.get("slurm", {}).get("job_id", "")) if status.get("state") == states.QUEUED else ""
-    if waiting and batch_scripts.state_of_job(waiting) in (batch_scripts.PENDING, batch_scripts.ACTIVE):
+    if waiting and slurm.state_of_job(waiting) in (slurm.PENDING, slurm.ACTIVE):
         raise SimclrPlusError(f"run {run.path} is in the queue already, as SLURM job {waiting}; wait for it or stop it")
     with states.locked(run):
         run.stop_file.unlink(missing_ok=True)
-        job = batch_scripts.submit(script)
+        job = slurm.submit(script)
         before = {
             key: value for key, value in states.read_status(run).items() if key in ("attempt", "processes", "nodes")
         }
@@ -153,14 +154,14 @@ def stop(run: Run, word: str = "") -> bool:
     status, state = states.read_status(run), states.state_of(run)
     job = str((status.get("slurm") or {}).get("job_id") or "")
     if state.name == states.QUEUED and job:
-        batch_scripts.cancel(job)
+        slurm.cancel(job)
         states.write_status(run, {**status, "state": states.STOPPED, "why": "cancelled before it began"})
         return True
     if not state.is_alive:
         return False
     run.ask_to_stop(word)
     if job and word == "kill":
-        batch_scripts.cancel(job)
+        slurm.cancel(job)
     return True
 
 

@@ -25,10 +25,10 @@ from types import FrameType
 from typing import Any
 
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
-from simclr_plus.launch import batch_scripts
 from simclr_plus.launch.hanging import hung
 from simclr_plus.launch.sinks import wanted
-from simclr_plus.machine import processes, torchrun
+from simclr_plus.machine import processes, slurm, torchrun
+from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.figures import SECONDS_BETWEEN_LINES, SystemFigures
 from simclr_plus.machine.locks import Hold
 from simclr_plus.runs import states
@@ -41,7 +41,7 @@ from simclr_plus.runs.failures import (
     noted_failures,
     root_cause,
 )
-from simclr_plus.runs.folder import STOP_WORDS, Run, cpu_count
+from simclr_plus.runs.folder import STOP_WORDS, Run
 from simclr_plus.runs.pulse import Pulse, pulse_file, read_pulse, read_pulses
 from simclr_plus.runs.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
 
@@ -175,7 +175,7 @@ def _attempts(s: Supervision) -> tuple[str, Failure | None, str]:
 
 def _first_status(run: Run, order: Order) -> dict[str, Any]:
     before = states.read_status(run)
-    job = batch_scripts.job_here()
+    job = slurm.job_here()
     return {
         "state": STARTING,
         "run": run.name,
@@ -434,7 +434,7 @@ def _take_lock(run: Run, order: Order) -> Hold | None:
     if order.rdzv and not meets_here(order.rdzv):
         return None
     states.require_not_elsewhere(run)
-    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=batch_scripts.job_here(), is_over=states.is_over)
+    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=slurm.job_here(), is_over=states.is_over)
     if lock is None and not (order.rdzv and _is_met_at(run, order.rdzv)):
         raise SimclrPlusError(f"run {run.path} is being trained by another process; wait for it or stop it")
     return lock

@@ -28,6 +28,7 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.machine import locks
+from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe, recipe_text
@@ -356,22 +357,6 @@ def find_run(name: str, folder: Path) -> Run:
 def machine() -> dict[str, Any]:
     """Who runs here, for the start event."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "cpus": cpu_count()}
-
-
-def cpu_count() -> int:
-    """Cores that this process may use: of those it may run on, as many as its container is given time of."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(cores, _quota(Path("/sys/fs/cgroup")))))
-
-
-def _quota(cgroup: Path) -> float:
-    """Cores' worth of time that a control group may use, of version 2 or 1; infinite where it has no limit."""
-    try:
-        files = ["cpu.max"] if (cgroup / "cpu.max").exists() else ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]
-        quota, period = " ".join((cgroup / file).read_text() for file in files).split()
-        return int(quota) / int(period) if int(quota) > 0 else math.inf
-    except (OSError, ValueError, ZeroDivisionError):  # "max", or no control groups here
-        return math.inf
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:

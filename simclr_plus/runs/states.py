@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from simclr_plus.errors import SimclrPlusError
-from simclr_plus.launch import batch_scripts
-from simclr_plus.machine import processes
+from simclr_plus.machine import processes, slurm
 from simclr_plus.machine.json_lines import is_number, last_objects
 from simclr_plus.machine.locks import GRACE, Hold, is_held
 from simclr_plus.machine.whole_files import write_text_whole
@@ -182,10 +181,10 @@ def is_over(job: object) -> bool:
     """Whether a SLURM job has ended: it is gone, or it is this process's own at an earlier start."""
     if not _is_job(job) or not isinstance(job, dict):
         return False
-    mine = batch_scripts.job_here()
+    mine = slurm.job_here()
     if job["job_id"] == mine.get("job_id"):
         return bool(job.get("restart_count") != mine["restart_count"])
-    return batch_scripts.state_of_job(job["job_id"]) == batch_scripts.GONE
+    return slurm.state_of_job(job["job_id"]) == slurm.GONE
 
 
 def is_locked(run: Run) -> bool | None:
@@ -226,16 +225,16 @@ def _without_supervisor(run: Run) -> State:
 
 
 def _job_is_gone(run: Run, status: dict[str, Any]) -> bool:
-    return _place_of_job(run, status) == batch_scripts.GONE
+    return _place_of_job(run, status) == slurm.GONE
 
 
 def _queued(run: Run, status: dict[str, Any]) -> State:
     job, place = _job_id(status), _place_of_job(run, status)
     if place is None:
         return State(QUEUED, f"SLURM job {job}" if job else "")
-    if place == batch_scripts.GONE:
+    if place == slurm.GONE:
         return State(LOST, f"SLURM job {job} is gone before it began")
-    return State(QUEUED if place == batch_scripts.PENDING else STARTING, f"SLURM job {job}")
+    return State(QUEUED if place == slurm.PENDING else STARTING, f"SLURM job {job}")
 
 
 def _job_id(status: dict[str, Any]) -> str:
@@ -247,10 +246,10 @@ def _place_of_job(run: Run, status: dict[str, Any]) -> str | None:
     job = _job_id(status)
     if not job:
         return None
-    if batch_scripts.has_to_ask(job):
+    if slurm.has_to_ask(job):
         beside = (read_status(other) for other in list_runs(run.path.parent))
-        batch_scripts.expect(_job_id(other) for other in beside if other.get("state") in (QUEUED, *ALIVE))
-    return batch_scripts.state_of_job(job)
+        slurm.expect(_job_id(other) for other in beside if other.get("state") in (QUEUED, *ALIVE))
+    return slurm.state_of_job(job)
 
 
 def last_exit(run: Run, *, after: int) -> dict[str, Any]:

@@ -1,20 +1,13 @@
-"""Encoders and features for other projects: an encoder file, a folder that timm opens, features of a folder."""
+"""Encoders for other projects: an encoder file, a folder that timm opens."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from simclr_plus.augmentations.law import ViewLaw
-from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.resnet import ResNet
-from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.features.extraction import features_of, left_out
+from simclr_plus.errors import RecipeError
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.weights.checkpoints import (
@@ -24,12 +17,9 @@ from simclr_plus.weights.checkpoints import (
     load_encoder,
     read_header,
     save_encoder,
-    write_tensors,
 )
 from simclr_plus.weights.outputs import require_output
 
-FEATURES_FORMAT = "simclr-plus features 1"
-MAX_NAMES = 80_000_000  # bytes; safetensors reads headers of up to 100 MB
 LEFT_OUT = "not recorded (export --anonymous)"  # in place of the folder of the images
 TIMM_DEPTHS = (18, 34, 50, 101, 152)
 
@@ -117,29 +107,3 @@ def _without_paths(recipe: Recipe) -> Recipe:
     data = recipe.data.model_copy(update={"root": LEFT_OUT})
     encoder_from = {"init_from": Path(recipe.training.init_from).name if recipe.training.init_from else ""}
     return recipe.model_copy(update={"data": data, "training": recipe.training.model_copy(update=encoder_from)})
-
-
-def embed(source: Path, images: Images, root: Path, target: Path, *, law: ViewLaw, device: torch.device) -> Tensor:
-    """Write features [N, F] of images as safetensors: `features`, `labels` where there are some, names in the header.
-
-    The header's `files` is a JSON list of N file names below `root`, `left_out` one of those that could not be read,
-    `classes` one of the class names. JSON escapes what is no UTF-8 in a name.
-    """
-    require_output(target, FEATURES_FORMAT, inputs=[source])
-    names = [path.relative_to(root).as_posix() for path in images.paths]
-    if len(json.dumps(names)) > MAX_NAMES:
-        raise SimclrPlusError(f"{images.name} has too many file names for one file's header; embed its folders apart")
-    encoder = load_encoder(source).to(device)
-    features, seen = features_of(encoder, images, law, device=device)
-    header = {
-        "format": FEATURES_FORMAT,
-        "files": json.dumps([path.relative_to(root).as_posix() for path in seen.paths]),
-        "left_out": json.dumps([Path(name).relative_to(root).as_posix() for name in left_out([images], device)]),
-        "encoder": os.fsencode(source).decode("utf-8", "backslashreplace"),
-    }
-    tensors = {"features": features}
-    if seen.labels is not None:
-        tensors["labels"] = torch.from_numpy(seen.labels)
-        header["classes"] = json.dumps(seen.classes)
-    write_tensors(target, tensors, header)
-    return features

@@ -22,10 +22,11 @@ from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.launch.start import launch
 from simclr_plus.launch.supervisor import INTERRUPTED
 from simclr_plus.machine import torchrun
+from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import remove_unfinished, write_text_whole
-from simclr_plus.runs.folder import Run, cpu_count, join_run
+from simclr_plus.runs.folder import Run, join_run
 from simclr_plus.runs.result_folders import read_result
 from simclr_plus.runs.states import ALIVE, state_of
 from simclr_plus.studies.running.cells import PlannedStudy, open_study

@@ -28,9 +28,11 @@ from typing import Any
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.launch import batch_scripts
 from simclr_plus.launch.supervisor import INTERRUPTED, PREEMPTED
+from simclr_plus.machine import slurm
+from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
-from simclr_plus.runs.folder import Run, cpu_count
+from simclr_plus.runs.folder import Run
 from simclr_plus.runs.states import FINISHED, state_of
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.findings import Findings, Found
@@ -207,14 +209,14 @@ def submit_cells(planned: PlannedStudy, allocation: batch_scripts.Allocation, at
         raise RecipeError(f"every cell of {planned.path} is done; --report writes the report")
     note = planned.path / "slurm_job"
     before = note.read_text(encoding="utf-8", errors="replace").strip() if note.is_file() else ""
-    if before and batch_scripts.state_of_job(before) in (batch_scripts.PENDING, batch_scripts.ACTIVE):
+    if before and slurm.state_of_job(before) in (slurm.PENDING, slurm.ACTIVE):
         raise RecipeError(f"job {before} works on {planned.path}; wait for it, or end it with scancel {before}")
     (planned.path / "logs").mkdir(exist_ok=True)
     script = planned.path / "slurm.sh"
     command = _command(planned.path.resolve(), allocation.processes)
     text = batch_scripts.array_script(planned.path.name, planned.path, command, numbers, allocation, at_once=at_once)
     write_text_whole(script, text)
-    job = batch_scripts.submit(script)
+    job = slurm.submit(script)
     write_text_whole(note, f"{job}\n")
     return job
 

@@ -12,9 +12,9 @@ from simclr_plus.bench.rounds import torch_threads
 from simclr_plus.datasets.images import open_training_images
 from simclr_plus.errors import NotFoundError
 from simclr_plus.losses.contrastive import nt_xent
+from simclr_plus.machine.cores import cpu_count
 from simclr_plus.recipe.plan import Plan, known_size, make_plan
 from simclr_plus.recipe.recipe import Recipe
-from simclr_plus.runs.folder import cpu_count
 from simclr_plus.studies.running.cells import PlannedStudy
 from simclr_plus.training.model import build_model
 from simclr_plus.training.precision import halves_on
