@@ -31,18 +31,20 @@ CASES = {
     "margin": "loss.name=margin loss.semi_hard=true loss.negatives=other_view",
     "supervised": "loss.name=cross_entropy",
     "adam_without_a_probe": "optimizer.name=adam optimizer.learning_rate=0.001 training.probe=false",
-    "clipped_with_further_operations": "optimizer.gradient_clip=1 head.layers=3 augmentation.operations=crop,sobel",
+    "clipped_with_operations": "optimizer.gradient_clip=1 head.num_layers=3 augmentation.operations=['crop','sobel']",
     "imagenet_stem_in_bfloat16": "encoder.stem=imagenet training.precision=bfloat16 loss.temperature=0.5",
 }
 OF_THE_CLOCK = {"time", "images_per_second", "data_wait"}  # what no two runs share
 
 
 def train(python: str, folder: Path) -> None:
-    """Train every case with 1 and 2 processes; FOLDER must be new."""
-    folder.mkdir(parents=True)
+    """Train every case with 1 and 2 processes; what is trained there already is left as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name, keys in CASES.items():
         for processes in (1, 2):
             run = f"{name}-of-{processes}"
+            if (folder / "runs" / run / "encoder.safetensors").exists():
+                continue
             words = ["run", "demo", *SMALL.split(), *keys.split(), "--nproc", str(processes), "--name", run]
             print(run, flush=True)
             subprocess.run([python, "-m", "simclr_plus.cli", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)

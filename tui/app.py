@@ -6,10 +6,8 @@ Nothing here owns a run: leaving the screen, or losing it, changes nothing for t
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,16 +22,19 @@ from simclr_plus.machine.printing import visible
 from simclr_plus.recipe.recipe import recipe_text
 from simclr_plus.runs.folder import Run
 
+from .base_app import BaseApp
 from .looks import named_colors
 from .looks.ascii_only import KEYS, AsciiOnly
 from .looks.words import NothingRaw
 from .reading.scores import score
 from .screens.checkpoints import CheckpointsScreen
+from .screens.compare import CompareScreen
 from .screens.form import FormScreen
 from .screens.recipes import RecipesScreen
 from .screens.run import RunScreen
 from .screens.runs import RunsScreen
 from .starting import commands
+from .starting.jobs import Job
 from .starting.recipe_form import Form
 from .widgets.dialogs import Choose, Help, Tell
 from .widgets.palette import RunsAndRecipes
@@ -53,17 +54,7 @@ EVALUATIONS = (
 SECONDS_OF_A_RESULT = 30.0
 
 
-@dataclass
-class Job:
-    """A command that was started from here."""
-
-    title: str
-    process: subprocess.Popen[bytes]
-    log: Path
-    then: Callable[[Job], None] | None = None
-
-
-class SimclrPlusApp(App[None]):
+class SimclrPlusApp(BaseApp):
     """Watch, start, stop and compare runs."""
 
     TITLE = "SimCLR+"
@@ -144,6 +135,10 @@ class SimclrPlusApp(App[None]):
     def open_run(self, run: Run) -> None:
         """Its charts."""
         self.push_screen(RunScreen(run))
+
+    def open_comparison(self, runs: list[Run]) -> None:
+        """Their curves over each other."""
+        self.push_screen(CompareScreen(runs))
 
     def open_recipes(self) -> None:
         """All recipes."""

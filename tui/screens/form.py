@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -17,14 +17,12 @@ from simclr_plus.runs.folder import Run
 
 from ..looks.words import Words
 from ..starting.commands import shown, toml_value
+from ..starting.jobs import Job
 from ..starting.recipe_form import KEYS, LAUNCH, Form, Key, rows_of
 from ..widgets.dialogs import Ask, Tell
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
 from .live import AppScreen
-
-if TYPE_CHECKING:
-    from ..app import Job
 
 WIDE = 150  # columns of the terminal
 LONGEST_KEY = 34

@@ -10,7 +10,7 @@ from textual.screen import Screen
 from ..widgets.key_bar import KeyBar
 
 if TYPE_CHECKING:
-    from ..app import SimclrPlusApp
+    from ..base_app import BaseApp
 
 
 class AppScreen(Screen[None]):
@@ -21,7 +21,7 @@ class AppScreen(Screen[None]):
     if TYPE_CHECKING:
 
         @property
-        def app(self) -> SimclrPlusApp:  # type: ignore[override]
+        def app(self) -> BaseApp:  # type: ignore[override]
             """The app."""
 
     @property

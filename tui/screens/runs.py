@@ -24,7 +24,6 @@ from ..reading.feed import processes_on
 from ..reading.run_list import Line, RunList
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
-from .compare import CompareScreen
 from .live import LiveScreen
 
 WELCOME = """[b]Welcome to SimCLR+[/b]
@@ -312,7 +311,7 @@ class RunsScreen(LiveScreen):
         if len(chosen) < 2:
             self.notify("mark two runs or more with space, then press c", severity="warning")
             return
-        self.app.push_screen(CompareScreen(chosen))
+        self.app.open_comparison(chosen)
 
     def action_stop(self) -> None:
         """Ask the chosen run to stop."""

@@ -15,7 +15,7 @@ from simclr_plus.runs.folder import list_runs
 from ..starting.recipe_form import found_recipes
 
 if TYPE_CHECKING:
-    from ..app import SimclrPlusApp
+    from ..base_app import BaseApp
 
 MOST_RUNS = 100
 Command = tuple[str, str, Callable[[], None]]  # name, what it does, the call
@@ -41,7 +41,7 @@ class RunsAndRecipes(Provider):
                 yield Hit(score, shown, call, text=name, help=about)
 
     def _commands(self) -> Iterator[Command]:
-        app: SimclrPlusApp = self.app  # type: ignore[assignment]
+        app: BaseApp = self.app  # type: ignore[assignment]
         try:
             runs = list_runs(app.folder)
         except OSError:
