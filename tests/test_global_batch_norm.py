@@ -1,12 +1,11 @@
 """Global batch norm in one process: the authors' numbers, numpy's formula, PyTorch's layers and their conversion.
 
-Over two processes it is tested in test_distributed_parts.py.
+Over two processes it is tested in test_distributed.py.
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 
 from simclr_plus.global_batch_norm import (
@@ -26,7 +26,7 @@ from simclr_plus.global_batch_norm import (
     convert_global_batch_norm,
 )
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "syncbn.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "syncbn.npz")
 
 
 def channels_first(x: np.ndarray) -> Tensor:

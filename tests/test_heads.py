@@ -1,19 +1,19 @@
 """The projection head against the authors' numbers, layer by layer, and its parts against plain matrix products."""
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 
 from simclr_plus.encoders.architecture import head_parameter_count
 from simclr_plus.heads import SimCLRProjectionHead
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "head.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "head.npz")
 CASES = [str(case) for case in GOLDEN["cases"]]
 OURS = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
 

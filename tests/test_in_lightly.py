@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from places import TESTS
 from torch import Tensor
 
 import simclr_plus
 
-PROGRAMS = Path(__file__).parent / "lightly_programs"
+PROGRAMS = TESTS / "lightly_programs"
 PARTS = ("transform", "head", "loss", "lars", "global_batch_norm")
 LARS_RATE, SGD_RATE, TRUST = 5.0, 0.06, 0.001  # as in lightly_programs/parts.py
 

@@ -3,7 +3,6 @@
 import copy
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.lars import LARS, parameter_groups
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "lars.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "lars.npz")
 NAMES = [str(name) for name in GOLDEN["names"]]
 CONFIGS = json.loads(str(GOLDEN["config_json"]))
-SGD = np.load(Path(__file__).parent / "golden" / "sgd.npz")
+SGD = np.load(GOLDEN_FOLDER / "sgd.npz")
 
 
 def groups_of(weights: list[Tensor], config: dict[str, Any]) -> list[dict[str, Any]]:

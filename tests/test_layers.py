@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
-ROOT = Path(__file__).parent.parent
 # A package, or a file at the top, imports from the lines above its own, and within itself.
 LAYERS = """
 errors schedules lars lightly_parts recipes

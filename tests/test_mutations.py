@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT, TESTS
 
-TESTS = Path(__file__).parent
-PACKAGE = TESTS.parent / "simclr_plus"
+PACKAGE = ROOT / "simclr_plus"
 
 
 def listed() -> list[list[Any]]:

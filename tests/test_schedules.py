@@ -2,16 +2,16 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from places import GOLDEN_FOLDER
 
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "schedule.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "schedule.npz")
 CONFIGS = json.loads(str(GOLDEN["config_json"]))
 
 

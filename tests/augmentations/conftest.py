@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-FOLDER = Path(__file__).parent.parent / "golden"
+from places import GOLDEN_FOLDER
 
 
 @pytest.fixture(scope="session")
@@ -17,7 +15,7 @@ def golden() -> Callable[[str], dict[str, np.ndarray]]:
 
     @cache
     def arrays_of(name: str) -> dict[str, np.ndarray]:
-        with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
+        with np.load(GOLDEN_FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
             return dict(arrays)
 
     return arrays_of

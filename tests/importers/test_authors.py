@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import GOLDEN_FOLDER
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,8 +23,7 @@ from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find
 from simclr_plus.results.published import V2
 from simclr_plus.weights.checkpoints import load_encoder, load_head, read_header
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-RESNETS = {**np.load(GOLDEN / "resnet.npz"), **np.load(GOLDEN / "resnet_sk.npz")}
+RESNETS = {**np.load(GOLDEN_FOLDER / "resnet.npz"), **np.load(GOLDEN_FOLDER / "resnet_sk.npz")}
 CASES = [key.removesuffix("/meta") for key in RESNETS if key.endswith("/meta") and f"{key[:-5]}/w/0" in RESNETS]
 
 
@@ -43,8 +43,8 @@ def nchw(images: np.ndarray) -> Tensor:
 def test_an_imported_checkpoint_gives_tensorflows_features_projection_and_logits(
     tmp_path: Path, source: str, features: str, projection: str, logits: str | None
 ) -> None:
-    expected = np.load(GOLDEN / f"{source}_io.npz")
-    imported = import_tensorflow(GOLDEN / source, tmp_path / "e.safetensors")
+    expected = np.load(GOLDEN_FOLDER / f"{source}_io.npz")
+    imported = import_tensorflow(GOLDEN_FOLDER / source, tmp_path / "e.safetensors")
     assert imported.left_out == ()
     h = load_encoder(imported.encoder)(nchw(expected["x"]))
     np.testing.assert_allclose(h, expected[features], rtol=0, atol=1e-5)
@@ -57,7 +57,7 @@ def test_an_imported_checkpoint_gives_tensorflows_features_projection_and_logits
 
 
 def test_the_files_say_what_they_are(tmp_path: Path) -> None:
-    imported = import_tensorflow(GOLDEN / "tf1_ckpt" / "model.ckpt-123", tmp_path / "e.safetensors")
+    imported = import_tensorflow(GOLDEN_FOLDER / "tf1_ckpt" / "model.ckpt-123", tmp_path / "e.safetensors")
     header = read_header(imported.encoder)
     assert json.loads(header["architecture"])["flavor"] == "reference"
     assert (header["step"], header["image_size"], header["resize"]) == ("123", "32", "bicubic_legacy")
@@ -70,7 +70,7 @@ def test_the_files_say_what_they_are(tmp_path: Path) -> None:
     assert (
         load_file(imported.encoder).keys() == ResNet(18, 1 / 16, stem="cifar", flavor="reference").state_dict().keys()
     )
-    import_tensorflow(GOLDEN / "tf2_ckpt", tmp_path / "two.safetensors")
+    import_tensorflow(GOLDEN_FOLDER / "tf2_ckpt", tmp_path / "two.safetensors")
     assert read_header(tmp_path / "two.safetensors")["resize"] == "bicubic"
 
 
@@ -79,7 +79,7 @@ def test_the_files_say_what_they_are(tmp_path: Path) -> None:
 
 def listed(part: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of ResNet-50 1x: TF2's variables (0), places in TF2's tree of objects (1), TF1's names (2)."""
-    sections = (GOLDEN / "r50_variable_names.txt").read_text().split("# TF")[1:]
+    sections = (GOLDEN_FOLDER / "r50_variable_names.txt").read_text().split("# TF")[1:]
     rows = [line.split("\t")[:2] for line in sections[part].splitlines() if "\t[" in line]
     return {name: tuple(json.loads(shape)) for name, shape in rows}
 
@@ -159,7 +159,7 @@ def shifted(name: str, by: int) -> str:
 
 
 def test_without_names_in_the_object_graph_the_tree_of_objects_serves(monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = TensorBundle(find_bundle(GOLDEN / "tf2_ckpt"))
+    bundle = TensorBundle(find_bundle(GOLDEN_FOLDER / "tf2_ckpt"))
     by_name = variables_of(bundle)
     from simclr_plus.importers import authors
     from simclr_plus.importers.tensor_bundle import Variable, object_graph
@@ -202,7 +202,7 @@ def test_what_an_optimizer_keeps_is_not_taken_for_weights(monkeypatch: pytest.Mo
     from simclr_plus.importers import authors
     from simclr_plus.importers.tensor_bundle import Variable, object_graph
 
-    bundle = TensorBundle(find_bundle(GOLDEN / "tf2_ckpt"))
+    bundle = TensorBundle(find_bundle(GOLDEN_FOLDER / "tf2_ckpt"))
     kept = variables_of(bundle)
     assert not any("SLOT" in key or key.startswith("optimizer") for key in kept.values())
     assert (
@@ -246,7 +246,7 @@ def test_a_refusal_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(
         CheckpointError, match=r"tf1_ckpt/model\.ckpt-123: this checkpoint is not of the authors' SimCLR"
     ):
-        import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
+        import_tensorflow(GOLDEN_FOLDER / "tf1_ckpt", tmp_path / "e.safetensors")
 
 
 def test_unknown_variables_are_listed_and_slots_and_counters_are_not() -> None:
@@ -262,19 +262,19 @@ def test_a_missing_variable_of_a_batch_norm_is_named(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(authors, "variables_of", incomplete)
     with pytest.raises(CheckpointError, match=r"1 tensors missing.*missing layer1\.1\.bn1\.weight"):
-        import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
+        import_tensorflow(GOLDEN_FOLDER / "tf1_ckpt", tmp_path / "e.safetensors")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_head_of_an_earlier_import_is_not_left_beside_another_encoder(tmp_path: Path) -> None:
-    import_tensorflow(GOLDEN / "tf1_ckpt", tmp_path / "e.safetensors")
+    import_tensorflow(GOLDEN_FOLDER / "tf1_ckpt", tmp_path / "e.safetensors")
     assert (tmp_path / "e.linear_head.safetensors").exists()
-    import_tensorflow(GOLDEN / "tf2_saved_model", tmp_path / "e.safetensors")  # has no supervised head
+    import_tensorflow(GOLDEN_FOLDER / "tf2_saved_model", tmp_path / "e.safetensors")  # has no supervised head
     assert {p.name for p in tmp_path.iterdir()} == {"e.safetensors", "e.projection_head.safetensors"}
 
 
 def test_damage_leaves_no_file_behind(tmp_path: Path) -> None:
-    shutil.copytree(GOLDEN / "tf2_ckpt", tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.copytree(GOLDEN_FOLDER / "tf2_ckpt", tmp_path / "copy", copy_function=shutil.copyfile)
     shard = tmp_path / "copy" / "ckpt-7.data-00000-of-00001"
     shard.write_bytes(shard.read_bytes()[:-4096])
     with pytest.raises(CheckpointError, match=r"cut off|damaged"):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from places import GOLDEN_FOLDER
 
 from simclr_plus.errors import CheckpointError, NotFoundError
 from simclr_plus.importers.tensor_bundle import TensorBundle, crc32c, find_bundle, object_graph
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-TF1 = GOLDEN / "tf1_ckpt" / "model.ckpt-123"
+TF1 = GOLDEN_FOLDER / "tf1_ckpt" / "model.ckpt-123"
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_tensorflows_own_file_lists_every_variable_with_its_shape() -> None:
 
 
 def test_the_object_graph_names_each_variable_and_its_key() -> None:
-    variables = object_graph(TensorBundle(find_bundle(GOLDEN / "tf2_saved_model")))
-    names = [str(name).removesuffix(":0") for name in np.load(GOLDEN / "tf2_saved_model_io.npz")["names"]]
+    variables = object_graph(TensorBundle(find_bundle(GOLDEN_FOLDER / "tf2_saved_model")))
+    names = [str(name).removesuffix(":0") for name in np.load(GOLDEN_FOLDER / "tf2_saved_model_io.npz")["names"]]
     assert sorted(v.full_name for v in variables) == sorted(names)
     assert {v.key.split("/")[0] for v in variables} == {"trainable_variables_list", "model"}
 
@@ -210,7 +210,7 @@ def test_the_file_checkpoint_says_which_of_several_is_meant(copy: Path) -> None:
 
 def test_a_saved_model_is_found_by_its_folder(tmp_path: Path) -> None:
     model = tmp_path / "saved_model"
-    shutil.copytree(GOLDEN / "tf2_saved_model", model)
+    shutil.copytree(GOLDEN_FOLDER / "tf2_saved_model", model)
     (model / "saved_model.pb").touch()
     assert find_bundle(model) == find_bundle(model / "saved_model.pb") == model / "variables" / "variables"
     with pytest.raises(NotFoundError, match=r"no checkpoint .*nowhere: nowhere\.index is missing"):

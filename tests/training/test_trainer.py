@@ -1,4 +1,4 @@
-"""The promises of the loop: resumed equals unbroken byte for byte, bad numbers stop it. See also test_proof.py."""
+"""The loop's promises: resumed equals unbroken byte for byte, bad numbers stop it. See also checks/test_proof.py."""
 
 from __future__ import annotations
 

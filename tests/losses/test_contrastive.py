@@ -1,10 +1,9 @@
 """NT-Xent against the authors' numbers, the paper's Algorithm 1 in two loops, closed forms and plain autograd.
 
-N: images, D: dimensions of z. Over two processes it is tested in test_distributed_parts.py.
+N: images, D: dimensions of z. Over two processes it is tested in test_distributed.py.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss as LightlyNTXentLoss
+from places import GOLDEN_FOLDER
 from torch import Tensor
 from torch.nn import functional as F
 
 from simclr_plus.losses import NTXentLoss, contrastive, contrastive_metrics, nt_xent
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "ntxent.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "ntxent.npz")
 CASES = [str(case) for case in GOLDEN["cases"]]
 
 

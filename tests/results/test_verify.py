@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import GOLDEN_FOLDER
 from torch import nn
 
 from simclr_plus.augmentations.law import simclr_law
@@ -28,7 +29,6 @@ from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder, save_
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)
-GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def typed(
 
 
 def test_import_and_verify_as_a_user_types_them(typed: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
-    code, out, said = typed("import", GOLDEN / "tf1_ckpt" / "model.ckpt-123", "-o", "e.safetensors")
+    code, out, said = typed("import", GOLDEN_FOLDER / "tf1_ckpt" / "model.ckpt-123", "-o", "e.safetensors")
     assert (code, out) == (0, "e.safetensors\n"), said
     assert "ResNet-18 (0.0625x), cifar stem, flavor reference: 32 features" in said
     assert "linear head: e.linear_head.safetensors" in said

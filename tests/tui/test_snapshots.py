@@ -1,18 +1,18 @@
-"""Screens as text at three sizes; `python tests/test_tui_snapshots.py` writes them anew: read the diff then.
+"""Screens as text at three sizes; `PYTHONPATH=tests python tests/tui/test_snapshots.py` writes them anew.
 
-The footer is left out, for it is Textual's own.
+Read the diff then. The footer is left out, for it is Textual's own.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import textual
+from driving import SIZES, drive, line, screen_text, until
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.starting import recipe_form
@@ -22,10 +22,7 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import create_run
 from simclr_plus.runs.states import write_status
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_tui import SIZES, drive, line, screen_text, until
-
-SNAPSHOTS = Path(__file__).parent / "tui_snapshots"
+SNAPSHOTS = Path(__file__).parent / "snapshots"
 SCREENS: dict[str, list[str]] = {
     "runs": [],
     "run": ["enter"],

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from places import ROOT
 from safetensors import safe_open
 
 from simclr_plus.runs.folder import Run
@@ -37,7 +38,7 @@ def test_help_lists_the_verbs(simclr_plus: Command, tmp_path: Path) -> None:
 
 
 def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Command, tmp_path: Path) -> None:
-    recipe = Path(__file__).parent.parent / "recipes" / "r50_4x.toml"
+    recipe = ROOT / "recipes" / "r50_4x.toml"
     done = simclr_plus("run", recipe, "--nproc", 64, "--dry-run", "--json", cwd=tmp_path)
     plan = json.loads(done.stdout)
     assert round(plan["encoder_parameters"] / 1e6) == 375 and plan["head_parameters"] == 68_173_952

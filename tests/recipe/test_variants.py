@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from places import GOLDEN_FOLDER
 from torch import nn
 
 from simclr_plus.errors import RecipeError
@@ -17,7 +18,6 @@ from simclr_plus.recipe.variants import VARIANTS
 from simclr_plus.training.model import build_model
 from simclr_plus.training.trainer import build_optimizer
 
-GOLDEN = Path(__file__).parent / "golden"
 IMAGENET = 1_281_167
 
 # from the authors' flags, README and code of each version, typed here a second time
@@ -120,7 +120,7 @@ def test_the_probe_is_adapted_by_lars_only_where_the_recipe_says_so(adapt: bool,
 @pytest.mark.parametrize(("optimizer", "said"), [("lars", "l2_lars"), ("sgd", "l2_momentum")])
 def test_the_probe_is_the_authors_supervised_head(tiny: list[str], optimizer: str, said: str) -> None:
     """Logits, loss and gradients; and what decays: the kernel alone under LARS, its bias too under momentum."""
-    sup = {key[4:]: array for key, array in np.load(GOLDEN / "head.npz").items() if key.startswith("sup/")}
+    sup = {key[4:]: array for key, array in np.load(GOLDEN_FOLDER / "head.npz").items() if key.startswith("sup/")}
     overrides = [f"optimizer.name={optimizer}", f"optimizer.weight_decay={float(sup['weight_decay'])}"]
     recipe = load_recipe("demo", [*tiny, *overrides])
     model = build_model(recipe, sup["w/0"].shape[1])
@@ -145,7 +145,7 @@ def test_the_probe_is_the_authors_supervised_head(tiny: list[str], optimizer: st
 
 @pytest.mark.parametrize("suffix", ["", "_constlr0.1"])
 def test_sgd_with_the_rate_inside_is_the_authors_keras_optimizer(tiny: list[str], suffix: str) -> None:
-    golden = np.load(GOLDEN / "sgd.npz")
+    golden = np.load(GOLDEN_FOLDER / "sgd.npz")
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.sgd_momentum=rate_inside", "optimizer.weight_decay=0"]
     model = nn.Module()
     for i in range(3):

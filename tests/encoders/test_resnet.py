@@ -5,13 +5,13 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,7 +22,7 @@ from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 GOLDEN = {
     key: value
     for name in ("resnet", "resnet_sk")
-    for key, value in np.load(Path(__file__).parent / "golden" / f"{name}.npz").items()
+    for key, value in np.load(GOLDEN_FOLDER / f"{name}.npz").items()
     if key != "cases"
 }
 CASES = [key.removesuffix("/meta") for key in GOLDEN if key.endswith("/meta")]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 
 from simclr_plus import distributed
@@ -23,7 +24,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.losses import NTXentLoss, contrastive_metrics, nt_xent
 from simclr_plus.losses.compared import margin_triplet, nt_logistic, nt_xent_other_view
 
-GOLDEN = np.load(Path(__file__).parent / "golden" / "syncbn.npz")
+GOLDEN = np.load(GOLDEN_FOLDER / "syncbn.npz")
 LOSSES = {"paper": (0.1, True), "warm": (1.0, True), "unnormalised": (10.0, False)}  # temperature, normalize
 COMPARED = {
     "nt_xent, other view": nt_xent_other_view,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from launching import environment
+from places import TESTS
 from safetensors.torch import save_file
 
 from simclr_plus.checks.proof import CASES, Case, compare, prove, untrained
@@ -44,7 +45,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     folder = tmp_path_factory.mktemp("of2")
     runs = {name: untrained(case, folder / name.replace(" ", "-")) for name, case in QUICK.items()}
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, str(Path(__file__).parent / "train_in_turn.py"), *(str(run.path) for run in runs.values())]
+    command = [*torchrun, str(TESTS / "train_in_turn.py"), *(str(run.path) for run in runs.values())]
     done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return runs

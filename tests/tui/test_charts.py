@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
 from rich.console import Console
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.average import NEIGHBOURHOOD, REACH, centred
@@ -37,9 +38,6 @@ from simclr_plus.runs.progress import TrainingProgress, figures
 from simclr_plus.runs.pulse import PulseWriter, pulse_file
 from simclr_plus.runs.states import here, write_status
 from simclr_plus.runs.time_left import duration, lines_of_a_start, seconds_left
-
-sys.path.insert(0, str(Path(__file__).parent))
-from test_tui import SIZES, a_live_run, a_run, drive, line, screen_text, until
 
 STEPS = 1719
 PLOT = {plot.key: plot for plot in PLOTS}

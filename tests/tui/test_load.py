@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from driving import a_live_run, a_run, drive, line, until
+from places import TESTS
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.screens.run import RunScreen
@@ -20,13 +22,10 @@ from textual.pilot import Pilot
 
 from simclr_plus.runs.folder import Run
 
-sys.path.insert(0, str(Path(__file__).parent))
-from test_tui import a_live_run, a_run, drive, line, until
-
 WRITER = """
 import json, sys, time
 sys.path.insert(0, sys.argv[2])
-from test_tui import line
+from driving import line
 step = 20
 with open(sys.argv[1], "a") as file:
     while True:
@@ -139,7 +138,7 @@ BYTES_OF_A_LINE = 400  # 13 numbers, and each curve raw and averaged
 def follow_for(seconds: float, folder: Path) -> tuple[float, list[int], int]:
     """What following a fast writer (20 lines a second) costs: share of a core, KiB at four moments, lines meanwhile."""
     run, lock = a_live_run(folder, "live")
-    words = [sys.executable, "-c", WRITER, str(run.metrics_file), str(Path(__file__).parent)]
+    words = [sys.executable, "-c", WRITER, str(run.metrics_file), str(TESTS)]
     writer = subprocess.Popen(words)
     found: list[float] = []
     memory: list[int] = []

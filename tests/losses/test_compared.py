@@ -1,6 +1,6 @@
 """The losses beside NT-Xent against loops over their words, the paper's gradients, closed forms and torch's own.
 
-N: images, D: dimensions of z. Over two processes they are tested in test_distributed_parts.py.
+N: images, D: dimensions of z. Over two processes they are tested in test_distributed.py.
 """
 
 from __future__ import annotations

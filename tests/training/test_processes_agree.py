@@ -22,7 +22,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TINY
+from places import TESTS
+from tiny_recipe import TINY
 
 from simclr_plus import distributed
 from simclr_plus.errors import NotFoundError, SimclrPlusError
@@ -159,7 +160,7 @@ if __name__ == "__main__":
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(PROCESSES)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS)}
     command = [*torchrun, __file__, str(folder)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
