@@ -1,4 +1,4 @@
-"""What several tests share: a tiny recipe, real photographs, the command line in a process of its own."""
+"""What several tests share: a tiny recipe, drawn photographs, the command line in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from pathlib import Path
 
 import pytest
 import slurm_cluster
+from drawn_photos import drawn_photo
 from tiny_recipe import TINY
 from warm_commands import Warm
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
-
-PHOTOS = Path("/usr/share/backgrounds/mate/nature")  # Debian's mate-backgrounds
 
 
 @pytest.fixture
@@ -59,16 +58,12 @@ def cluster() -> Iterator[slurm_cluster.Cluster]:
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of 48 colour JPEGs cut from real photographs, in two classes, one folder each."""
+    """A folder of 48 colour JPEGs like photographs, in two classes, one folder each."""
     from PIL import Image
 
-    if not PHOTOS.is_dir():
-        pytest.skip("needs photographs: install Debian's mate-backgrounds")
     root = tmp_path_factory.mktemp("photos")
-    for label in ("Aqua", "Dune"):
+    for place, (label, tint) in enumerate({"sand": (0.6, 0.2, -0.6), "sea": (-0.6, 0.0, 0.6)}.items()):
         (root / label).mkdir()
-        image = Image.open(PHOTOS / f"{label}.jpg").convert("RGB").resize((800, 600))
         for i in range(24):
-            left, top = 90 * (i % 6), 80 * (i // 6)
-            image.crop((left, top, left + 250, top + 200)).save(root / label / f"{i:02}.jpg", quality=90)
+            Image.fromarray(drawn_photo(24 * place + i, tint=tint)).save(root / label / f"{i:02}.jpg", quality=90)
     return root

@@ -120,7 +120,7 @@ def keys_of(keys: list[dict[str, object]]) -> dict[str, object]:
 
 
 def test_a_preview_is_a_grid_of_the_image_and_its_views(simclr_plus: Command, photos: Path, tmp_path: Path) -> None:
-    image = photos / "Aqua" / "00.jpg"
+    image = photos / "sand" / "00.jpg"
     for seed, name in ((0, "a.png"), (0, "b.png"), (1, "c.png")):
         assert simclr_plus("preview", image, "--pairs", 3, "--seed", seed, "-o", name, cwd=tmp_path).returncode == 0
     a, b, c = (np.asarray(Image.open(tmp_path / name)) for name in ("a.png", "b.png", "c.png"))
@@ -131,7 +131,7 @@ def test_a_preview_is_a_grid_of_the_image_and_its_views(simclr_plus: Command, ph
 def test_a_preview_shows_the_operations_of_a_study_on_the_views_that_have_them(
     simclr_plus: Command, photos: Path, tmp_path: Path
 ) -> None:
-    image, plain = photos / "Aqua" / "00.jpg", ["jitter_prob=0", "gray_prob=0", "blur_prob=0", "same_crop=true"]
+    image, plain = photos / "sand" / "00.jpg", ["jitter_prob=0", "gray_prob=0", "blur_prob=0", "same_crop=true"]
     for name, study in (("a.png", []), ("b.png", ['operations=["solarize"]', "operations_on=first"])):
         given = [f"augmentation.{key}" for key in (*plain, *study)]
         assert simclr_plus("preview", image, *given, "--pairs", 2, "-o", name, cwd=tmp_path).returncode == 0
@@ -221,11 +221,11 @@ def test_own_photographs_go_in_and_an_encoder_comes_out(simclr_plus: Command, ph
     with safe_open(tmp_path / "f.safetensors", framework="np") as file:
         header = file.metadata()
         assert file.get_tensor("features").shape == (48, 128) and file.get_tensor("labels").sum() == 24
-    assert json.loads(header["files"])[0].startswith("Aqua/00.jpg") and json.loads(header["classes"]) == [
-        "Aqua",
-        "Dune",
+    assert json.loads(header["files"])[0].startswith("sand/00.jpg") and json.loads(header["classes"]) == [
+        "sand",
+        "sea",
     ]
-    flat = photos / "Aqua"
+    flat = photos / "sand"
     assert simclr_plus("embed", "p", flat, "-o", "g.safetensors", cwd=tmp_path).returncode == 0
     refused(simclr_plus("evaluate", "knn", "p", "--data", flat, cwd=tmp_path), 1, "has no labels")
     refused(

@@ -300,7 +300,7 @@ def test_any_classification_set_of_torchvision_is_read(tmp_path: Path) -> None:
 
 def test_any_labelled_folder_is_a_set(photos: Path) -> None:
     found = open_labelled_set(str(photos))
-    assert found.classes == ("Aqua", "Dune") and sum(map(len, parts(found))) == 48
+    assert found.classes == ("sand", "sea") and sum(map(len, parts(found))) == 48
     both = joined(found.train, found.validation)
     assert both.labels is not None and len(both) == len(both.labels) == len(found.train_and_validation)
 

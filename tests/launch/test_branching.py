@@ -111,14 +111,14 @@ def test_a_folder_that_moved_is_the_same_data_and_an_early_checkpoint_cannot_tel
     train(run, quiet=True)
     moved = ["training.epochs=2", f"data.root={tmp_path / 'photos' / 'there'}"]
     assert resume(run, *moved).exit_code == 0 and len(orders) == 1
-    (tmp_path / "photos" / "there" / "Dune" / "00.jpg").rename(tmp_path / "photos" / "there" / "Dune" / "x.jpg")
+    (tmp_path / "photos" / "there" / "sea" / "00.jpg").rename(tmp_path / "photos" / "there" / "sea" / "x.jpg")
     assert resume(run, *moved).exit_code != 0 and len(orders) == 1
     path = run.latest_checkpoint()
     header = {key: value for key, value in read_header(path).items() if not key.endswith("_digest")}
     from safetensors.torch import load_file
 
     write_tensors(path, load_file(path), header)
-    (tmp_path / "photos" / "there" / "Dune" / "x.jpg").rename(tmp_path / "photos" / "there" / "Dune" / "00.jpg")
+    (tmp_path / "photos" / "there" / "sea" / "x.jpg").rename(tmp_path / "photos" / "there" / "sea" / "00.jpg")
     assert resume(run, *moved).exit_code != 0 and len(orders) == 1
     assert resume(run, "training.epochs=2").exit_code == 0 and len(orders) == 2
 

@@ -132,9 +132,9 @@ def test_labels_that_are_held_out_for_tests_are_not_learnt(tmp_path: Path, photo
 def test_images_without_labels_are_refused_naming_the_loss(
     tmp_path: Path, tiny: list[str], photos: Path, simclr_plus: Command
 ) -> None:
-    flat = [*tiny, *LABELS, "data.name=folder", f"data.root={photos / 'Aqua'}", "data.limit=0", "training.batch_size=8"]
+    flat = [*tiny, *LABELS, "data.name=folder", f"data.root={photos / 'sand'}", "data.limit=0", "training.batch_size=8"]
     run = create_run(load_recipe("demo", flat), tmp_path, "run")
-    with pytest.raises(RecipeError, match=r'loss.name = "cross_entropy" learns labels.*Aqua has no labels.*"nt_xent"'):
+    with pytest.raises(RecipeError, match=r'loss.name = "cross_entropy" learns labels.*sand has no labels.*"nt_xent"'):
         train(run, quiet=True)
     done = simclr_plus("run", "demo", *flat, "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 2 and 'loss.name = "cross_entropy" learns labels' in done.stderr

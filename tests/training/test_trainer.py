@@ -182,7 +182,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, tiny: list[str]) -> 
 
 
 def test_knn_without_labelled_images_is_refused_before_training(tmp_path: Path, tiny: list[str], photos: Path) -> None:
-    flat = [*tiny, "data.name=folder", f"data.root={photos / 'Aqua'}", "data.limit=0", "training.batch_size=8"]
+    flat = [*tiny, "data.name=folder", f"data.root={photos / 'sand'}", "data.limit=0", "training.batch_size=8"]
     run = create_run(load_recipe("demo", [*flat, "monitor.knn_every_epochs=1"]), tmp_path, "run")
     with pytest.raises(SimclrPlusError, match=r"needs labelled images.*monitor\.knn_every_epochs = 0"):
         train(run, quiet=True)
@@ -310,12 +310,12 @@ def test_a_run_is_not_resumed_on_other_images_of_the_same_number(tmp_path: Path,
     logged = run.metrics_file.read_bytes()
 
     renamed = own_folder(tmp_path / "renamed", photos)
-    (renamed / "Aqua" / "03.jpg").rename(renamed / "Aqua" / "zebra.jpg")
+    (renamed / "sand" / "03.jpg").rename(renamed / "sand" / "zebra.jpg")
     with pytest.raises(CheckpointError, match="names"):
         train(on(run, renamed), quiet=True)
 
     replaced = own_folder(tmp_path / "replaced", photos)
-    with (replaced / "Dune" / "05.jpg").open("ab") as file:
+    with (replaced / "sea" / "05.jpg").open("ab") as file:
         file.write(b"\0" * 100)
     with pytest.raises(CheckpointError, match="sizes"):
         train(on(run, replaced), quiet=True)
