@@ -39,6 +39,7 @@ OF_THE_CLOCK = {"time", "images_per_second", "data_wait"}  # what no two runs sh
 
 def train(python: str, folder: Path) -> None:
     """Train every case with 1 and 2 processes; what is trained there already is left as it is."""
+    python = str(Path(python).absolute())
     folder.mkdir(parents=True, exist_ok=True)
     for name, keys in CASES.items():
         for processes in (1, 2):
