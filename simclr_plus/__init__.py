@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from simclr_plus.lars import LARS
     from simclr_plus.losses.contrastive import NTXentLoss
     from simclr_plus.recipe.recipe import Recipe, load_recipe
-    from simclr_plus.weights.checkpoints import load_encoder, save_encoder
+    from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 
 __all__ = [
     "LARS",
@@ -50,9 +50,9 @@ _HOME = {
     "SimCLRProjectionHead": "heads",
     "SimCLRTransform": "augmentations.transform",
     "convert_global_batch_norm": "global_batch_norm",
-    "load_encoder": "weights.checkpoints",
+    "load_encoder": "weights.encoder_files",
     "load_recipe": "recipe.recipe",
-    "save_encoder": "weights.checkpoints",
+    "save_encoder": "weights.encoder_files",
 }
 
 

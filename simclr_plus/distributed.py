@@ -133,6 +133,11 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return x
 
 
+def mean_over_processes(x: Tensor) -> float:
+    """The mean of a number that every process has; all must ask."""
+    return float(sum_over_processes(x) / world_size())
+
+
 def any_process(flag: bool, device: torch.device) -> bool:
     """True on all processes when it is true on one."""
     if world_size() == 1:

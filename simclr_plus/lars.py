@@ -6,7 +6,7 @@ It differs from common PyTorch copies: the learning rate is inside the velocity,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, overload
 
 import torch
@@ -185,13 +185,19 @@ def _add_at_rate(into: list[Tensor], updates: list[Tensor], rates: float | list[
         torch._foreach_addcmul_(into, updates, rates, value=sign)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: matrices and kernels; then batch norms and biases, without decay or adaptation (paper, B.2)."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, *, exempt_names: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Two groups: matrices and kernels; then batch norms and biases, without decay or adaptation (paper, B.2).
+
+    exempt_names: further parameters for the second group.
+    """
     adapted: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (exempt if parameter.ndim <= 1 or name.endswith("bias") else adapted).append(parameter)
+            is_exempt = parameter.ndim <= 1 or name.endswith("bias") or name in exempt_names
+            (exempt if is_exempt else adapted).append(parameter)
     return [
         {"params": adapted, "weight_decay": weight_decay, "adapt": True},
         {"params": exempt, "weight_decay": 0.0, "adapt": False},

@@ -25,8 +25,10 @@ from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.training.model import build_encoder, build_model
-from simclr_plus.training.precision import halves_on
-from simclr_plus.training.trainer import Training, build_optimizer, update, view_batches
+from simclr_plus.training.optimizers import build_optimizer
+from simclr_plus.training.precision import autocast_enabled
+from simclr_plus.training.state import Training
+from simclr_plus.training.trainer import on_device, update, view_batches
 from simclr_plus.weights.background_saving import CheckpointSaver
 
 OURS, LIGHTLYS = "SimCLR+ step", "Lightly's step"
@@ -36,19 +38,18 @@ EXAMPLE_RATE = 0.06  # learning rate of Lightly's example
 
 def bench_step(recipe: Recipe, *, rounds: int, threads: int, device: torch.device) -> Report:
     """One update of a recipe's network on batches that are ready, then the data path alone, then both together."""
-    if recipe.supervised:
+    if recipe.method.name != "simclr":
         raise RecipeError(
-            'bench step compares with Lightly\'s SimCLR, and loss.name = "cross_entropy" is none; take "nt_xent"'
+            f'method.name = "{recipe.method.name}": bench step compares with Lightly\'s SimCLR; take "simclr"'
         )
     images, source = _images_of(recipe)
     compile_views(recipe.law)
     training = _training(recipe, images, device)
     batches = view_batches(recipe, images, device)
-    views, labels = batches.batch(0)
-    batch = Batch(views, labels, 0.0)
+    batch = batches.at(0)
     turns = {
         OURS: _ours(training, batch),
-        LIGHTLYS: _lightlys(recipe, views, device),
+        LIGHTLYS: _lightlys(recipe, batch.views, device),
         OUR_VIEWS: _our_views(images, recipe),
         LIGHTLYS_VIEWS: _lightlys_views(images, recipe),
     }
@@ -134,7 +135,7 @@ def _training(recipe: Recipe, images: Images, device: torch.device) -> Training:
 
 def _ours(training: Training, batch: Batch) -> Callable[[], None]:
     def step() -> None:
-        update(training, training.model, batch, training.plan.peak_learning_rate)
+        update(training, training.model, on_device(training, batch), training.plan.peak_learning_rate)
         _finish(training.device)
 
     return step
@@ -148,7 +149,7 @@ def _lightlys(recipe: Recipe, views: Tensor, device: torch.device) -> Callable[[
     ).to(device)
     criterion = lightly_parts.nt_xent_loss(recipe.loss.temperature)
     optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=EXAMPLE_RATE)
-    half = halves_on(recipe, device)
+    half = autocast_enabled(recipe, device)
 
     def step() -> None:
         x0, x1 = views.to(device, non_blocking=True).chunk(2)
@@ -205,7 +206,7 @@ def _wait(training: Training, batches: ViewBatches, rounds: int) -> float:
             started = time.perf_counter()  # nothing could run ahead of the first
         else:
             waited += batch.waited
-        update(training, training.model, batch, training.plan.peak_learning_rate)
+        update(training, training.model, on_device(training, batch), training.plan.peak_learning_rate)
         _finish(training.device)
     return waited / (time.perf_counter() - started)
 

@@ -84,7 +84,7 @@ def import_weights(
 ) -> None:
     """Bring in weights: the authors' checkpoints, or a file of another trainer."""
     from simclr_plus.importers import import_pytorch, import_tensorflow, is_tensorflow, mean_and_std
-    from simclr_plus.weights.checkpoints import ENCODER_FORMAT
+    from simclr_plus.weights.encoder_files import ENCODER_FORMAT
     from simclr_plus.weights.outputs import require_output
 
     require_output(output, ENCODER_FORMAT, inputs=[source])

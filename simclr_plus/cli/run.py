@@ -95,7 +95,7 @@ def run(
         batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
     plan = _plan(loaded, _world(order), checked=allocation is None)
     if loaded.training.init_from and allocation is None:
-        from simclr_plus.weights.checkpoints import encoder_to_start_from
+        from simclr_plus.weights.encoder_files import encoder_to_start_from
 
         encoder_to_start_from(loaded)
     new = create(loaded, runs, name)
@@ -335,8 +335,10 @@ def _show_plan(
         about = {"notes": recipe.doubts(), "recipe": recipe.model_dump()}
         print_json({"schema": 1, **plan.as_dict(), **starts, **about})
         return
-    layers = f"{recipe.head_layers} layers to {recipe.head.output_dim}" if recipe.head_layers else "none: z is h"
-    layers = f"none: {recipe.loss.title} of the labels" if recipe.supervised else layers
+    layers = (
+        f"{recipe.head.num_layers} layers to {recipe.head.output_dim}" if recipe.head.num_layers else "none: z is h"
+    )
+    layers = layers if "head" in recipe.method.reads else f"none: {recipe.method.loss_title(recipe)}"
     print_table(
         ["", "value"],
         [

@@ -137,7 +137,7 @@ def _look_at_data(planned: PlannedStudy) -> None:
                 "give both the same folders"
             )
     for supervised in (False, True):
-        batches = [cell for cell in planned.cells if cell.recipe.supervised is supervised]
+        batches = [cell for cell in planned.cells if cell.recipe.method.learns_labels is supervised]
         if batches:
             open_training_images(max((cell.recipe for cell in batches), key=lambda recipe: recipe.training.batch_size))
     _look_at_colors(planned, images)

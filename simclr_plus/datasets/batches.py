@@ -42,12 +42,19 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Batch:
-    """views [V B, 3, S, S] float32, all of view 0 first; labels [B], or [B, C] where an
-    image has several; seconds the loop waited for them."""
+    """views [V B, 3, S, S] float32, all of view 0 first; labels [B], or [B, C] where an image has several.
+
+    indices, epochs [B]: of the images that are really shown, where unreadable ones are skipped of those that stand in.
+    step, seed: with them all that random draws depend on. waited: seconds that the loop waited for the batch.
+    """
 
     views: Tensor
     labels: Tensor
-    waited: float
+    indices: Tensor
+    epochs: Tensor
+    step: int
+    seed: int
+    waited: float = 0.0
 
 
 class ViewBatches:
@@ -91,27 +98,35 @@ class ViewBatches:
         if first_step >= last_step:
             return
         with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as ahead:
-            following: Future[tuple[Tensor, Tensor]] = ahead.submit(self._ready, first_step)
+            following: Future[Batch] = ahead.submit(self._ready, first_step)
             for step in range(first_step, last_step):
                 started = time.perf_counter()
-                views, labels = following.result()
+                batch = following.result()
                 waited = time.perf_counter() - started
                 if step + 1 < last_step:
                     following = ahead.submit(self._ready, step + 1)
                 if self._side is not None:  # made on one stream, used on another: the memory must outlive both
-                    views.record_stream(torch.cuda.current_stream(self.device))
-                    labels.record_stream(torch.cuda.current_stream(self.device))
-                yield Batch(views, labels, waited)
+                    for tensor in (batch.views, batch.labels, batch.indices, batch.epochs):
+                        tensor.record_stream(torch.cuda.current_stream(self.device))
+                yield replace(batch, waited=waited)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
         """Views [V B, 3, S, S] and labels [B] (-1 where there are none) of this process at a step, on the device."""
+        batch = self.at(step)
+        return batch.views, batch.labels
+
+    def at(self, step: int) -> Batch:
+        """The whole batch of a step, on the device."""
         epochs, indices = self._shown(step)
-        out, parameters, labels = self._made_by_threads(step, epochs, indices)
+        out, parameters, labels, seen = self._made_by_threads(step, epochs, indices)
         views = self._finished(out, parameters)
         if self.law.operations:
             views = apply_operations(views, self.law, seed=self.seed, epochs=epochs, indices=indices)
             views = views.pin_memory() if self._side is not None and views.device == CPU else views
-        return views.flatten(0, 1).to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+        numbers = (labels, torch.from_numpy(seen), torch.from_numpy(epochs))
+        labels, shown_indices, shown_epochs = (x.to(self.device, non_blocking=True) for x in numbers)
+        views = views.flatten(0, 1).to(self.device, non_blocking=True)
+        return Batch(views, labels, shown_indices, shown_epochs, step, self.seed)
 
     def _finished(self, out: Tensor, parameters: NDArray[np.float32]) -> Tensor:
         """Views as the threads made them, or their crops finished on the device: [V, B, 3, S, S]."""
@@ -126,12 +141,12 @@ class ViewBatches:
         finished = finish_in_parts(crops, draws.to(self.device), self.law, self.finish)
         return torch.unflatten(finished, 0, out.shape[:2])
 
-    def _ready(self, step: int) -> tuple[Tensor, Tensor]:
-        """`batch`; with CUDA on a stream beside that of the training, and only when all of it is there."""
+    def _ready(self, step: int) -> Batch:
+        """`at`; with CUDA on a stream beside that of the training, and only when all of it is there."""
         if self._side is None:
-            return self.batch(step)
+            return self.at(step)
         with torch.cuda.device(self.device), torch.cuda.stream(self._side):
-            batch = self.batch(step)
+            batch = self.at(step)
             self._side.synchronize()  # this thread waits, not the loop: what the loop waits is what data costs it
         return batch
 
@@ -157,8 +172,8 @@ class ViewBatches:
 
     def _made_by_threads(
         self, step: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
-    ) -> tuple[Tensor, NDArray[np.float32], Tensor]:
-        """Views or crops [V, B, 3, S, S], their draws [B, V, 16] and labels [B], in memory that CUDA can fetch."""
+    ) -> tuple[Tensor, NDArray[np.float32], Tensor, NDArray[np.int64]]:
+        """Views or crops [V, B, 3, S, S] in memory that CUDA can fetch, their draws [B, V, 16], labels and indices."""
         own, places = len(indices), self._places()
         indices = indices.copy()  # another image may take the place of an unreadable one, with its draws
         pinned = self._side is not None
@@ -180,7 +195,7 @@ class ViewBatches:
                 task.result()
         if self.images.labels is not None:
             labels.copy_(torch.from_numpy(self.images.labels[indices]))
-        return memory, parameters, labels
+        return memory, parameters, labels, indices
 
     def _fill_from_memory(
         self,

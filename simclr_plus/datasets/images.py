@@ -116,11 +116,11 @@ def open_images(data: Data, split: str) -> Images:
 
 
 def open_training_images(recipe: Recipe) -> Images:
-    """What a run trains on: all images; for supervised training the labelled ones that no evaluation holds out.
+    """What a run trains on: all images; where labels are learnt the labelled ones that no evaluation holds out.
 
     data.limit is obeyed by both. Raises RecipeError for a batch that is too large, or where labels are missing.
     """
-    if not recipe.supervised:
+    if not recipe.method.learns_labels:
         images = open_images(recipe.data, PRETRAIN)
     else:
         try:
@@ -128,7 +128,7 @@ def open_training_images(recipe: Recipe) -> Images:
             require_labels(images)
         except UnlabelledError as error:
             raise RecipeError(
-                f'loss.name = "cross_entropy" learns labels: {error}; or set loss.name = "nt_xent"'
+                f'method.name = "{recipe.method.name}" learns labels: {error}; or set method.name = "simclr"'
             ) from None
         images = images.first(recipe.data.limit)
     check_trainable(images, recipe.training.batch_size)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +21,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from simclr_plus.encoders.architecture import BLOCKS, Architecture
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Images [B, 3, H, W] in [0, 1] -> h [B, feature_dim].
 
     depth: 18, 34, 50, 101, 152 or 200. width: multiplies every channel count, may be a fraction (1/16).
@@ -76,17 +77,40 @@ class ResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> pooled features [B, feature_dim]."""
-        _check_images(images)
-        x = self.bn1(self.conv1(self.normalize(images)))
-        x = x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
+        x = self._stem(images)
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            if self.checkpoint_activations and self.training:
-                for block in layer:  # type: ignore[union-attr]
-                    x = _recomputed(block, x)
-            else:
-                x = layer(x)  # type: ignore[operator]
+            x = self._through(layer, x)  # type: ignore[arg-type]
         h: Tensor = x.mean(dim=(2, 3))
         return h
+
+    def maps(self, images: Tensor) -> dict[str, Tensor]:
+        """What comes out of each of the four groups: "layer1" to "layer4"."""
+        x, maps = self._stem(images), {}
+        for name in ("layer1", "layer2", "layer3", "layer4"):
+            x = maps[name] = self._through(getattr(self, name), x)
+        return maps
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The architecture's numbers."""
+        return self.architecture.as_dict()
+
+    @property
+    def normalizes(self) -> bool:
+        """Where its weights were trained so."""
+        return self.architecture.normalizes
+
+    def _stem(self, images: Tensor) -> Tensor:
+        _check_images(images)
+        x: Tensor = self.bn1(self.conv1(self.normalize(images)))
+        return x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
+
+    def _through(self, layer: nn.Module, x: Tensor) -> Tensor:
+        if self.checkpoint_activations and self.training:
+            for block in layer:  # type: ignore[attr-defined]
+                x = _recomputed(block, x)
+            return x
+        return layer(x)  # type: ignore[no-any-return]
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Called by torch.jit.script, which knows no activation checkpointing."""

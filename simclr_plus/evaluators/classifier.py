@@ -36,7 +36,8 @@ from simclr_plus.evaluators.pace import Pace
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.schedules import warmup_cosine
-from simclr_plus.weights.checkpoints import checkpoint_tensors, write_tensors
+from simclr_plus.weights.checkpoints import checkpoint_tensors
+from simclr_plus.weights.tensor_files import write_tensors
 
 MOMENTUM = 0.9
 SAVE_SECONDS = 120.0  # between two saved states

@@ -27,8 +27,10 @@ from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError, RecipeError
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.importers.trainers import mean_and_std, read_tensors
-from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT, ENCODER_FORMAT, read_header
+from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
+from simclr_plus.weights.encoder_files import ENCODER_FORMAT
 from simclr_plus.weights.file_kinds import is_safetensors
+from simclr_plus.weights.tensor_files import read_header
 
 CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names of what comes after the features
 UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)  # what the libraries raise

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from simclr_plus.distributed import from_main, rank
 from simclr_plus.evaluators.outcomes import Outcome
 from simclr_plus.runs.result_names import plain
-from simclr_plus.weights.checkpoints import write_tensors
+from simclr_plus.weights.tensor_files import write_tensors
 
 NONE = np.zeros(0, dtype=np.int64)
 

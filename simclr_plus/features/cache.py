@@ -25,7 +25,7 @@ from simclr_plus.datasets.images import Images
 from simclr_plus.distributed import all_gather, any_process, barrier, from_main, rank, sum_over_processes, world_size
 from simclr_plus.encoders.digest import encoder_digest
 from simclr_plus.features.extraction import features_of, require_finite
-from simclr_plus.weights.checkpoints import write_tensors
+from simclr_plus.weights.tensor_files import write_tensors
 
 
 def cached_features(

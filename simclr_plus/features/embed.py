@@ -13,8 +13,9 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.images import Images
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.features.extraction import features_of, left_out
-from simclr_plus.weights.checkpoints import load_encoder, write_tensors
+from simclr_plus.weights.encoder_files import load_encoder
 from simclr_plus.weights.outputs import require_output
+from simclr_plus.weights.tensor_files import write_tensors
 
 FEATURES_FORMAT = "simclr-plus features 1"
 MAX_NAMES = 80_000_000  # bytes; safetensors reads headers of up to 100 MB

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import CheckpointError
-from simclr_plus.weights.checkpoints import beside, save_encoder, save_head
+from simclr_plus.weights.encoder_files import save_encoder
+from simclr_plus.weights.head_files import beside, save_head
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from simclr_plus.encoders.architecture import BLOCKS, STEMS, Architecture
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.importers.imported import Imported, filled, linear_head, write_files
-from simclr_plus.weights.checkpoints import read_header
 from simclr_plus.weights.file_kinds import is_safetensors, no_weights, why_no_safetensors
+from simclr_plus.weights.tensor_files import read_header
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what most trainers normalise by
 NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -23,7 +23,7 @@ def main() -> None:
     folder, exits_file, parent, *options = sys.argv[1:]
     die_with_parent(int(parent))
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM may send it to all processes; the supervisor takes it
-    trainer = ["-m", "simclr_plus.training.trainer", folder, "--to-logs", "--parent", str(os.getpid())]
+    trainer = ["-m", "simclr_plus.training.process", folder, "--to-logs", "--parent", str(os.getpid())]
     try:
         run(parse_args([*options, *trainer]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:

@@ -235,7 +235,7 @@ def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
     if s.order.is_alone:
         for name in OF_TORCHRUN:  # left over from who started us: the process would wait for others that nobody starts
             environment.pop(name, None)
-        command = [sys.executable, "-m", "simclr_plus.training.trainer", str(s.run.path), "--to-logs", "--parent", me]
+        command = [sys.executable, "-m", "simclr_plus.training.process", str(s.run.path), "--to-logs", "--parent", me]
     else:
         agent = [sys.executable, "-m", "simclr_plus.launch.agent", str(s.run.path), str(exits_file), me]
         command = [*agent, *torchrun_options(s.run, s.order)]

@@ -164,7 +164,7 @@ def _ours(r: Recipe) -> Iterator[tuple[str, str, str]]:
     exact, whole = "floor(images epochs / B) + 1", "whole checkpoint intervals"
     yield "steps", "training.round_up_to_checkpoint", whole if t.round_up_to_checkpoint else exact
     yield "order of images", "", "a permutation an epoch"
-    if not r.supervised:
+    if not r.method.learns_labels:
         yield "probe beside f", "training.probe", _yes(t.probe)
 
 
@@ -221,7 +221,7 @@ def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
     everywhere = r.training.global_batch_norm
     yield "batch norm sees", "training.global_batch_norm", "all processes" if everywhere else "its process"
     yield "running variance", "", "biased"
-    if r.supervised:
+    if "head" not in r.method.reads:
         return
     yield "views go through f", "", "in one pass"
     yield "layers of g", "head.num_layers", str(h.num_layers)
@@ -233,9 +233,9 @@ def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
 
 def _our_loss(r: Recipe) -> Iterator[tuple[str, str, str]]:
     o = r.loss
-    yield "loss", "loss.name", o.title
+    yield "loss", "loss.name" if "loss" in r.method.reads else "method.name", r.method.loss_title(r)
     yield "logits are", "", "float64" if r.training.precision == "float64" else "float32"
-    if r.supervised:
+    if "loss" not in r.method.reads:
         return
     if o.name != "margin":
         yield "temperature", "loss.temperature", f"{o.temperature:g}"
@@ -260,7 +260,7 @@ def _our_update(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "LARS: trust ratio divides by", "", "|g + wd w|"
         yield "LARS: weight decay 0", "", "leaves the adaptation on"
         yield "LARS: norms and biases", "", "neither decay nor adapt"
-        if r.training.probe or r.supervised:
+        if r.training.probe or r.method.learns_labels:
             yield "LARS: adapts the probe", "optimizer.adapt_probe", _yes(o.adapt_probe)
     if o.name == "sgd":
         where = "inside" if o.sgd_momentum == "rate_inside" else "outside"

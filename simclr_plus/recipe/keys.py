@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,11 @@ class Section(BaseModel):
     """Keys that are checked once and never change; unknown ones are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @classmethod
+    def usual(cls, key: str) -> Any:
+        """The default of a key."""
+        return cls.model_fields[key].default
 
 
 class About(Section):
@@ -193,14 +198,11 @@ class Head(Section):
 
 
 class Loss(Section):
-    """What is made small: NT-Xent, a loss that the paper compares with it, or the cross entropy of the labels."""
+    """What SimCLR makes small: NT-Xent, or a loss that the paper compares with it."""
 
     name: Annotated[
-        Literal["nt_xent", "nt_logistic", "margin", "cross_entropy"],
-        Field(
-            description="NT-Xent; NT-Logistic, margin triplet (paper, Table 2); cross_entropy: of labels, one view, "
-            "no head"
-        ),
+        Literal["nt_xent", "nt_logistic", "margin"],
+        Field(description="of SimCLR: NT-Xent; NT-Logistic, margin triplet (paper, Table 2)"),
     ] = "nt_xent"
     temperature: Annotated[float, Field(gt=0, description="temperature: ImageNet 0.1, CIFAR 0.5")] = 0.1
     normalize: Annotated[bool, Field(description="l2-normalise z (the paper's cosine similarity)")] = True
@@ -225,7 +227,6 @@ class Loss(Section):
             "nt_xent": "NT-Xent",
             "nt_logistic": "NT-Logistic",
             "margin": "margin triplet",
-            "cross_entropy": "cross entropy",
         }[self.name]
 
 
@@ -278,7 +279,7 @@ class Training(Section):
         bool,
         Field(
             description="train a linear classifier on the detached features alongside, where there are labels "
-            "(cross_entropy trains the encoder through it, whatever is said here)"
+            "(supervised training learns through it, whatever is said here)"
         ),
     ] = True
     precision: Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from simclr_plus.encoders.architecture import head_parameter_count
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count
@@ -58,7 +57,7 @@ class Plan:
 def known_size(recipe: Recipe) -> int:
     """Images that the recipe trains on, as far as that can be told without opening them; 0 where it cannot."""
     name = recipe.data.name
-    known = (LABELLED_SIZES.get(name) if recipe.supervised else None) or KNOWN_SIZES.get(name)
+    known = (LABELLED_SIZES.get(name) if recipe.method.learns_labels else None) or KNOWN_SIZES.get(name)
     images = known or recipe.data.expected_images
     return min(images, recipe.data.limit or images)
 
@@ -86,27 +85,22 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling
         ),
         encoder_parameters=recipe.architecture.parameter_count(),
-        head_parameters=_head_parameters(recipe),
+        head_parameters=recipe.method.parameters_beside(recipe),
         memory=_memory(recipe, processes),
         memory_on_gpu=_memory(recipe, processes) + CUDA_MEMORY,
     )
-
-
-def _head_parameters(recipe: Recipe) -> int:
-    f = recipe.architecture.feature_dim
-    return head_parameter_count(f, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head_layers)
 
 
 def _memory(recipe: Recipe, processes: int) -> int:
     """Weights, gradients and momenta in float32; what the backward pass needs of this process's views; the views."""
     t, size, architecture = recipe.training, recipe.augmentation.image_size, recipe.architecture
     copies = 4 if recipe.optimizer.name == "adam" else 3
-    rows = recipe.views * t.batch_size // processes
+    rows = recipe.method.rows * t.batch_size // processes
     kept = architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
     bytes_a_number = {"float32": 4, "tf32": 4, "float64": 8, "auto": 4 if t.device == "cpu" else 2}.get(t.precision, 2)
     activations = rows * kept * bytes_a_number
     return (
-        4 * copies * (architecture.parameter_count() + _head_parameters(recipe))
+        4 * copies * (architecture.parameter_count() + recipe.method.parameters_beside(recipe))
         + activations
         + rows * 3 * size * size * 4
     )

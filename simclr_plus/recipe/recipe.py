@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import codecs
 import difflib
-import math
 import os
 import re
 import tomllib
@@ -35,6 +34,7 @@ from simclr_plus.recipe.keys import (
     Section,
     Training,
 )
+from simclr_plus.recipe.method_keys import METHODS, AnyMethod, MethodKeys, SimCLRKeys
 from simclr_plus.recipe.variants import fill_in, forget
 
 
@@ -49,6 +49,7 @@ class Recipe(Section):
         ),
     ] = "none"
     about: About = About()
+    method: AnyMethod = SimCLRKeys()
     data: Data = Data()
     augmentation: Augmentation = Augmentation()
     encoder: Encoder = Encoder()
@@ -96,34 +97,11 @@ class Recipe(Section):
         """Width of the head's hidden layers."""
         return self.head.hidden_dim or self.architecture.feature_dim
 
-    @property
-    def supervised(self) -> bool:
-        """Whether labels are learnt: one view an image, no projection head."""
-        return self.loss.name == "cross_entropy"
-
-    @property
-    def views(self) -> int:
-        """Rows of a batch for each image."""
-        return 1 if self.supervised else 2
-
     def differences(self, other: Recipe) -> list[str]:
         """Keys of which the other has another value, with both values."""
         keys = [key for key, *_ in documented_keys() if not key.startswith("about.")]
         pairs = [(key, _value_of(self, key), _value_of(other, key)) for key in keys]
         return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
-
-    @property
-    def head_layers(self) -> int:
-        """Layers of the projection head that is trained."""
-        return 0 if self.supervised else self.head.num_layers
-
-    @property
-    def chance_loss(self) -> float | None:
-        """NT-Xent of features that tell nothing: the logarithm of the candidates; None for the other losses."""
-        if self.loss.name != "nt_xent":
-            return None
-        n = self.training.batch_size
-        return math.log(2 * n - 1 if self.loss.negatives == "both_views" else n)
 
     def with_whole_paths(self) -> Recipe:
         """The recipe as a run records it: its folder and file are the same ones wherever it is read again.
@@ -171,6 +149,7 @@ class Recipe(Section):
                 "input channels, for which PyTorch on a CPU was seen to give wrong gradients; use "
                 "training.channels_last = false or a greater width"
             )
+        found += self._without_effect()
         if not self.augmentation.operations:
             if self.augmentation.same_crop:
                 found.append("augmentation.same_crop makes both views of a pair the same; give augmentation.operations")
@@ -179,10 +158,21 @@ class Recipe(Section):
                     found.append(f"augmentation.{key} = {given!r} does nothing without augmentation.operations")
         return found
 
+    def _without_effect(self) -> Iterator[str]:
+        """Keys of sections that other methods read."""
+        sections = {section for keys in METHODS.values() for section in keys.reads} - set(self.method.reads)
+        for section in sorted(sections):
+            values = getattr(self, section)
+            changed = [
+                f"{section}.{key}" for key in values.model_fields_set if getattr(values, key) != values.usual(key)
+            ]
+            if changed:
+                yield f'{", ".join(sorted(changed))} without effect with method.name = "{self.method.name}"'
+
 
 def _value_of(recipe: Recipe, key: str) -> Any:
     section, _, name = key.partition(".")
-    return getattr(getattr(recipe, section), name) if name else getattr(recipe, section)
+    return getattr(getattr(recipe, section), name, None) if name else getattr(recipe, section)
 
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:
@@ -203,6 +193,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "rec
     given = list(overrides)
     for override in given:
         _apply_override(values, override)
+    _choose_method(values, origin)
     fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
@@ -226,6 +217,30 @@ def _fill_in_older(values: dict[str, Any]) -> None:
         if isinstance(table, dict) and table.keys() >= _ALWAYS[section]:
             for key, value in before.items():
                 table.setdefault(key, value)
+
+
+def _choose_method(values: dict[str, Any], origin: str) -> None:
+    """Name the method where the recipe does not, and give it the values that it has for keys of other sections.
+
+    `loss.name = "cross_entropy"` is how supervised training was chosen before there were methods.
+    """
+    method, loss = values.setdefault("method", {}), values.get("loss")
+    if not isinstance(method, dict):
+        return
+    if isinstance(loss, dict) and loss.get("name") == "cross_entropy":
+        if method.get("name", "supervised") != "supervised":
+            raise RecipeError(
+                f'{origin}: loss.name = "cross_entropy" is method.name = "supervised", but method.name = '
+                f"{method['name']!r}; leave one of them out"
+            )
+        method["name"] = "supervised"
+        del loss["name"]
+    keys = METHODS.get(str(method.setdefault("name", SimCLRKeys().name)), MethodKeys)
+    for key, value in keys.defaults.items():
+        section, _, name = key.partition(".")
+        table = values.setdefault(section, {})
+        if isinstance(table, dict):
+            table.setdefault(name, value)
 
 
 def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -325,6 +340,9 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
     """(dotted key, type, default, help) of every key."""
     for section, field in Recipe.model_fields.items():
         model = field.annotation
+        if section == "method":
+            yield from _documented_method_keys()
+            continue
         if not (isinstance(model, type) and issubclass(model, Section)):
             yield section, _type_name(model), field.default, field.description or ""
             continue
@@ -332,10 +350,20 @@ def documented_keys() -> Iterator[tuple[str, str, Any, str]]:
             yield f"{section}.{key}", _type_name(info.annotation), info.default, info.description or ""
 
 
+def _documented_method_keys() -> Iterator[tuple[str, str, Any, str]]:
+    """`method.name`, then the keys of each method, with its name."""
+    names = " | ".join(f'"{name}"' for name in METHODS)
+    yield "method.name", names, SimCLRKeys().name, "; ".join(f"{n}: {m.about()}" for n, m in METHODS.items())
+    for name, keys in METHODS.items():
+        for key, info in keys.model_fields.items():
+            if key != "name":
+                yield f"method.{key}", _type_name(info.annotation), info.default, f"{name}: {info.description}"
+
+
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         one, *more = annotation.__args__
-        return f"list of {', '.join(one.__args__)}" if more == [...] else "three numbers"
+        return f"list of {', '.join(map(str, one.__args__))}" if more == [...] else "three numbers"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))
@@ -356,6 +384,8 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         forget(values)
         values[section] = value
         return
+    if (key.strip(), value) == ("loss.name", "cross_entropy"):  # as it was chosen before there were methods
+        section, name, value = "method", "name", "supervised"
     table = values.setdefault(section, {})
     if not isinstance(table, dict):
         raise RecipeError(f"{section} = {table!r} must be a table, [{section}]")
@@ -437,11 +467,19 @@ def _did_you_mean(key: str, known: list[str]) -> str:
 
 def _explained(error: Any, places: dict[str, int]) -> str:
     """One line for one of pydantic's errors: key, value, remedy, and the line of the file where it is known."""
-    key = ".".join(str(part) for part in error["loc"])
-    at = f" (line {places[key]})" if key in places else ""
+    if error["type"] == "union_tag_invalid":
+        names = " or ".join(f'"{name}"' for name in METHODS)
+        return f"method.name = {error['ctx']['tag']!r}: use {names}{_at_line('method.name', places)}"
+    loc = error["loc"] if error["loc"][0] != "method" else (error["loc"][0], *error["loc"][2:])  # without the name
+    key = ".".join(str(part) for part in loc)
+    at = _at_line(key, places)
     if error["type"] == "extra_forbidden":
         known = [k for k, *_ in documented_keys()]
-        if len(error["loc"]) == 1:
+        if loc[0] == "method" and key in known:
+            owner = next(name for name, keys in METHODS.items() if loc[1] in keys.model_fields)
+            named = error["loc"][1]
+            return f'{key} is a key of method.name = "{owner}", not of "{named}"; leave it out{at}'
+        if len(loc) == 1:
             sections = difflib.get_close_matches(key, list(Recipe.model_fields), n=1)
             hint = f"; did you mean [{sections[0]}]?" if sections else _did_you_mean(key, known)
             return f"unknown section or key {key!r}{hint}{at}"
@@ -453,6 +491,10 @@ def _explained(error: Any, places: dict[str, int]) -> str:
     return f"{key} = {error['input']!r}: {message[0].lower()}{message[1:]}{quotes}{remedy}{at}"
 
 
+def _at_line(key: str, places: dict[str, int]) -> str:
+    return f" (line {places[key]})" if key in places else ""
+
+
 def _check_together(recipe: Recipe, origin: str) -> None:
     """What no single key shows."""
     t = recipe.training
@@ -461,6 +503,9 @@ def _check_together(recipe: Recipe, origin: str) -> None:
             f"{origin}: training.warmup_epochs = {t.warmup_epochs:g} is longer than training.epochs = {t.epochs:g}; "
             "shorten the warm-up or train longer"
         )
+    problem = recipe.method.problem(recipe)
+    if problem:
+        raise RecipeError(f"{origin}: {problem}")
     _check_loss(recipe.loss, origin)
     if t.compile and t.activation_checkpointing:
         raise RecipeError(
@@ -486,9 +531,4 @@ def _check_loss(loss: Loss, origin: str) -> None:
         raise RecipeError(
             f'{origin}: loss.semi_hard = true means nothing to loss.name = "{loss.name}", which chooses no negatives; '
             'set it to false, or use "nt_logistic" or "margin"'
-        )
-    if loss.name == "cross_entropy" and loss.negatives != "both_views":
-        raise RecipeError(
-            f'{origin}: loss.negatives = "{loss.negatives}" means nothing to loss.name = "cross_entropy", which has no '
-            'negatives; leave it out, or use "nt_xent", "nt_logistic" or "margin"'
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,18 +85,18 @@ def curves_figure(run: Run) -> Any:
         raise SimclrPlusError(f"run {run.path} has no metrics yet")
     recipe = run.recipe()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
-    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], color="#1f6feb", label=recipe.loss.title)
-    if (chance := recipe.chance_loss) is not None:
-        candidates = "2N-1" if recipe.loss.negatives == "both_views" else "N"
-        label = f"chance, ln({candidates}) = {chance:.2f}"
+    title, chance = recipe.method.loss_title(recipe), recipe.method.chance_loss(recipe)
+    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], color="#1f6feb", label=title)
+    if chance is not None:
+        label = f"chance, ln {round(math.exp(chance))} = {chance:.2f}"
         left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=label)
     left.set(xlabel="epoch", ylabel="loss")
     left.set_title(run.name, parse_math=False)  # a name may hold dollars
     for key, label, colour in (
-        ("contrastive_accuracy", "contrastive, training batch", "#1f6feb"),
+        *((figure.column, f"{figure.title}, training batch", "#1f6feb") for figure in recipe.method.figures(recipe)),
         (
             "probe_accuracy",
-            f"{'classifier' if recipe.supervised else 'online linear probe'}, training batch",
+            f"{'classifier' if recipe.method.learns_labels else 'online linear probe'}, training batch",
             "#d29922",
         ),
         ("knn_accuracy", "kNN, held-out images", "#2da44e"),

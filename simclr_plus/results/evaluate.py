@@ -49,8 +49,10 @@ from simclr_plus.runs.result_folders import (
     write_note,
 )
 from simclr_plus.runs.result_names import changed_settings, plain, result_name
-from simclr_plus.weights.checkpoints import beside, load_encoder, load_head, read_header, save_head
+from simclr_plus.weights.encoder_files import load_encoder
 from simclr_plus.weights.export import recipe_of
+from simclr_plus.weights.head_files import beside, load_head, save_head
+from simclr_plus.weights.tensor_files import read_header
 
 Evaluator = Callable[..., dict[str, Any]]
 LINEAR = (evaluate_linear, evaluate_linear_fast)  # they train a classifier, which is kept

@@ -56,8 +56,9 @@ from simclr_plus.results.predictions import earlier_predictions, write_predictio
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.result_folders import folder_of, key_of, name_for, write_note
 from simclr_plus.runs.result_names import plain, result_name
-from simclr_plus.weights.checkpoints import load_encoder, read_header
+from simclr_plus.weights.encoder_files import load_encoder
 from simclr_plus.weights.export import recipe_of
+from simclr_plus.weights.tensor_files import read_header
 
 Say = Callable[[str], None]
 

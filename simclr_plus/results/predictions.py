@@ -20,8 +20,8 @@ from simclr_plus.datasets.identity import images_digest
 from simclr_plus.datasets.images import Images
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.significance import Comparison, compare, right_answers, strata_of, weights_of
-from simclr_plus.weights.checkpoints import write_tensors
 from simclr_plus.weights.file_kinds import why_no_safetensors
+from simclr_plus.weights.tensor_files import write_tensors
 
 
 def write_predictions(

@@ -80,7 +80,7 @@ def results_folder(name: str, runs: Path) -> Run:
     file = Path(name)
     if file.is_file():
         from simclr_plus.encoders.digest import encoder_digest
-        from simclr_plus.weights.checkpoints import load_encoder
+        from simclr_plus.weights.encoder_files import load_encoder
 
         return run_of(file) or folder_of(name, file, encoder_digest(load_encoder(file)), runs)
     for path in (file, runs / name):

@@ -19,7 +19,10 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.importers.trainers import read_linear_head
 from simclr_plus.recipe.keys import Data
 from simclr_plus.results.published import stated_top1
-from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT, HEAD_FORMAT, beside, load_encoder, load_head, read_header
+from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
+from simclr_plus.weights.encoder_files import load_encoder
+from simclr_plus.weights.head_files import HEAD_FORMAT, beside, load_head
+from simclr_plus.weights.tensor_files import read_header
 
 
 def verify(

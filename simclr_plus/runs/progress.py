@@ -81,6 +81,7 @@ FIGURES = (
     ("epoch", "epoch {:.2f}"),
     ("loss", "loss {:.3f}"),
     ("contrastive_accuracy", "contrastive {:.1%}"),
+    ("pretext_accuracy", "pretext {:.1%}"),
     ("probe_accuracy", "probe {:.1%}"),
     ("knn_accuracy", "kNN {:.1%}"),
     ("images_per_second", "{:.0f} images/s"),

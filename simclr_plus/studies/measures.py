@@ -24,7 +24,9 @@ from simclr_plus.features.metrics import summary
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.runs.folder import Run
 from simclr_plus.studies.study import PAPER
-from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head
+from simclr_plus.weights.checkpoints import load_checkpoint
+from simclr_plus.weights.encoder_files import load_encoder
+from simclr_plus.weights.head_files import load_head
 
 Figures = dict[str, float]
 Measure = Callable[[Run, str, torch.device], Figures]

@@ -100,9 +100,9 @@ def training_changes(method: str, scale: str) -> Changes:
     if method == "SimCLR":
         return {}
     if scale == SMALL:
-        return {"loss.name": "cross_entropy"}
+        return {"method.name": "supervised"}
     return {
-        "loss.name": "cross_entropy",
+        "method.name": "supervised",
         "optimizer.name": "sgd",
         "optimizer.learning_rate": 0.1,
         "optimizer.learning_rate_scaling": "linear",

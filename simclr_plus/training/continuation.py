@@ -117,17 +117,17 @@ def _differences(before: Recipe, after: Recipe, images: Images) -> Iterator[tupl
     order = "the order of the images and every view come from it"
     yield "training.seed", before.training.seed, after.training.seed, order
     network = "it holds the weights of that network"
-    if before.supervised != after.supervised:
-        yield "loss.name", before.loss.name, after.loss.name, "labels are learnt by another network on other images"
+    for key, old in before.method.model_dump().items():
+        yield f"method.{key}", old, getattr(after.method, key, None), "it holds what that method builds"
     for key, old in before.encoder.model_dump().items():
         yield f"encoder.{key}", old, getattr(after.encoder, key), network
-    if not after.supervised:
-        yield "head.num_layers", before.head_layers, after.head_layers, network
-        if images.labels is not None:
-            yield "training.probe", before.training.probe, after.training.probe, network
-        if after.head_layers:
+    if images.labels is not None and not after.method.learns_labels:
+        yield "training.probe", before.training.probe, after.training.probe, network
+    if "head" in after.method.reads:
+        yield "head.num_layers", before.head.num_layers, after.head.num_layers, network
+        if after.head.num_layers:
             yield "head.output_dim", before.head.output_dim, after.head.output_dim, network
-        if after.head_layers > 1:
+        if after.head.num_layers > 1:
             yield "head.hidden_dim", before.head_hidden_dim, after.head_hidden_dim, network
 
 

@@ -1,61 +1,57 @@
-"""What is trained: encoder f, projection head g and, beside them on detached features, a linear probe.
+"""The network that is trained: the recipe's method with its encoder and, on detached features, a linear probe.
 
-In supervised training there is no g, and the probe is the classifier through which f learns.
+Initial weights depend on the seed alone.
 """
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
-from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.recipe import Recipe
-
-
-class SimCLR(nn.Module):
-    """Images [B, 3, S, S] -> h [B, F], z [B, D] and the probe's logits [B, classes] (None without a probe).
-
-    detached: the probe's gradient does not reach the encoder.
-    """
-
-    def __init__(
-        self, encoder: nn.Module, head: nn.Module, probe: nn.Linear | None = None, *, detached: bool = True
-    ) -> None:
-        super().__init__()
-        self.encoder, self.head, self.probe, self.detached = encoder, head, probe, detached
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """One pass for all views, so that batch norm sees every row."""
-        h = self.encoder(images)
-        z = self.head(h)
-        return h, z, None if self.probe is None else self.probe(h.detach() if self.detached else h)
+from simclr_plus.training.methods.catalogue import METHODS
+from simclr_plus.training.methods.method import Method
 
 
 def build_encoder(recipe: Recipe) -> ResNet:
-    """The recipe's encoder with initial weights that depend on the seed alone."""
+    """The recipe's encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
         return ResNet(**recipe.architecture.as_dict())
 
 
-def build_model(recipe: Recipe, classes: int) -> SimCLR:
-    """The whole model with initial weights that depend on the seed alone; classes = 0 builds no probe."""
+def build_model(recipe: Recipe, classes: int, images: int = 0) -> Method:
+    """The whole network for a number of training images; classes = 0 builds no probe."""
     encoder = build_encoder(recipe)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed + 1)
-        head = SimCLRProjectionHead(
-            encoder.feature_dim, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head_layers
-        )
-        probe = None
+        model = METHODS[recipe.method.name](recipe, encoder, images)
         if classes:
-            probe = nn.Linear(encoder.feature_dim, classes)
-            nn.init.normal_(probe.weight, std=0.01)
-            nn.init.zeros_(probe.bias)
+            model.probe = nn.Linear(encoder.feature_dim, classes)
+            nn.init.normal_(model.probe.weight, std=0.01)
+            nn.init.zeros_(model.probe.bias)
     encoder.checkpoint_activations = recipe.training.activation_checkpointing
-    model = SimCLR(encoder, head, probe, detached=not recipe.supervised)
     for module in convert_global_batch_norm(model).modules():
         if isinstance(module, GlobalBatchNorm1d | GlobalBatchNorm2d):
             module.over_processes = recipe.training.global_batch_norm
     return model
+
+
+def laid_out(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Images in the recipe's memory layout."""
+    return images.contiguous(memory_format=memory_format(recipe))
+
+
+def memory_format(recipe: Recipe) -> torch.memory_format:
+    """Of images and kernels."""
+    return torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+
+
+def blank_batch(recipe: Recipe, images: int, device: torch.device, dtype: torch.dtype) -> Batch:
+    """A batch of black views, for a pass whose outcome does not matter."""
+    size, numbers = recipe.augmentation.image_size, torch.zeros(images, dtype=torch.int64, device=device)
+    views = torch.zeros(recipe.method.views * images, 3, size, size, dtype=dtype, device=device)
+    return Batch(views, labels=numbers, indices=numbers, epochs=numbers, step=0, seed=recipe.training.seed, waited=0.0)

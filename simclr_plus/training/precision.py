@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.recipe.recipe import Recipe
@@ -10,7 +11,7 @@ from simclr_plus.recipe.recipe import Recipe
 AMPERE = (8, 0)  # compute capability from which cuDNN convolves in bfloat16; before, PyTorch takes an image at a time
 
 
-def halves_on(recipe: Recipe, device: torch.device) -> bool:
+def autocast_enabled(recipe: Recipe, device: torch.device) -> bool:
     """Whether the network computes in bfloat16 there: asked for, or "auto" on a card that is made for it.
 
     Raises EnvironmentNotAbleError where it is asked for on a CUDA card before Ampere.
@@ -29,6 +30,21 @@ def halves_on(recipe: Recipe, device: torch.device) -> bool:
     )
 
 
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """The context in which the network computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=autocast_enabled(recipe, device))
+
+
+def numbers_of(recipe: Recipe) -> torch.dtype:
+    """Of weights, images and losses."""
+    return torch.float64 if recipe.training.precision == "float64" else torch.float32
+
+
+def in_full(x: Tensor) -> Tensor:
+    """What the network computed in bfloat16 as float32: losses are never rounded."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def set_float32_products(recipe: Recipe) -> bool:
     """Let CUDA round float32 factors to TF32 (10 bits of mantissa) where the recipe says so, and nowhere else.
 
@@ -42,7 +58,7 @@ def set_float32_products(recipe: Recipe) -> bool:
 
 def computed_in(recipe: Recipe, device: torch.device) -> str:
     """For the start event: "float64", "bfloat16", "tf32" or "float32"."""
-    if halves_on(recipe, device):
+    if autocast_enabled(recipe, device):
         return "bfloat16"
     if recipe.training.precision == "float64":
         return "float64"

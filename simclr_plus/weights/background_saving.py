@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from simclr_plus.weights.checkpoints import checkpoint_tensors, write_tensors
+from simclr_plus.weights.checkpoints import checkpoint_tensors
+from simclr_plus.weights.tensor_files import write_tensors
 
 Tensors = dict[str, Tensor]
 

@@ -10,15 +10,10 @@ from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
-from simclr_plus.weights.checkpoints import (
-    CHECKPOINT_FORMAT,
-    ENCODER_FORMAT,
-    encoder_metadata,
-    load_encoder,
-    read_header,
-    save_encoder,
-)
+from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
+from simclr_plus.weights.encoder_files import ENCODER_FORMAT, encoder_metadata, load_encoder, save_encoder
 from simclr_plus.weights.outputs import require_output
+from simclr_plus.weights.tensor_files import read_header
 
 LEFT_OUT = "not recorded (export --anonymous)"  # in place of the folder of the images
 TIMM_DEPTHS = (18, 34, 50, 101, 152)

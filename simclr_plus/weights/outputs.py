@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from simclr_plus.errors import CheckpointError, RecipeError
-from simclr_plus.weights.checkpoints import read_header
+from simclr_plus.weights.tensor_files import read_header
 
 
 def require_output(target: Path, format: str, *, inputs: Iterable[Path] = ()) -> None:

@@ -20,7 +20,8 @@ from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.trainer import train
-from simclr_plus.weights.checkpoints import load_checkpoint, read_header
+from simclr_plus.weights.checkpoints import load_checkpoint
+from simclr_plus.weights.tensor_files import read_header
 
 # sums in another order show in float32; entries below 1 are compared absolutely
 FLOAT32 = Case("lars", "float32", steps=3, learning_rate=0.01, tolerance=2e-5, scale=1.0)

@@ -22,7 +22,8 @@ from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features.cache import cached_features
 from simclr_plus.recipe import load_recipe
 from simclr_plus.training.model import build_model
-from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
+from simclr_plus.weights.checkpoints import save_checkpoint
+from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16, blur_prob=0.0)

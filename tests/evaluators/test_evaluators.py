@@ -28,7 +28,8 @@ from simclr_plus.results.report import make_report
 from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
-from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder
+from simclr_plus.weights.checkpoints import save_checkpoint
+from simclr_plus.weights.encoder_files import save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)

@@ -17,7 +17,7 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.foreign_encoders import foreign_network
 from simclr_plus.results.evaluate_on_sets import open_target
-from simclr_plus.weights.checkpoints import save_encoder
+from simclr_plus.weights.encoder_files import save_encoder
 
 CACHED = "resnet18-f37072fd.pth"  # torchvision's name of its weights of resnet18
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

@@ -38,7 +38,7 @@ from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.keys import Data
 from simclr_plus.results.evaluate_on_sets import few_labels, fine_tune, open_target, transfer
 from simclr_plus.results.predictions import compare_predictions
-from simclr_plus.weights.checkpoints import save_encoder
+from simclr_plus.weights.encoder_files import save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16, blur_prob=0.0)

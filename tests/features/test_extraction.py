@@ -27,7 +27,7 @@ from simclr_plus.features.extraction import features_of
 from simclr_plus.features.metrics import knn_scores, mean_average_precision_11, summary
 from simclr_plus.results.evaluate import evaluate_target
 from simclr_plus.results.evaluate_on_sets import open_target, transfer
-from simclr_plus.weights.checkpoints import save_encoder
+from simclr_plus.weights.encoder_files import save_encoder
 
 CPU = torch.device("cpu")
 LAW = simclr_law(16, blur_prob=0.0)

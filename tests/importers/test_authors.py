@@ -21,7 +21,9 @@ from simclr_plus.importers import import_tensorflow
 from simclr_plus.importers.authors import layer_names, our_names, variables_of
 from simclr_plus.importers.tensor_bundle import OBJECT_GRAPH, TensorBundle, find_bundle
 from simclr_plus.results.published import V2
-from simclr_plus.weights.checkpoints import load_encoder, load_head, read_header
+from simclr_plus.weights.encoder_files import load_encoder
+from simclr_plus.weights.head_files import load_head
+from simclr_plus.weights.tensor_files import read_header
 
 RESNETS = {**np.load(GOLDEN_FOLDER / "resnet.npz"), **np.load(GOLDEN_FOLDER / "resnet_sk.npz")}
 CASES = [key.removesuffix("/meta") for key in RESNETS if key.endswith("/meta") and f"{key[:-5]}/w/0" in RESNETS]

@@ -25,7 +25,9 @@ from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.importers import import_pytorch
 from simclr_plus.importers.trainers import NO_MEAN, NO_STD, read_tensors
-from simclr_plus.weights.checkpoints import load_encoder, load_head, read_header, save_encoder
+from simclr_plus.weights.encoder_files import load_encoder, save_encoder
+from simclr_plus.weights.head_files import load_head
+from simclr_plus.weights.tensor_files import read_header
 
 Weights = dict[str, Tensor]
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

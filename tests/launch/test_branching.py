@@ -18,7 +18,7 @@ from simclr_plus.runs import folder as runs
 from simclr_plus.runs.folder import Run, branch_run, create_run
 from simclr_plus.runs.states import write_status
 from simclr_plus.training.trainer import train
-from simclr_plus.weights.checkpoints import read_header, write_tensors
+from simclr_plus.weights.tensor_files import read_header, write_tensors
 
 
 @pytest.fixture(scope="module")

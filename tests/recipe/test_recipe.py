@@ -39,6 +39,7 @@ ASKED_FOR = {
     "v2_r50_1x_sk",
     "v2_r152_3x_sk",
     "study",
+    "rotation_demo",
 }
 
 
@@ -85,7 +86,7 @@ def test_every_key_is_documented() -> None:
         ),
         ("augmentation.operation_prob=1.5", "augmentation.operation_prob = 1.5"),
         ("loss.temperature=0", "loss.temperature = 0: input should be greater than 0"),
-        ("loss.name=triplet", "input should be 'nt_xent', 'nt_logistic', 'margin' or 'cross_entropy'"),
+        ("loss.name=triplet", "input should be 'nt_xent', 'nt_logistic' or 'margin'"),
         ("loss.margin=-1", "loss.margin = -1: input should be greater than or equal to 0"),
         ("loss.semi_hard=true", 'loss.semi_hard = true means nothing to loss.name = "nt_xent"'),
         ("loss.temperature=nan", "loss.temperature = nan"),
@@ -127,21 +128,21 @@ def test_two_mistakes_are_both_told() -> None:
 
 
 def test_a_loss_without_negatives_refuses_a_choice_of_them() -> None:
-    for key, remedy in (("semi_hard=true", "set it to false"), ("negatives=other_view", "leave it out")):
-        with pytest.raises(
-            RecipeError, match=rf"loss.{key.split('=')[0]} = .* means nothing .*cross_entropy.*{remedy}"
-        ):
-            parse_recipe("", ["loss.name=cross_entropy", f"loss.{key}"])
+    for key in ("semi_hard=true", "negatives=other_view"):
+        for chosen in ("loss.name=cross_entropy", "method.name=supervised"):
+            with pytest.raises(
+                RecipeError, match=rf"loss.{key.split('=')[0]} = .* means nothing .*supervised.*leave it"
+            ):
+                parse_recipe("", [chosen, f"loss.{key}"])
     for name in ("nt_logistic", "margin"):
         assert parse_recipe("", [f"loss.name={name}", "loss.semi_hard=true"]).loss.semi_hard
 
 
 def test_the_loss_of_features_that_tell_nothing_is_known_for_nt_xent() -> None:
-    chance = {
-        key: parse_recipe("", ["training.batch_size=8", key]).chance_loss
-        for key in ("loss.name=nt_xent", "loss.negatives=other_view", "loss.name=margin", "loss.name=cross_entropy")
-    }
-    assert list(chance.values()) == [pytest.approx(math.log(15)), pytest.approx(math.log(8)), None, None]
+    keys = ("loss.name=nt_xent", "loss.negatives=other_view", "loss.name=margin", "loss.name=cross_entropy")
+    recipes = [parse_recipe("", ["training.batch_size=8", key]) for key in keys]
+    chance = [recipe.method.chance_loss(recipe) for recipe in recipes]
+    assert chance == [pytest.approx(math.log(15)), pytest.approx(math.log(8)), None, None]
 
 
 def test_override_values_are_toml_or_bare_strings() -> None:

@@ -10,13 +10,15 @@ import torch
 from places import GOLDEN_FOLDER
 from torch import nn
 
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import RecipeError
 from simclr_plus.lars import LARS
 from simclr_plus.recipe import Recipe, load_recipe, parse_recipe
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.variants import VARIANTS
+from simclr_plus.training.methods.method import Method
 from simclr_plus.training.model import build_model
-from simclr_plus.training.trainer import build_optimizer
+from simclr_plus.training.optimizers import build_optimizer
 
 IMAGENET = 1_281_167
 
@@ -147,10 +149,11 @@ def test_the_probe_is_the_authors_supervised_head(tiny: list[str], optimizer: st
 def test_sgd_with_the_rate_inside_is_the_authors_keras_optimizer(tiny: list[str], suffix: str) -> None:
     golden = np.load(GOLDEN_FOLDER / "sgd.npz")
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.sgd_momentum=rate_inside", "optimizer.weight_decay=0"]
-    model = nn.Module()
+    recipe = load_recipe("demo", overrides)
+    model = Method(recipe, Encoder(), 0)
     for i in range(3):
         model.register_parameter(f"p{i}", nn.Parameter(torch.from_numpy(golden[f"init/{i}"].copy())))
-    optimizer = build_optimizer(model, load_recipe("demo", overrides))
+    optimizer = build_optimizer(model, recipe)
     assert isinstance(optimizer, LARS)
     for step, rate in enumerate([0.1] * 6 if suffix else golden["lrs"]):
         for i, parameter in enumerate(model.parameters()):

@@ -28,7 +28,8 @@ from simclr_plus.results.evaluate_on_sets import few_labels, open_target, transf
 from simclr_plus.results.report import make_report, results_folder
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
-from simclr_plus.weights.checkpoints import load_encoder, save_checkpoint, save_encoder
+from simclr_plus.weights.checkpoints import save_checkpoint
+from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,9 @@ from simclr_plus.recipe.keys import Data
 from simclr_plus.results.published import NAMES, V2, stated_top1
 from simclr_plus.results.verify import images_to_verify, verify
 from simclr_plus.training.model import build_model
-from simclr_plus.weights.checkpoints import save_checkpoint, save_encoder, save_head
+from simclr_plus.weights.checkpoints import save_checkpoint
+from simclr_plus.weights.encoder_files import save_encoder
+from simclr_plus.weights.head_files import save_head
 
 CPU = torch.device("cpu")
 LAW = simclr_law(28, blur_prob=0.0)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.machine import cores as machine_cores
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import (
     Run,
@@ -200,7 +201,7 @@ def test_a_container_has_as_many_cores_as_it_is_given_time_of(
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
-    assert cores._quota(tmp_path) == cores
-    monkeypatch.setattr(cores, "_quota", lambda _: cores)
+    assert machine_cores._quota(tmp_path) == cores
+    monkeypatch.setattr(machine_cores, "_quota", lambda _: cores)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(3)), raising=False)
-    assert cores.cpu_count() == (2 if cores == 1.5 else 3)
+    assert machine_cores.cpu_count() == (2 if cores == 1.5 else 3)

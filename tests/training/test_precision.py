@@ -7,7 +7,7 @@ import torch
 
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.recipe import Recipe, load_recipe
-from simclr_plus.training.precision import computed_in, halves_on, set_float32_products
+from simclr_plus.training.precision import autocast_enabled, computed_in, set_float32_products
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
 T4, A100 = (7, 5), (8, 0)
@@ -27,15 +27,15 @@ def card(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_automatic_precision_is_bfloat16_on_cards_that_are_made_for_it(expected: str) -> None:
     assert computed_in(recipe_in("auto"), CUDA) == expected
     assert computed_in(recipe_in("auto"), CPU) == "float32"
-    assert halves_on(recipe_in("auto"), CUDA) == (expected == "bfloat16")
+    assert autocast_enabled(recipe_in("auto"), CUDA) == (expected == "bfloat16")
 
 
 @pytest.mark.parametrize("card", [T4], indirect=True)
 @pytest.mark.usefixtures("card")
 def test_bfloat16_is_refused_on_a_card_that_would_take_an_image_at_a_time() -> None:
     with pytest.raises(EnvironmentNotAbleError, match=r"training\.precision"):
-        halves_on(recipe_in("bfloat16"), CUDA)
-    assert halves_on(recipe_in("bfloat16"), CPU)
+        autocast_enabled(recipe_in("bfloat16"), CUDA)
+    assert autocast_enabled(recipe_in("bfloat16"), CPU)
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "auto", "float64"])

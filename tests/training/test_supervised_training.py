@@ -23,9 +23,12 @@ from simclr_plus.results.curves import curves_figure
 from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.progress import figures
+from simclr_plus.training.methods.simclr import contrastive_loss
 from simclr_plus.training.model import build_model
-from simclr_plus.training.trainer import contrastive_loss, train, view_batches
-from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head
+from simclr_plus.training.trainer import train, view_batches
+from simclr_plus.weights.checkpoints import load_checkpoint
+from simclr_plus.weights.encoder_files import load_encoder
+from simclr_plus.weights.head_files import load_head
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 CPU = torch.device("cpu")
@@ -129,15 +132,15 @@ def test_labels_that_are_held_out_for_tests_are_not_learnt(tmp_path: Path, photo
     assert len(open_training_images(load_recipe("demo", overrides[:-1]))) == 48
 
 
-def test_images_without_labels_are_refused_naming_the_loss(
+def test_images_without_labels_are_refused_naming_the_method(
     tmp_path: Path, tiny: list[str], photos: Path, simclr_plus: Command
 ) -> None:
     flat = [*tiny, *LABELS, "data.name=folder", f"data.root={photos / 'sand'}", "data.limit=0", "training.batch_size=8"]
     run = create_run(load_recipe("demo", flat), tmp_path, "run")
-    with pytest.raises(RecipeError, match=r'loss.name = "cross_entropy" learns labels.*sand has no labels.*"nt_xent"'):
+    with pytest.raises(RecipeError, match=r'method.name = "supervised" learns labels.*sand has no labels.*"simclr"'):
         train(run, quiet=True)
     done = simclr_plus("run", "demo", *flat, "--runs", tmp_path, cwd=tmp_path)
-    assert done.returncode == 2 and 'loss.name = "cross_entropy" learns labels' in done.stderr
+    assert done.returncode == 2 and 'method.name = "supervised" learns labels' in done.stderr
 
 
 def test_it_is_shown_compared_and_planned_like_any_run(
@@ -149,13 +152,13 @@ def test_it_is_shown_compared_and_planned_like_any_run(
     assert shown.returncode == 0 and "probe_accuracy" in shown.stdout and "contrastive" not in shown.stdout
     compared = simclr_plus("compare", "labels", "views", "--runs", tmp_path, "--json", cwd=tmp_path)
     answer = json.loads(compared.stdout)
-    assert answer["recipe"]["loss.name"] == ["cross_entropy", "nt_xent"]
+    assert answer["recipe"]["method.name"] == ["supervised", "simclr"]
     of_labels, of_views = answer["last"]["contrastive_accuracy"]
     assert of_labels is None and of_views > 0
     planned = simclr_plus("run", "demo", *LABELS, "--dry-run", cwd=tmp_path)
-    assert planned.returncode == 0 and "none: cross entropy of the labels" in planned.stdout
+    assert planned.returncode == 0 and "none: cross entropy" in planned.stdout
     refused = simclr_plus("bench", "step", "demo", *LABELS, cwd=tmp_path)
-    assert refused.returncode == 2 and "cross_entropy" in refused.stderr
+    assert refused.returncode == 2 and "supervised" in refused.stderr
 
 
 def test_its_line_and_its_curves_name_what_there_is(supervised: Run, tmp_path: Path, tiny: list[str]) -> None:
@@ -167,7 +170,7 @@ def test_its_line_and_its_curves_name_what_there_is(supervised: Run, tmp_path: P
     other = create_run(load_recipe("demo", [*tiny, "loss.negatives=other_view"]), tmp_path, "other")
     other.log_metrics({**line, "contrastive_accuracy": 0.5})
     left, _ = curves_figure(other).axes
-    assert left.get_legend_handles_labels()[1] == ["NT-Xent", "chance, ln(N) = 3.47"]
+    assert left.get_legend_handles_labels()[1] == ["NT-Xent", "chance, ln 32 = 3.47"]
 
 
 # the other losses

@@ -27,7 +27,9 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.states import read_status, state_of
 from simclr_plus.training.trainer import train
-from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, read_header, save_encoder, write_tensors
+from simclr_plus.weights.checkpoints import load_checkpoint
+from simclr_plus.weights.encoder_files import load_encoder, save_encoder
+from simclr_plus.weights.tensor_files import read_header, write_tensors
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 EACH_STEP = ["checkpoints.every_epochs=0.125", "checkpoints.keep_last=100"]  # 32 of 256 images

@@ -20,7 +20,7 @@ from simclr_plus.runs.folder import create_run
 from simclr_plus.training.trainer import train
 from simclr_plus.weights import background_saving
 from simclr_plus.weights.background_saving import CheckpointSaver
-from simclr_plus.weights.checkpoints import write_tensors
+from simclr_plus.weights.tensor_files import write_tensors
 
 
 def something(size: int) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -15,18 +15,16 @@ from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoun
 from simclr_plus.losses import nt_xent
 from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.training.model import build_model
-from simclr_plus.training.trainer import build_optimizer
+from simclr_plus.training.optimizers import build_optimizer
 from simclr_plus.weights.checkpoints import (
     checkpoint_header,
     checkpoint_tensors,
     load_checkpoint,
-    load_encoder,
-    read_header,
     restore,
     save_checkpoint,
-    save_encoder,
-    write_tensors,
 )
+from simclr_plus.weights.encoder_files import load_encoder, save_encoder
+from simclr_plus.weights.tensor_files import read_header, write_tensors
 
 
 @pytest.fixture
@@ -41,8 +39,8 @@ def one_update(recipe: Recipe, steps: int = 1):  # type: ignore[no-untyped-def]
     for group in optimizer.param_groups:
         group["lr"] = 0.01
     for _ in range(steps):
-        _, z, logits = model(torch.rand(8, 3, 28, 28))
-        (nt_xent(z[:4], z[4:]) + logits.square().sum()).backward()
+        outputs = model(torch.rand(8, 3, 28, 28))
+        (nt_xent(*outputs["z"].chunk(2)) + outputs["probe"].square().sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
     return model, optimizer
@@ -58,8 +56,8 @@ def test_a_restored_state_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path, op
     restore(checkpoint, other, other_state)
     images = torch.rand(8, 3, 28, 28)
     for m, s in ((model, state), (other, other_state)):
-        _, z, logits = m(images)
-        (nt_xent(z[:4], z[4:]) + logits.square().sum()).backward()
+        outputs = m(images)
+        (nt_xent(*outputs["z"].chunk(2)) + outputs["probe"].square().sum()).backward()
         s.step()
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     assert (checkpoint.step, checkpoint.recipe) == (2, recipe)
@@ -198,19 +196,19 @@ def test_every_tensor_of_the_optimizers_state_comes_to_its_parameters_device_and
 def test_a_checkpoint_that_is_deleted_while_it_is_read_is_read_to_its_end(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from simclr_plus.weights import checkpoints
+    from simclr_plus.weights import tensor_files
 
     model, state = one_update(recipe)
     path = tmp_path / "a.safetensors"
     save_checkpoint(path, model, state, step=1, recipe=recipe)
-    opened = checkpoints.safe_open
+    opened = tensor_files.safe_open
 
     def opened_then_deleted(file: Path, framework: str) -> object:
         found = opened(file, framework=framework)
         file.unlink()
         return found
 
-    monkeypatch.setattr(checkpoints, "safe_open", opened_then_deleted)
+    monkeypatch.setattr(tensor_files, "safe_open", opened_then_deleted)
     read = load_checkpoint(path)
     assert torch.equal(read.tensors["encoder.conv1.weight"], model.state_dict()["encoder.conv1.weight"])
 

@@ -21,8 +21,9 @@ from simclr_plus.datasets import open_folder
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.features.embed import embed
-from simclr_plus.weights.checkpoints import load_encoder, read_header, save_encoder
+from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 from simclr_plus.weights.export import export_encoder, export_timm, recipe_of
+from simclr_plus.weights.tensor_files import read_header
 
 
 def lived_in(depth: int) -> ResNet:

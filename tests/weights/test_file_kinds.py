@@ -11,7 +11,10 @@ from safetensors.torch import save_file
 
 from simclr_plus.errors import CheckpointError
 from simclr_plus.importers import import_pytorch
-from simclr_plus.weights.checkpoints import load_checkpoint, load_encoder, load_head, read_header
+from simclr_plus.weights.checkpoints import load_checkpoint
+from simclr_plus.weights.encoder_files import load_encoder
+from simclr_plus.weights.head_files import load_head
+from simclr_plus.weights.tensor_files import read_header
 
 STATE = {"conv1.weight": torch.zeros(4, 3, 7, 7)}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.machine.json_lines import last_objects
+from simclr_plus.recipe.method_keys import TASK_ACCURACIES
 from simclr_plus.runs.folder import Run, list_runs
 from simclr_plus.runs.states import ENDED, LOST
 
@@ -101,7 +102,7 @@ def _last_numbers(run: Run) -> dict[str, Any]:
     """The newest accuracies; kNN may stand some lines back."""
     found: dict[str, Any] = {}
     for i, values in enumerate(last_objects(run.metrics_file)):
-        for key in ("contrastive_accuracy", "probe_accuracy", "knn_accuracy"):
+        for key in (*TASK_ACCURACIES, "probe_accuracy", "knn_accuracy"):
             if is_number(values.get(key)):
                 found.setdefault(key, values[key])
         if i >= 500 or len(found) == 3:

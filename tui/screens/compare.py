@@ -24,7 +24,7 @@ from ..reading.feed import AXIS_NAMES, Feed
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
 from .chart_screen import ChartScreen, average_in_words, place_in_words
-from .plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of
+from .plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of, title_of
 
 
 class CompareScreen(ChartScreen):
@@ -128,7 +128,8 @@ class CompareScreen(ChartScreen):
             of_run = levels_of(plot, feed.facts.recipe, feed)
             levels |= {(mark.label, mark.y): mark for mark in of_run if not mark.own}
         chart = self.query_one(LineChart)
-        chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
+        recipes = [feed.facts.recipe for feed in self.feeds if feed.facts.recipe is not None]
+        chart.title, chart.form, chart.x_name = title_of(plot, recipes), plot.form, AXIS_NAMES[self.axis]
         chart.whole_x = self.axis in ("step", "images")
         chart.captions = list(dict.fromkeys(words for feed in self.feeds for words in captions_of(plot, feed)))
         chart.tail = average_in_words(self.average) if plot.smoothed else ("",)

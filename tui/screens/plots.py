@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simclr_plus.recipe.method_keys import TASK_ACCURACIES
 from simclr_plus.recipe.recipe import Recipe
 
 from ..charts.average import centred
@@ -53,9 +54,9 @@ class Plot:
 PLOTS = (
     Plot("loss", "loss", {"loss": ""}),
     Plot(
-        "contrastive",
-        "contrastive accuracy",
-        {"contrastive_accuracy": ""},
+        "task",
+        "task accuracy",
+        dict.fromkeys(TASK_ACCURACIES, ""),
         percent,
         low=0.0,
         high=0.1,
@@ -76,6 +77,14 @@ PLOTS = (
     Plot("rank", "effective rank", {"effective_rank": ""}, low=0.0),
     Plot("spread", "feature deviation", {"feature_std": ""}, low=0.0),
 )
+
+
+def title_of(plot: Plot, recipes: Sequence[Recipe]) -> str:
+    """The title of a chart; the task's accuracy is called what the method of all these recipes calls it."""
+    if plot.key != "task":
+        return plot.title
+    titles = {figure.title for recipe in recipes for figure in recipe.method.figures(recipe)}
+    return titles.pop() if len(titles) == 1 else plot.title
 
 
 def curves_of(
@@ -211,13 +220,14 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
     if recipe is None:
         return []
     if plot.key == "loss":
-        return [] if recipe.chance_loss is None else [Level("chance", recipe.chance_loss)]
-    if plot.key == "contrastive":
-        return [] if recipe.supervised else [Level("chance", 1 / recipe.training.batch_size)]
+        chance = recipe.method.chance_loss(recipe)
+        return [] if chance is None else [Level("chance", chance)]
+    if plot.key == "task":
+        return [Level("chance", figure.chance) for figure in recipe.method.figures(recipe)]
     if plot.key == "accuracy":
         classes = feed.start.classes if feed is not None and feed.start is not None else 0
-        chance = [Level(f"chance, {classes} classes:", 1 / classes)] if classes > 1 else []
-        return [*chance, *_stated(recipe, feed)]
+        by_chance = [Level(f"chance, {classes} classes:", 1 / classes)] if classes > 1 else []
+        return [*by_chance, *_stated(recipe, feed)]
     found = []
     if plot.key == "rank":
         found.append(Level("of", _largest_rank(recipe, feed)))
@@ -232,7 +242,7 @@ def alarm_columns(feed: Feed) -> dict[str, Floats]:
     """The newest values of what alarms look at."""
     recent = feed.columns(*ALARM_COLUMNS, last=RECENT)
     recipe = feed.facts.recipe
-    if recipe is not None and recipe.supervised:
+    if recipe is not None and recipe.method.learns_labels:
         recent = {name: column for name, column in recent.items() if name not in CONTRASTIVE_ONLY}
     return recent
 
@@ -241,7 +251,7 @@ def _largest_rank(recipe: Recipe, feed: Feed | None) -> int:
     """Of centred features: their dimension, or the rows that are looked at but for one."""
     processes = feed.facts.glance.get("processes") if feed is not None else 1
     processes = processes if isinstance(processes, int) and processes > 0 else 1
-    rows = recipe.views * recipe.training.batch_size // processes
+    rows = recipe.method.views * recipe.training.batch_size // processes
     return max(1, min(recipe.architecture.feature_dim, min(RANK_ROWS, rows) - 1))
 
 

@@ -37,6 +37,7 @@ from .plots import (
     end_of,
     future_rate,
     levels_of,
+    title_of,
 )
 
 REST = 10  # times what drawing took must pass before the next
@@ -178,6 +179,7 @@ class RunScreen(ChartScreen):
             if not chart.display:
                 continue
             curves = self._curves_of(plot)
+            chart.title = title_of(plot, [] if recipe is None else [recipe])
             chart.note, chart.x_name = self._note(plot), AXIS_NAMES[self.axis]
             chart.whole_x = self.axis in ("step", "images")
             chart.captions = captions_of(plot, self.feed)
@@ -222,7 +224,7 @@ class RunScreen(ChartScreen):
         if not self.feed.lines:
             return "waiting for the first figures"
         recipe = self.feed.facts.recipe
-        if plot.key == "contrastive" and recipe is not None and recipe.supervised:
+        if plot.key == "task" and recipe is not None and recipe.method.learns_labels:
             return "none: the run learns labels"
         if plot.key == "accuracy" and recipe is not None and not recipe.training.probe:
             return "no probe: training.probe is false, monitor.knn_every_epochs is 0"
@@ -343,7 +345,7 @@ class RunScreen(ChartScreen):
 
     def _show_alarms(self) -> None:
         facts = self.feed.facts
-        chance = facts.recipe.chance_loss if facts.recipe is not None else None
+        chance = facts.recipe.method.chance_loss(facts.recipe) if facts.recipe is not None else None
         silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
         found = alarms(facts.glance, alarm_columns(self.feed), chance, silent)
         why, state = str(facts.glance.get("why") or ""), facts.glance.get("state")

@@ -13,6 +13,7 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from simclr_plus.machine.printing import visible
+from simclr_plus.recipe.method_keys import TASK_ACCURACIES
 from simclr_plus.recipe.recipe import find_recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import recipe_title
@@ -182,7 +183,7 @@ class RunsScreen(LiveScreen):
         if self.size.width < 60:
             columns = ["", "run", "state", "loss"]
         if self.size.width >= 110:
-            columns = ["", "run", "state", "progress", "left", "loss", "contrastive", "probe", KNN, "images/s"]
+            columns = ["", "run", "state", "progress", "left", "loss", "task", "probe", KNN, "images/s"]
             columns.append("loss so far")
         if self.size.width >= 150:
             columns += ["trains"]
@@ -218,8 +219,8 @@ class RunsScreen(LiveScreen):
             return spark(line.losses, 12 if self.size.width < 110 else 25, ascii_only=self.app.marks == "ascii")
         if column == "trains":
             return self._title(line.run)
-        keys = {"contrastive": "contrastive_accuracy", "probe": "probe_accuracy", KNN: "knn_accuracy"}
-        value = last.get(keys[column])
+        keys = {"task": TASK_ACCURACIES, "probe": ("probe_accuracy",), KNN: ("knn_accuracy",)}[column]
+        value = next((last[key] for key in keys if key in last), None)
         return percent(value) if value is not None else ""
 
     def _title(self, run: Run) -> str:

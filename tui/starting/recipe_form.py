@@ -151,7 +151,7 @@ class Form:
         else:
             millions = (plan.encoder_parameters + plan.head_parameters) / 1e6
             rows += [
-                ("parameters", f"{millions:.1f} M{' with the head' if recipe.head_layers else ''}"),
+                ("parameters", f"{millions:.1f} M{' with the head' if plan.head_parameters else ''}"),
                 ("images", f"{plan.images:,}"),
                 ("global batch", f"{plan.global_batch:,}, {plan.batch_per_process:,} a process"),
                 ("steps", f"{plan.total_steps:,}, warm-up {plan.warmup_steps:,}"),

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from simclr_plus.bench.rounds import torch_threads
 from simclr_plus.datasets.images import open_training_images
 from simclr_plus.errors import NotFoundError
-from simclr_plus.losses.contrastive import nt_xent
 from simclr_plus.machine.cores import cpu_count
 from simclr_plus.recipe.plan import Plan, known_size, make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.running.cells import PlannedStudy
-from simclr_plus.training.model import build_model
-from simclr_plus.training.precision import halves_on
+from simclr_plus.training.model import blank_batch, build_model
+from simclr_plus.training.precision import autocast
 
 TIMED_IMAGES = 32  # a step
 TIMED_WORK = {"cpu": 2e10, "cuda": 2e12}  # multiply-adds forward of a timed step: of more, a narrower one is timed
@@ -36,10 +35,10 @@ class Cost:
 
 def plans_of(planned: PlannedStudy, processes: int) -> list[Plan]:
     """What each cell comes to; of a known data set that is not on this machine too, raises NotFoundError for others."""
-    images = {cell.recipe.supervised: 0 for cell in planned.cells}
+    images = {cell.recipe.method.learns_labels: 0 for cell in planned.cells}
     for cell in planned.cells:
-        images[cell.recipe.supervised] = images[cell.recipe.supervised] or _image_count(cell.recipe)
-    return [make_plan(cell.recipe, images[cell.recipe.supervised], processes) for cell in planned.cells]
+        images[cell.recipe.method.learns_labels] = images[cell.recipe.method.learns_labels] or _image_count(cell.recipe)
+    return [make_plan(cell.recipe, images[cell.recipe.method.learns_labels], processes) for cell in planned.cells]
 
 
 def _image_count(recipe: Recipe) -> int:
@@ -67,7 +66,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
             continue
         asked, recipe = cell.recipe, _timed_in_place_of(cell.recipe)
         size = asked.augmentation.image_size
-        key = f"{recipe.architecture} {size} {recipe.views}"
+        key = f"{recipe.architecture} {size} {recipe.method.rows}"
         if key not in timed:
             say(f"timing {recipe.architecture.title} on {size} pixels")
             timed[key] = seconds_per_image(recipe, threads) / processes
@@ -79,7 +78,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
 
 def _timed_in_place_of(recipe: Recipe) -> Recipe:
     """The recipe itself, or with width 1 where two images are too much work for a timed step."""
-    work = 2 * recipe.views * recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
+    work = 2 * recipe.method.rows * recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
     if work <= TIMED_WORK[_device().type] or recipe.encoder.width <= 1:
         return recipe
     return recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"width": 1.0})})
@@ -92,21 +91,22 @@ def _device() -> torch.device:
 def seconds_per_image(recipe: Recipe, threads: int) -> float:
     """Of one training step without the making of views: the better of two after a first, of slow ones the second."""
     device, size = _device(), recipe.augmentation.image_size
-    work = recipe.views * recipe.architecture.multiply_add_count(size)
+    work = recipe.method.rows * recipe.architecture.multiply_add_count(size)
     count = max(2, min(TIMED_IMAGES, recipe.training.batch_size, int(TIMED_WORK[device.type] / work)))
     model = build_model(recipe, 2).to(device)
     model.to(memory_format=torch.channels_last)
-    images = torch.rand(recipe.views * count, 3, size, size, device=device)
+    batch = blank_batch(recipe, count, device, torch.float32)
+    batch = replace(batch, views=torch.rand_like(batch.views))
     best = float("inf")
     with torch_threads(threads):
         for turn in range(3):
             if turn == 2 and best * count > SLOW_STEP:
                 break
             started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=halves_on(recipe, device)):
-                h, z, _logits = model(images.contiguous(memory_format=torch.channels_last))
-            loss = h.square().mean() if recipe.views == 1 else nt_xent(*z.chunk(2))
-            loss.backward()
+            inputs = model.prepare(batch)
+            with autocast(recipe, device):
+                outputs = model(inputs.images.contiguous(memory_format=torch.channels_last))
+            model.loss(outputs, inputs).objective.backward()  # type: ignore[no-untyped-call]
             if device.type == "cuda":
                 torch.cuda.synchronize()
             best = min(best, (time.perf_counter() - started) / count)

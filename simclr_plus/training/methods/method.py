@@ -1,0 +1,81 @@
+"""What a method is: what goes through the encoder f, what is built beside it, the loss, what follows an update.
+
+B: images of this process, V: views, S: side, R: rows that go through f, F: feature_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from simclr_plus.datasets.batches import Batch
+from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.recipe.recipe import Recipe
+
+Outputs = Mapping[str, Tensor]  # of the network, by name; "probe": logits of the probe
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What goes through the network [R, 3, S, S], and its targets: classes, pixels, places in a memory; or none."""
+
+    images: Tensor
+    targets: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step leaves.
+
+    features: h of rows of whole images, [a multiple of B, F], without gradient.
+    loss: as it is reported. objective: what is minimised. Both are means over the rows of this process.
+    metrics: shares by their columns of metrics.jsonl, over the global batch. All processes ask when a line is written.
+    memory: what `after_step` stores.
+    """
+
+    features: Tensor
+    loss: Tensor
+    objective: Tensor
+    metrics: Callable[[], Mapping[str, float]] = dict
+    memory: Tensor | None = None
+
+
+class Method(nn.Module):
+    """f and what a method builds beside it.
+
+    All state is parameters and buffers: checkpoints, resume and DDP handle it without knowing it. All randomness is a
+    function of seed, epoch, image and position, so that no generator is saved.
+
+    probe: a linear classifier on detached features, where the recipe asks for one and there are labels.
+    """
+
+    source: ClassVar[str]  # the paper
+    encoder: Encoder
+    probe: nn.Linear | None
+
+    def __init__(self, recipe: Recipe, encoder: Encoder, images: int) -> None:
+        """Build what stands beside f; `images` is how many are trained on, for methods that remember each."""
+        super().__init__()
+        self.recipe, self.encoder, self.images, self.probe = recipe, encoder, images, None
+
+    def prepare(self, batch: Batch) -> Inputs:
+        """From a batch on the device, views [V B, 3, S, S] with all of view 0 first, to what goes through f."""
+        return Inputs(batch.views)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """One pass for all rows, so that batch norm sees every one; DDP and torch.compile wrap it."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
+        """The loss of the global batch."""
+        raise NotImplementedError
+
+    def after_step(self, result: StepResult, batch: Batch) -> None:
+        """Follow an update: a memory bank, a queue, a momentum encoder. Most methods have none."""
+
+    def probed(self, h: Tensor) -> dict[str, Tensor]:
+        """The probe's logits, for `forward` to pass on. h is [a multiple of B, F], in the order of the batch."""
+        return {} if self.probe is None else {"probe": self.probe(h.detach())}

@@ -1,0 +1,67 @@
+"""Rotation prediction: by which angle was the image turned? (Gidaris, Singh, Komodakis, ICLR 2018)
+
+Every image is shown by every angle in one batch, rows image by image, after the flip: a flip after turning would make
+90 and 270 degrees one class. Turning is exact, an order of pixels, and leaves no trace at the edges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from simclr_plus import distributed
+from simclr_plus.datasets.batches import Batch
+from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.recipe.method_keys import RotationKeys
+from simclr_plus.recipe.recipe import Recipe
+from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
+from simclr_plus.training.precision import in_full
+
+
+def turned(images: Tensor, angles: Sequence[int] = (0, 90, 180, 270)) -> Tensor:
+    """[B, C, S, S] -> [B K, C, S, S]: each image by each of K angles, counter-clockwise, its rows side by side."""
+    if images.shape[-1] != images.shape[-2]:
+        raise ValueError(f"images of {images.shape[-2]}x{images.shape[-1]} pixels are not square: crop them first")
+    return torch.stack([torch.rot90(images, angle // 90, (2, 3)) for angle in angles], dim=1).flatten(0, 1)
+
+
+class Rotation(Method):
+    """f, and a linear classifier of the angles on it."""
+
+    source: ClassVar[str] = "Gidaris, Singh, Komodakis 2018, arXiv:1803.07728"
+
+    def __init__(self, recipe: Recipe, encoder: Encoder, images: int) -> None:
+        super().__init__(recipe, encoder, images)
+        assert isinstance(recipe.method, RotationKeys)
+        self.angles = recipe.method.angles
+        self.classifier = nn.Linear(encoder.feature_dim, len(self.angles))
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+
+    def prepare(self, batch: Batch) -> Inputs:
+        """The turned views [B K, 3, S, S] and the number of each one's angle."""
+        labels = torch.arange(len(self.angles), device=batch.views.device).repeat(len(batch.views))
+        return Inputs(turned(batch.views, self.angles), labels)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """h = f(x) of each image by its first angle [B, F], and the logits of the angles [B K, K]."""
+        h = self.encoder(images)
+        first = h[:: len(self.angles)]
+        return {"h": first, "angles": self.classifier(h), **self.probed(first)}
+
+    def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
+        """The mean cross entropy of B K rows."""
+        assert inputs.targets is not None
+        logits = in_full(outputs["angles"])
+        loss = F.cross_entropy(logits, inputs.targets)
+        right = (logits.detach().argmax(dim=1) == inputs.targets).float().mean()
+        return StepResult(outputs["h"].detach(), loss.detach(), loss, partial(_metrics, right))
+
+
+def _metrics(right: Tensor) -> dict[str, float]:
+    return {"pretext_accuracy": distributed.mean_over_processes(right)}

@@ -1,0 +1,47 @@
+"""The update rule that a recipe names, and which parameters it decays and adapts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from simclr_plus.lars import LARS, parameter_groups
+from simclr_plus.recipe.recipe import Recipe
+from simclr_plus.training.methods.method import Method
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def build_optimizer(model: Method, recipe: Recipe) -> Optimizer:
+    """LARS, SGD with Nesterov momentum or Adam; norms are exempt from decay, the probe from LARS's adaptation."""
+    o = recipe.optimizer
+    exempt = {f"encoder.{name}" for name in model.encoder.exempt}
+    if o.name == "lars":
+        groups = parameter_groups(model, o.weight_decay, exempt_names=exempt)
+        groups = groups if o.adapt_probe else _without_adapting_the_probe(groups, model, o.weight_decay)
+        return LARS(groups, lr=0.0, momentum=o.momentum, trust_coefficient=o.trust_coefficient)
+    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    without = {id(p) for name, p in trained if id(p) in norms or name in exempt}
+    groups = [
+        {"params": [p for _, p in trained if id(p) not in without], "weight_decay": o.weight_decay},
+        {"params": [p for _, p in trained if id(p) in without], "weight_decay": 0.0},
+    ]
+    if o.name == "sgd" and o.sgd_momentum == "rate_inside":  # Keras' SGD is LARS without its adaptation
+        groups = [{**group, "adapt": False} for group in groups]
+        return LARS(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
+    if o.name == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
+    return torch.optim.Adam(groups, lr=0.0, fused=True)
+
+
+def _without_adapting_the_probe(groups: list[dict[str, Any]], model: Method, decay: float) -> list[dict[str, Any]]:
+    """As the authors: the probe's kernel decays but is not adapted (head_supervised is on LARS's exclude list)."""
+    if model.probe is None:
+        return groups
+    kernel = model.probe.weight
+    groups[0]["params"] = [p for p in groups[0]["params"] if p is not kernel]
+    return [*groups, {"params": [kernel], "weight_decay": decay, "adapt": False}]

@@ -1,0 +1,92 @@
+"""Encoder files: tensors under torchvision's names, and in the header what is needed to build the network."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.resnet import ResNet
+from simclr_plus.errors import CheckpointError
+from simclr_plus.recipe.recipe import Recipe, parse_recipe
+from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
+from simclr_plus.weights.tensor_files import load_into, read, write_tensors
+
+ENCODER_FORMAT = "simclr-plus encoder 1"
+INPUT_RANGE = "RGB in [0, 1], no mean or standard deviation subtracted"
+NORMALIZED_INPUT = "RGB in [0, 1]; load_encoder's network itself applies the mean and std of `architecture`"
+
+
+def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] | None = None) -> None:
+    """Write a SimCLR+ encoder alone, with what `load_encoder` and other projects need in the header.
+
+    `metadata` adds values to the header (strings as they are, others as JSON).
+    """
+    if not isinstance(encoder, Encoder):
+        raise CheckpointError(f"save_encoder takes an encoder of SimCLR+ (ResNet), got {type(encoder).__name__}")
+    header = {
+        "format": ENCODER_FORMAT,
+        "architecture": json.dumps(encoder.spec),
+        "feature_dim": str(encoder.feature_dim),
+        "input": NORMALIZED_INPUT if encoder.normalizes else INPUT_RANGE,
+        "simclr_plus": version("simclr-plus"),
+    }
+    for key, value in (metadata or {}).items():
+        header[key] = value if isinstance(value, str) else json.dumps(value)
+    write_tensors(Path(path), dict(encoder.state_dict()), header)
+
+
+def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
+    """What the header of an encoder file says about its training."""
+    return {
+        "recipe": recipe.to_toml(),
+        "data": recipe.data.name if recipe.data.name != "folder" else f"folder {recipe.data.root}",
+        "image_size": str(recipe.augmentation.image_size),
+        "step": str(step),
+    }
+
+
+def load_encoder(path: str | Path) -> ResNet:
+    """Rebuild an encoder from an encoder file or a checkpoint, in eval mode: images [B, 3, S, S] -> h [B, feature_dim].
+
+    Raises NotFoundError, or CheckpointError for a damaged or foreign file.
+    """
+    path = Path(path)
+    header, tensors = read(path)
+    if header.get("format") == ENCODER_FORMAT:
+        try:
+            architecture = Architecture(**json.loads(header["architecture"]))
+        except (TypeError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path} describes an encoder that this version cannot build: {error}") from None
+    elif header.get("format") == CHECKPOINT_FORMAT:
+        architecture = parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture
+        tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
+    else:
+        raise CheckpointError(
+            f"{path} was not written by SimCLR+: its header does not say how to build the encoder; `simclr-plus import "
+            f"{path} -o encoder.safetensors` makes one of another trainer's file"
+        )
+    encoder = ResNet(**architecture.as_dict())
+    load_into(encoder, tensors, path)
+    return encoder.eval()
+
+
+def encoder_to_start_from(recipe: Recipe) -> ResNet:
+    """The encoder that training.init_from names; raises CheckpointError where it is another, or holds no numbers."""
+    path = recipe.training.init_from
+    given = load_encoder(path)
+    if given.architecture != recipe.architecture:
+        raise CheckpointError(
+            f"training.init_from = {path!r} holds {given.architecture}, the recipe {recipe.architecture}; "
+            "set [encoder] to match"
+        )
+    for name, tensor in given.state_dict().items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"training.init_from = {path!r} holds numbers that are not finite, in {name}")
+    return given

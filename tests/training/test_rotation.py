@@ -1,0 +1,156 @@
+"""Rotation prediction against the authors' numbers, closed forms and its own law; what every method must do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from places import GOLDEN_FOLDER
+from torch import nn
+
+from simclr_plus.datasets.images import open_training_images
+from simclr_plus.errors import RecipeError
+from simclr_plus.recipe import load_recipe, parse_recipe
+from simclr_plus.training.methods.rotation import Rotation, turned
+from simclr_plus.training.model import blank_batch, build_model
+from simclr_plus.training.trainer import view_batches
+
+GOLDEN = np.load(GOLDEN_FOLDER / "methods" / "pretext_rotation.npz")
+CPU = torch.device("cpu")
+
+
+def images_of(array: np.ndarray) -> torch.Tensor:
+    """[B, H, W, 3] -> [B, 3, H, W], or with a dimension of angles before H."""
+    return torch.from_numpy(array).movedim(-1, -3)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_turned_images_are_the_authors(number: int) -> None:
+    images, expected = images_of(GOLDEN[f"image{number}"]), images_of(GOLDEN[f"rotated{number}"])
+    assert torch.equal(turned(images), expected.flatten(0, 1))
+    assert GOLDEN["labels"].tolist() == [0, 1, 2, 3]
+
+
+def test_an_image_that_is_not_square_is_refused() -> None:
+    with pytest.raises(ValueError, match="8x11 pixels are not square"):
+        turned(images_of(GOLDEN["image2"]))
+
+
+def test_turning_by_a_right_angle_four_times_is_nothing_and_rolls_the_rows() -> None:
+    images = torch.rand(2, 3, 5, 5)
+    once = turned(images, (90,))
+    assert torch.equal(turned(turned(turned(once, (90,)), (90,)), (90,)), images)
+    rows = turned(images).unflatten(0, (2, 4))
+    assert torch.equal(turned(once).unflatten(0, (2, 4)), rows.roll(-1, dims=1))
+
+
+def test_a_flip_after_turning_would_make_two_angles_one() -> None:
+    """Which is why views are flipped before: the mirror of an image turned by 90 degrees is its mirror by 270."""
+    image = torch.rand(1, 3, 6, 6)
+    of_image, of_mirror = turned(image), turned(image.flip(3))
+    assert torch.equal(of_image[1].flip(2), of_mirror[3]) and torch.equal(of_image[3].flip(2), of_mirror[1])
+    assert torch.equal(of_image[0].flip(2), of_mirror[0])
+
+
+def rotation(tiny: list[str], *overrides: str) -> Rotation:
+    model = build_model(load_recipe("rotation_demo", [*tiny, *overrides]), 0)
+    assert isinstance(model, Rotation)
+    return model
+
+
+def test_the_loss_and_its_gradient_are_the_authors(tiny: list[str]) -> None:
+    model, logits = rotation(tiny), torch.from_numpy(GOLDEN["logits"]).double().requires_grad_()
+    inputs = model.prepare(blank_batch(model.recipe, 2, CPU, torch.float64))
+    assert inputs.targets is not None
+    order = torch.from_numpy(GOLDEN["logit_labels"])
+    assert inputs.targets.tolist() == [0, 1, 2, 3] * 2
+    rows = torch.stack([logits[int(i)] for i in range(8)])
+    result = model.loss({"h": torch.zeros(2, 4), "angles": rows}, type(inputs)(inputs.images, order))
+    result.objective.backward()
+    assert float(result.loss) == pytest.approx(float(GOLDEN["loss"]), rel=1e-6)
+    assert logits.grad is not None and np.allclose(logits.grad.numpy(), GOLDEN["loss_grad"], atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("angles", "classes"), [("[0,90,180,270]", 4), ("[0,180]", 2), ("[90,270]", 2)])
+def test_features_that_tell_nothing_have_the_loss_of_chance(tiny: list[str], angles: str, classes: int) -> None:
+    model = rotation(tiny, f"method.angles={angles}")
+    nn.init.zeros_(model.classifier.weight)
+    inputs = model.prepare(blank_batch(model.recipe, 3, CPU, torch.float32))
+    outputs = model(inputs.images)
+    result = model.loss(outputs, inputs)
+    assert float(result.loss) == pytest.approx(math.log(classes), rel=1e-6)
+    assert model.recipe.method.chance_loss(model.recipe) == pytest.approx(math.log(classes))
+    (figure,) = model.recipe.method.figures(model.recipe)
+    assert figure.chance == pytest.approx(1 / classes)
+    assert outputs["h"].shape[0] == 3 and outputs["angles"].shape == (3 * classes, classes)
+
+
+def test_the_probe_sees_the_upright_copies_and_its_gradient_stays_there(tiny: list[str]) -> None:
+    recipe = load_recipe("rotation_demo", tiny)
+    model = build_model(recipe, 10).double().eval()
+    batch = view_batches(recipe, open_training_images(recipe), CPU).at(0)
+    views = batch.views.double()
+    outputs = model(turned(views))
+    upright = model.encoder(views)
+    assert torch.allclose(outputs["h"], upright, atol=1e-12) and model.probe is not None
+    assert torch.allclose(outputs["probe"], model.probe(upright), atol=1e-12)
+    F.cross_entropy(outputs["probe"], batch.labels).backward()
+    assert all(p.grad is None for p in model.encoder.parameters()) and model.probe.weight.grad is not None
+
+
+def test_its_views_have_no_color_distortion_unless_a_recipe_says_so() -> None:
+    a = parse_recipe("", ["method.name=rotation"]).augmentation
+    assert (a.jitter_prob, a.gray_prob, a.blur_prob, a.flip_prob) == (0.0, 0.0, 0.0, 0.5)
+    assert parse_recipe("", ["method.name=rotation", "augmentation.jitter_prob=0.8"]).augmentation.jitter_prob == 0.8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["method.name=rotation", "augmentation.resize=bicubic_legacy"], ["augmentation.resize", "bicubic"]),
+        (["method.name=rotation", "variant=paper"], ["augmentation.resize"]),
+        (["method.name=rotation", "method.angles=[0,0]"], ["method.angles", "twice"]),
+        (["method.name=rotation", "method.angles=[0]"], ["method.angles"]),
+        (["method.name=rotation", "method.angles=[0,45]"], ["method.angles"]),
+        (["method.angles=[0,180]"], ["method.angles", "rotation", "simclr"]),
+        (["method.name=supervised", "method.angles=[0,180]"], ["method.angles", "rotation", "supervised"]),
+        (["method.name=turning"], ["method.name", "turning", "simclr", "rotation"]),
+    ],
+)
+def test_what_the_method_cannot_use_is_refused_by_name(overrides: list[str], names: list[str]) -> None:
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe("", overrides)
+    assert all(name in str(refused.value) for name in names), str(refused.value)
+
+
+def test_noise_cannot_be_told_upright_by_what_the_loader_does_to_its_edges(tiny: list[str]) -> None:
+    """The roughness of the four borders and of the middle, of white noise through the real views: no angle in it."""
+    from sklearn.linear_model import LogisticRegression
+
+    from simclr_plus.datasets.images import Images
+
+    pixels = np.random.default_rng(0).integers(0, 256, (400, 40, 40, 3), dtype=np.uint8)
+    recipe = load_recipe("rotation_demo", [*tiny, "training.batch_size=400", "augmentation.image_size=32"])
+    views = view_batches(recipe, Images("noise", pixels), CPU).at(0).views
+    rows = turned(views).mean(dim=1)
+
+    def roughness(x: torch.Tensor) -> torch.Tensor:
+        return x.diff(dim=-1).abs().mean(dim=-1)
+
+    edges = [
+        rows[:, 0],
+        rows[:, -1],
+        rows[:, :, 0],
+        rows[:, :, -1],
+        rows[:, 1],
+        rows[:, -2],
+        rows[:, :, 1],
+        rows[:, :, -2],
+    ]
+    features = torch.stack([roughness(edge) for edge in edges], dim=1).numpy()
+    labels = np.tile(np.arange(4), 400)
+    learnt = LogisticRegression(C=100.0, max_iter=2000).fit(features[:800], labels[:800])
+    assert learnt.score(features[800:], labels[800:]) < 0.33
