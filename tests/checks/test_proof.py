@@ -30,6 +30,7 @@ OTHER_LOSSES = {
     "margin": ["loss.name=margin", "loss.semi_hard=true", "loss.negatives=other_view"],
     "NT-Logistic": ["loss.name=nt_logistic"],
     "NT-Xent of the other view": ["loss.negatives=other_view"],
+    "rotation": ["method.name=rotation"],
 }
 
 
