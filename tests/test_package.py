@@ -47,6 +47,16 @@ def test_the_architecture_has_the_layers_that_the_imports_are_held_to() -> None:
     assert {name: int(layer) for layer, name in rows} == LAYER
 
 
+def test_links_between_the_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in documents for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    local = [(page, link) for page, link in links if not link.startswith("https://")]
+    assert len(local) > 20
+    assert [f"{page.name}: {link}" for page, link in local if not (page.parent / link).is_file()] == []
+    readme = [link for page, link in local if page.name == "README.md"]
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(readme)
+
+
 @pytest.mark.slow
 def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--quiet"]
