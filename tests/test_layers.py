@@ -25,7 +25,7 @@ training evaluators tui
 results bench
 studies
 checks
-cli
+cli supervisor study_cell
 """
 LAYER = {name: i for i, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 

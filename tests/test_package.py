@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from doc_tables import pages
 from places import ROOT
+from test_layers import LAYER
 
 
 def test_the_embedded_images_fit_and_carry_their_licence() -> None:
@@ -20,10 +23,37 @@ def test_the_embedded_images_fit_and_carry_their_licence() -> None:
     assert "Zalando SE" in notice and "The MIT License" in notice
 
 
-def test_the_readme_shows_every_module() -> None:
-    readme = (ROOT / "README.md").read_text()
-    files = [*(ROOT / "simclr_plus").glob("*.py"), *(ROOT / "simclr_plus" / "augmentations").glob("[a-z]*.py")]
-    assert [f.name for f in files if f.name not in readme] == []
+def test_the_tables_of_the_documents_are_as_the_code_says() -> None:
+    old = [page.name for page, text in pages() if page.read_text() != text]
+    assert old == [], "python tests/doc_tables.py writes them anew"
+
+
+def test_the_architecture_names_every_module_under_its_package() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [file for top in ("simclr_plus", "tui") for file in (ROOT / top).rglob("*.py")]
+    modules = [file.relative_to(ROOT) for file in files if file.name != "__init__.py"]
+    named = {
+        Path(package) / file
+        for package, part in re.findall(r"^### ([\w/]+)/$(.*?)(?=^###|\Z)", text, re.MULTILINE | re.DOTALL)
+        for file in re.findall(r"^\| `(\w+\.py)` \|", part, re.MULTILINE)
+    }
+    assert named == set(modules)
+
+
+def test_the_architecture_has_the_layers_that_the_imports_are_held_to() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)(?:/|\.py)` \|", text, re.MULTILINE)
+    assert {name: int(layer) for layer, name in rows} == LAYER
+
+
+def test_links_between_the_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in documents for link in re.findall(r"\]\(([^)#]+)\)", page.read_text())]
+    local = [(page, link) for page, link in links if not link.startswith("https://")]
+    assert len(local) > 20
+    assert [f"{page.name}: {link}" for page, link in local if not (page.parent / link).is_file()] == []
+    readme = [link for page, link in local if page.name == "README.md"]
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= set(readme)
 
 
 @pytest.mark.slow

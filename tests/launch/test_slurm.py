@@ -172,6 +172,29 @@ def test_a_run_that_waits_in_the_queue_is_not_submitted_twice(tmp_path: Path, mo
     assert resubmit(run) == "93" and read_status(run)["slurm"]["job_id"] == "93" and len(submitted) == 1
 
 
+def test_the_batch_script_of_version_0_1_0_still_trains_its_run(tmp_path: Path, tiny: list[str]) -> None:
+    run = create_run(load_recipe("demo", tiny), tmp_path, "x")
+    script = batch_script(run, Allocation()).replace("-m simclr_plus.launch.supervisor", "-m simclr_plus.supervisor")
+    assert " -m simclr_plus.supervisor " in script
+    srun = tmp_path / "srun"
+    srun.write_text('#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done; exec "$@"\n')
+    srun.chmod(0o755)
+    variables = {**environment(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash"], input=script, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_status(run)["state"] == "finished" and (run.path / "encoder.safetensors").is_file()
+
+
+def test_the_array_script_of_version_0_1_0_still_reaches_a_cell(tmp_path: Path) -> None:
+    outcomes = []
+    for module in ("simclr_plus.study_cell", "simclr_plus.studies.running.cell"):
+        script = array_script("x", tmp_path, [sys.executable, "-m", module, str(tmp_path)], [0], Allocation())
+        variables = {**os.environ, "SLURM_ARRAY_TASK_ID": "0"}
+        done = subprocess.run(["bash"], input=script, env=variables, capture_output=True, text=True, check=False)
+        outcomes.append((done.returncode, done.stderr))
+    assert outcomes[0] == outcomes[1] and outcomes[0][0] == 3 and "is no folder of a study" in outcomes[0][1]
+
+
 def command(
     cluster: slurm_cluster.Cluster, folder: Path, *arguments: str, fault: str = ""
 ) -> subprocess.CompletedProcess[str]:
