@@ -146,7 +146,7 @@ def test_when_the_disk_is_full_the_previous_checkpoint_survives(tmp_path: Path) 
     code = """
 import resource, signal, sys, torch
 from pathlib import Path
-from simclr_plus.weights.checkpoints import save_encoder, load_encoder
+from simclr_plus.weights.encoder_files import save_encoder, load_encoder
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import EnvironmentNotAbleError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
