@@ -11,6 +11,7 @@ cannot change a draw and no generator's state exists. A view's parameters are on
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,7 +58,7 @@ def draw_views(
     of `step`, matter only when sigma is shared by groups.
     """
     index = np.array(indices, dtype=np.int64, ndmin=1)
-    columns = [np.full_like(index, c) for c in (epoch, heights, widths, positions)]  # writable: one compiled form
+    columns = np.stack([np.full_like(index, c) for c in (index, epoch, heights, widths, positions)])
     out = np.empty((len(index), views, COLUMNS), dtype=np.float32)
     orders = _PERMUTATIONS if law.random_order else _FIXED_ORDER
     brightness_low = -law.brightness if law.brightness_law == "additive" else max(1 - law.brightness, 0.0)
@@ -74,10 +75,20 @@ def draw_views(
     )
     gates = np.array([law.flip_prob, law.jitter_prob, law.gray_prob, law.blur_prob], dtype=np.float32)
     key = np.uint64(int(seed) % 2**64)
-    _draw(key, *columns, index, np.float32(law.min_scale), orders, ranges, gates, step, law.blur_sigma_group, out)
+    chances = _Chances(np.float32(law.min_scale), orders, ranges, gates)
+    _draw(key, columns, chances, step, law.blur_sigma_group, out)
     if law.same_crop:
         out[:, 1:] = out[:, :1]
     return out
+
+
+class _Chances(NamedTuple):
+    """What the compiled loop knows of a law."""
+
+    min_scale: np.float32
+    orders: NDArray[np.float32]  # of the four colour operations, one a row
+    ranges: NDArray[np.float32]  # [5, 2]: brightness, contrast, saturation, hue, sigma
+    gates: NDArray[np.float32]  # [4]: probabilities of flip, jitter, gray, blur
 
 
 def draw_words(seed: int, epoch: ArrayLike, indices: ArrayLike, *, views: int = 2) -> NDArray[np.uint32]:
@@ -123,13 +134,14 @@ def _between(word, limits):  # type: ignore[no-untyped-def]
 
 
 @compiled(nogil=True)
-def _draw(  # type: ignore[no-untyped-def]
-    key, epochs, heights, widths, positions, indices, min_scale, orders, ranges, gates, step, sigma_group, out
-):
+def _draw(key, columns, chances, step, sigma_group, out):  # type: ignore[no-untyped-def]
+    """columns [5, B]: index, epoch, height and width of each image, its position in the global batch."""
+    indices, epochs, heights, widths, positions = columns[0], columns[1], columns[2], columns[3], columns[4]
+    orders, ranges, gates = chances.orders, chances.ranges, chances.gates
     for b in range(len(indices)):
         for view in range(out.shape[1]):
             row = out[b, view]
-            _draw_crop(key, indices[b], epochs[b], view, heights[b], widths[b], min_scale, row)
+            _draw_crop(key, indices[b], epochs[b], view, heights[b], widths[b], chances.min_scale, row)
             w0, w1, w2, w3 = _philox(indices[b], epochs[b], view | _GATES, 0, key)
             row[FLIP] = _uniform(w0) < gates[0]
             row[JITTER] = _uniform(w1) < gates[1]

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Timer
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,26 @@ def _cubic_table(a: float) -> NDArray[np.float32]:
 _TABLES = {"bicubic": _cubic_table(-0.5), "bicubic_legacy": _cubic_table(-0.75)}
 
 
+class _Law(NamedTuple):
+    """What the compiled loops know of a law; crops_only: no colour and no blur."""
+
+    table: NDArray[np.float32]
+    legacy: bool
+    additive: bool
+    crops_only: bool
+
+
+class _Room(NamedTuple):
+    """The buffers of a view: two mixed rows, taps of both axes, of the blur, and what it works in."""
+
+    wide: NDArray[np.float32]  # [2, W + 2 edges, times 3]
+    starts: NDArray[np.uint64]  # [2, S]
+    weights: NDArray[np.float32]  # [2, S, 4]
+    taps: NDArray[np.float32]  # [radius + 1]
+    padded: NDArray[np.float32]
+    columns: NDArray[np.float32]
+
+
 class ViewMaker:
     """Makes the views of one law; holds the buffers of one thread.
 
@@ -70,14 +90,14 @@ class ViewMaker:
     def __init__(self, law: ViewLaw, *, crops_only: bool = False) -> None:
         self.law = law
         size, radius = law.size, law.blur_radius
-        self._settings = (
+        self._numbers = _Law(
             _TABLES[law.resize],
             law.resize == "bicubic_legacy",
             law.brightness_law == "additive",
             crops_only,
         )
-        self._rows = np.zeros((2, 0), dtype=np.float32)
-        self._buffers = (
+        self._room = _Room(
+            np.zeros((2, 0), dtype=np.float32),
             np.zeros((2, size), dtype=np.uint64),
             np.zeros((2, size, 4), dtype=np.float32),
             np.zeros(radius + 1, dtype=np.float32),
@@ -89,7 +109,7 @@ class ViewMaker:
         """Write the views [V] of image [H, W, 3] by parameters [V, 16] to out[:, b] of [V, B, 3, S, S]."""
         self._check(image, parameters[None], out)
         assert 0 <= b < out.shape[1]
-        _fill_one(image, parameters, self._planes(out), b, *self._settings, self._wide_rows(image), *self._buffers)
+        _fill_one(image, parameters, self._planes(out), b, self._numbers, self._room_for(image))
 
     def fill_batch(
         self,
@@ -107,8 +127,8 @@ class ViewMaker:
             raise ValueError("images must be one contiguous array [N, H, W, 3]")
         if last > first and not 0 <= indices[first:last].min() <= indices[first:last].max() < len(images):
             raise ValueError(f"indices lie outside the {len(images)} images")
-        rows = self._wide_rows(images[0])
-        _fill_many(images, indices, parameters, self._planes(out), first, last, *self._settings, rows, *self._buffers)
+        room = self._room_for(images[0])
+        _fill_many(images, indices, parameters, self._planes(out), (first, last), self._numbers, room)
 
     def _check(self, image: NDArray[Any], parameters: NDArray[Any], out: NDArray[Any]) -> None:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.flags.c_contiguous:
@@ -124,11 +144,11 @@ class ViewMaker:
     def _planes(self, out: NDArray[np.float32]) -> NDArray[np.float32]:
         return out.reshape(*out.shape[:3], -1)
 
-    def _wide_rows(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _room_for(self, image: NDArray[np.uint8]) -> _Room:
         needed = (image.shape[1] + 2 * _EDGE) * 3
-        if self._rows.shape[1] < needed:
-            self._rows = np.zeros((2, needed), dtype=np.float32)
-        return self._rows
+        if self._room.wide.shape[1] < needed:
+            self._room = self._room._replace(wide=np.zeros((2, needed), dtype=np.float32))
+        return self._room
 
 
 def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> None:
@@ -155,87 +175,59 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
 
 
 @compiled(**_LOOP)
-def _fill_many(  # type: ignore[no-untyped-def]
-    images,
-    indices,
-    parameters,
-    out,
-    first,
-    last,
-    table,
-    legacy,
-    additive,
-    crops_only,
-    wide,
-    starts,
-    weights,
-    taps,
-    padded,
-    columns,
-):
+def _fill_many(images, indices, parameters, out, part, law, room):  # type: ignore[no-untyped-def]
     height, width = images.shape[1], images.shape[2]
-    for b in range(first, last):
+    for b in range(part[0], part[1]):
         image = images[indices[b]].reshape(height, width * 3)
         for v in range(out.shape[0]):
-            _fill_view(
-                image,
-                parameters[b, v],
-                out[v, b],
-                table,
-                legacy,
-                additive,
-                crops_only,
-                wide,
-                starts,
-                weights,
-                taps,
-                padded,
-                columns,
-            )
+            _fill_view(image, parameters[b, v], out[v, b], law, room)
 
 
 @compiled(**_LOOP)
-def _fill_one(  # type: ignore[no-untyped-def]
-    image, parameters, out, b, table, legacy, additive, crops_only, wide, starts, weights, taps, padded, columns
-):
+def _fill_one(image, parameters, out, b, law, room):  # type: ignore[no-untyped-def]
     flat = image.reshape(image.shape[0], image.shape[1] * 3)
     for v in range(out.shape[0]):
-        _fill_view(
-            flat,
-            parameters[v],
-            out[v, b],
-            table,
-            legacy,
-            additive,
-            crops_only,
-            wide,
-            starts,
-            weights,
-            taps,
-            padded,
-            columns,
-        )
+        _fill_view(flat, parameters[v], out[v, b], law, room)
 
 
 @compiled(**_LOOP)
-def _fill_view(  # type: ignore[no-untyped-def]
-    image, p, out, table, legacy, additive, crops_only, wide, starts, weights, taps, padded, columns
-):
+def _fill_view(image, p, out, law, room):  # type: ignore[no-untyped-def]
     """One view of an image [H, W 3] into planes [3, S S]."""
-    size = starts.shape[1]
+    contrast_at, gray = -1, False
+    if not law.crops_only:
+        gray = p[GRAY] != 0
+        if p[JITTER] != 0:
+            contrast_at = _place_of_contrast(p)
+    sums = _resize_and_begin_colour(image, p, out, law, room, contrast_at, gray)
+    if contrast_at >= 0:
+        _contrast_and_after(p, out, room.starts.shape[1], contrast_at, sums, law.additive, gray)
+    if p[SIGMA] > 0 and not law.crops_only:
+        radius = _gaussian_taps(p[SIGMA], room.taps)
+        for c in range(1 if gray else 3):
+            _blur(out[c], room.starts.shape[1], room.taps, radius, room.padded, room.columns)
+            _clip(out[c])
+        if gray:
+            out[1, :] = out[0]
+            out[2, :] = out[0]
+
+
+@compiled(**_LOOP)
+def _place_of_contrast(p):  # type: ignore[no-untyped-def]
+    """In the order of the four colour operations."""
+    place = 4
+    for k in range(4):
+        if p[ORDER + k] == 1:
+            place = k
+    return place
+
+
+@compiled(**_LOOP)
+def _resize_and_begin_colour(image, p, out, law, room, contrast_at, gray):  # type: ignore[no-untyped-def]
+    """Crop, resize, flip, and the colour operations before contrast; returns the sums that contrast needs."""
+    wide, starts, weights, size = room.wide, room.starts, room.weights, room.starts.shape[1]
     top, left, height, width = np.int64(p[TOP]), np.int64(p[LEFT]), np.int64(p[HEIGHT]), np.int64(p[WIDTH])
-    _axis_taps(table, legacy, height, size, False, starts[0], weights[0])
-    _axis_taps(table, legacy, width, size, p[FLIP] != 0, starts[1], weights[1])
-    contrast_at = 4
-    if p[JITTER] != 0:
-        for k in range(4):
-            if p[ORDER + k] == 1:
-                contrast_at = k
-    else:
-        contrast_at = -1
-    gray = p[GRAY] != 0
-    if crops_only:
-        contrast_at, gray = -1, False
+    _axis_taps(law.table, law.legacy, height, size, False, starts[0], weights[0])
+    _axis_taps(law.table, law.legacy, width, size, p[FLIP] != 0, starts[1], weights[1])
     rows = max(1, _CHUNK_PIXELS // size)
     sum0, sum1, sum2 = _ZERO, _ZERO, _ZERO
     for start in range(0, size, rows):
@@ -250,36 +242,33 @@ def _fill_view(  # type: ignore[no-untyped-def]
         chunk = slice(start * size, stop * size)
         r, g, b = out[0, chunk], out[1, chunk], out[2, chunk]
         if contrast_at >= 0:
-            _colour(r, g, b, p, 0, contrast_at, additive)
+            _colour(r, g, b, p, 0, contrast_at, law.additive)
             sum0 += _total(r)
             sum1 += _total(g)
             sum2 += _total(b)
         elif gray:
             _to_gray(r, g, b)
-        elif not crops_only:
+        elif not law.crops_only:
             _clip(r)
             _clip(g)
             _clip(b)
-    if contrast_at >= 0:
-        factor = p[CONTRAST]
-        share = (_ONE - factor) / _f(size * size)
-        for start in range(0, size, rows):
-            chunk = slice(start * size, min(size, start + rows) * size)
-            r, g, b = out[0, chunk], out[1, chunk], out[2, chunk]
-            _scale_and_shift(r, factor, sum0 * share)
-            _scale_and_shift(g, factor, sum1 * share)
-            _scale_and_shift(b, factor, sum2 * share)
-            _colour(r, g, b, p, contrast_at + 1, 4, additive)
-            if gray:
-                _to_gray(r, g, b)
-    if p[SIGMA] > 0 and not crops_only:
-        radius = _gaussian_taps(p[SIGMA], taps)
-        for c in range(1 if gray else 3):
-            _blur(out[c], size, taps, radius, padded, columns)
-            _clip(out[c])
+    return sum0, sum1, sum2
+
+
+@compiled(**_LOOP)
+def _contrast_and_after(p, out, size, contrast_at, sums, additive, gray):  # type: ignore[no-untyped-def]
+    factor = p[CONTRAST]
+    share = (_ONE - factor) / _f(size * size)
+    rows = max(1, _CHUNK_PIXELS // size)
+    for start in range(0, size, rows):
+        chunk = slice(start * size, min(size, start + rows) * size)
+        r, g, b = out[0, chunk], out[1, chunk], out[2, chunk]
+        _scale_and_shift(r, factor, sums[0] * share)
+        _scale_and_shift(g, factor, sums[1] * share)
+        _scale_and_shift(b, factor, sums[2] * share)
+        _colour(r, g, b, p, contrast_at + 1, 4, additive)
         if gray:
-            out[1, :] = out[0]
-            out[2, :] = out[0]
+            _to_gray(r, g, b)
 
 
 @compiled(**_LOOP)
