@@ -23,8 +23,9 @@ from simclr_plus.evaluators.transfer import evaluate_transfer
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
-from simclr_plus.results.evaluate import Evaluator, evaluate_target, labelled_images
+from simclr_plus.results.evaluate import Evaluator, evaluate_target
 from simclr_plus.results.report import make_report
+from simclr_plus.results.targets import labelled_images
 from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model

@@ -36,8 +36,9 @@ from simclr_plus.evaluators.transfer import PENALTIES, chosen_penalty, evaluate_
 from simclr_plus.features.cache import cached_features
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.keys import Data
-from simclr_plus.results.evaluate_on_sets import few_labels, fine_tune, open_target, transfer
+from simclr_plus.results.evaluate_on_sets import few_labels, fine_tune, transfer
 from simclr_plus.results.predictions import compare_predictions
+from simclr_plus.results.targets import open_target
 from simclr_plus.weights.encoder_files import save_encoder
 
 CPU = torch.device("cpu")

@@ -322,7 +322,7 @@ def test_small_changes_are_drawn_small(tmp_path: Path) -> None:
     whole = ranges(tmp_path / "a", [])
     assert whole["wait"].y0 == 0 and whole["wait"].y1 >= 0.1
     assert whole["rank"].y0 == 0 and whole["rank"].y1 >= 128
-    assert whole["spread"].y0 == 0 == whole["speed"].y0 == whole["rate"].y0 == whole["contrastive"].y0
+    assert whole["spread"].y0 == 0 == whole["speed"].y0 == whole["rate"].y0 == whole["task"].y0
     text = str(whole["text"])
     for words in ("of 128", "alarm above 30.0%", "alarm below 0.14", "chance 0.8%", "chance, 10 classes: 10.0%"):
         assert words in text, words

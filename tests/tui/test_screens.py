@@ -403,7 +403,7 @@ def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> N
         chart = app.screen.query_one("#chart-loss", LineChart)
         await until(pilot, lambda: len(chart.curves) == 2)
         shown = [c.id for c in app.screen.query(LineChart) if c.display]
-        assert "chart-contrastive" not in shown and len(shown) == 6
+        assert "chart-task" not in shown and len(shown) == 6
         assert not chart.levels and "chance" not in screen_text(app)
         await pilot.press("2")  # asked for, it says why it is empty
         await until(pilot, lambda: "the run learns labels" in screen_text(app))
