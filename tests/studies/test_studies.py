@@ -450,7 +450,7 @@ def test_an_array_task_passes_the_warning_of_its_time_limit_on_to_a_cell_that_he
     task = subprocess.Popen(["bash", "-c", script], env=variables, stdout=subprocess.PIPE, text=True)
     assert task.stdout is not None and task.stdout.readline() == "up\n"
     task.send_signal(signal.SIGUSR2)
-    assert task.wait(timeout=20) == 130 and (tmp_path / "requeued").read_text() == "requeue 7_0\n"
+    assert task.wait(timeout=120) == 130 and (tmp_path / "requeued").read_text() == "requeue 7_0\n"
     task.stdout.close()
 
 
