@@ -16,8 +16,7 @@ from tiny_recipe import TINY
 from warm_commands import Warm
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores; more threads would wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads that share a core wait for each other ten times as long
 
 
 @pytest.fixture

@@ -30,15 +30,6 @@ SK, SE = {"selective_kernels": True}, {"se_ratio": 0.25}
 NORMS = (nn.BatchNorm2d, GlobalBatchNorm2d)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """So small maps are not worth a second thread; on busy cores its waiting costs ten times the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def groups_of(encoder: ResNet) -> list[nn.Sequential]:
     return [encoder.layer1, encoder.layer2, encoder.layer3, encoder.layer4]
 

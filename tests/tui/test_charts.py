@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
+from parameters import rest_slow
 from rich.console import Console
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.average import NEIGHBOURHOOD, REACH, centred
@@ -193,7 +194,7 @@ def test_a_run_and_its_first_part_are_the_same_line_in_the_comparison(tmp_path: 
     drive(SimclrPlusApp(tmp_path), steps)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", rest_slow(SIZES))
 def test_figures_in_titles_are_those_of_the_file_and_the_crosshair_leaves_with_the_mouse(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
