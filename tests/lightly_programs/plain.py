@@ -35,7 +35,7 @@ def train(swapped: tuple[str, ...], folder: Path) -> dict[str, object]:
 
 
 def main(out: Path) -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     write_images(out / "images")
     for name, swapped in [("none", ()), *((part, (part,)) for part in PARTS), ("all", PARTS)]:
         torch.save(train(swapped, out / "images"), out / f"{name}.pt")

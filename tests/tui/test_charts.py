@@ -260,7 +260,7 @@ def drawn(chart: LineChart) -> Window:
     return chart.window
 
 
-@pytest.mark.parametrize("upto", [10, 20, 600])
+@pytest.mark.parametrize("upto", rest_slow([600, 10, 20]))
 def test_all_charts_go_from_nought_to_the_planned_end_in_whole_steps(tmp_path: Path, upto: int) -> None:
     run = a_noisy_run(tmp_path, "one", upto=upto)
 
@@ -570,7 +570,7 @@ def test_a_screen_that_is_being_taken_apart_draws_nothing_and_raises_nothing(
 BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_run_is_opened_and_left_at_once_again_and_again(tmp_path: Path, rounds: int) -> None:
     a_run(tmp_path, "one", lines=10)
     a_run(tmp_path, "two", lines=10)
