@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parameters import rest_slow
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -399,7 +398,8 @@ def test_torchvisions_and_timms_networks_are_subjects(tmp_path: Path) -> None:
         assert torch.allclose(theirs.subject.encoder(images), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("verb", rest_slow(["few-labels", "linear"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["few-labels", "linear"])
 def test_two_processes_find_what_one_does(
     simclr_plus: Callable[..., Any], photos: Path, tmp_path: Path, verb: str
 ) -> None:

@@ -116,7 +116,10 @@ TRAINERS: dict[str, tuple[Callable[[Weights], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("trainer", "zipped"), [*((trainer, True) for trainer in TRAINERS), ("MoCo", False)])
+@pytest.mark.parametrize(
+    ("trainer", "zipped"),
+    [*((trainer, True) for trainer in TRAINERS), pytest.param("MoCo", False, marks=pytest.mark.slow)],
+)
 @torch.no_grad()
 def test_a_trainers_file_gives_its_networks_features(
     tmp_path: Path, resnet18: nn.Module, trainer: str, zipped: bool

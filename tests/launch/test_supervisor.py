@@ -85,6 +85,7 @@ def test_a_detached_run_is_watched_stopped_and_resumed_to_the_same_bytes(
     assert 0 <= figures["cpu"] <= 1 and figures["rss"] > 10**8 and figures["memory_total"] > figures["memory_used"]
 
 
+@pytest.mark.slow
 def test_changed_keys_make_a_new_run_with_its_parent_named(
     tmp_path: Path, tiny: list[str], simclr_plus: Command
 ) -> None:

@@ -354,7 +354,7 @@ def test_help_is_made_from_the_keys_of_the_screen(tmp_path: Path) -> None:
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
 
 
-@pytest.mark.parametrize("width", rest_slow([40, 200, 80, 120], 2))
+@pytest.mark.parametrize("width", rest_slow([40, 200, 80, 120]))
 def test_no_key_is_cut_off_and_help_and_quit_are_always_there(tmp_path: Path, width: int) -> None:
     run = a_run(tmp_path, "one")
     run.checkpoints.mkdir()
@@ -683,7 +683,7 @@ def test_without_a_terminal_the_verb_says_what_to_type_instead(tmp_path: Path, m
 NASTY = [[[{}]], "1e999", 10**40, "text", [], {}, None, True, -1, 1e308]
 
 
-@pytest.mark.parametrize("value", rest_slow(NASTY, 3), ids=repr)
+@pytest.mark.parametrize("value", rest_slow(NASTY, 2), ids=repr)
 def test_whatever_stands_in_the_files_of_a_run_the_screens_live(tmp_path: Path, value: Any) -> None:
     run = a_run(tmp_path, "one", lines=5)
     for name, text in (
