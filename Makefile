@@ -8,10 +8,10 @@ demo: .venv/core
 	$(BIN)/simclr-plus demo
 
 test: check
-	$(BIN)/pytest -m "not slow and not soak"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not soak"
 
 test-all: .venv/dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -n 2 --dist loadfile -m slow
 
 soak: .venv/dev
 	$(BIN)/pytest -m soak

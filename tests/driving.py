@@ -73,7 +73,7 @@ def drive(app: SimclrPlusApp, steps: Steps, size: tuple[int, int] = (120, 34)) -
     asyncio.run(all_of_it())
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something to hold."""
     end = time.monotonic() + seconds
     while not condition():

@@ -259,8 +259,15 @@ def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> No
     ]
 
 
-@pytest.mark.parametrize("on", ["h", "z"])
-@pytest.mark.parametrize("evaluator", [evaluate_linear, evaluate_linear_fast])
+@pytest.mark.parametrize(
+    ("evaluator", "on"),
+    [
+        (evaluate_linear, "h"),
+        (evaluate_linear_fast, "z"),
+        pytest.param(evaluate_linear, "z", marks=pytest.mark.slow),
+        pytest.param(evaluate_linear_fast, "h", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kept_classifier_is_verified_to_the_digit(trained: Run, on: str, evaluator: Evaluator) -> None:
     settings = {"epochs": 1, "batch_size": 100}
     result, path = evaluate_target(

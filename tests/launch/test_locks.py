@@ -100,7 +100,7 @@ def test_of_several_that_start_in_the_same_moment_one_has_the_run(run: Run, tmp_
         assert [said(late), said(late)] == ["ready", "True"]  # let go, or known to be dead
         go.unlink()
         for process in (*those, late):
-            process.communicate(timeout=20)
+            process.communicate(timeout=120)
     assert len(list(run.path.glob("run.lock.*"))) == 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
+from parameters import rest_slow
 from rich.console import Console
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.average import NEIGHBOURHOOD, REACH, centred
@@ -193,7 +194,7 @@ def test_a_run_and_its_first_part_are_the_same_line_in_the_comparison(tmp_path: 
     drive(SimclrPlusApp(tmp_path), steps)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", rest_slow(SIZES))
 def test_figures_in_titles_are_those_of_the_file_and_the_crosshair_leaves_with_the_mouse(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
@@ -259,7 +260,7 @@ def drawn(chart: LineChart) -> Window:
     return chart.window
 
 
-@pytest.mark.parametrize("upto", [10, 20, 600])
+@pytest.mark.parametrize("upto", rest_slow([600, 10, 20]))
 def test_all_charts_go_from_nought_to_the_planned_end_in_whole_steps(tmp_path: Path, upto: int) -> None:
     run = a_noisy_run(tmp_path, "one", upto=upto)
 
@@ -569,7 +570,7 @@ def test_a_screen_that_is_being_taken_apart_draws_nothing_and_raises_nothing(
 BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_run_is_opened_and_left_at_once_again_and_again(tmp_path: Path, rounds: int) -> None:
     a_run(tmp_path, "one", lines=10)
     a_run(tmp_path, "two", lines=10)
