@@ -92,9 +92,9 @@ class Tail:
     def _objects(self, block: bytes) -> list[dict[str, Any]]:
         lines = [line for line in block.split(b"\n") if line.strip()]
         try:  # all at once takes half the time of one by one
-            found = json.loads(b"[" + b",".join(lines) + b"]")
-            if len(found) == len(lines) and all(type(value) is dict for value in found):
-                return list(found)
+            values = json.loads(b"[" + b",".join(lines) + b"]")
+            if len(values) == len(lines) and all(type(value) is dict for value in values):
+                return list(values)
         except (ValueError, RecursionError):
             pass
         objects = []

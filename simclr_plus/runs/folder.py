@@ -33,8 +33,6 @@ from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe, recipe_text
 
-# what may stand in the STOP file, and how much it asks for: 1 save and stop, 2 end within 35 seconds, 3 end at once
-STOP_WORDS = {"": 1, "requeue": 1, "now": 2, "kill": 3}
 LATEST = "latest"  # stands for the newest run
 LONGEST_NAME = 200  # bytes; file systems take 255, and a study or SLURM adds to it
 SECONDS_TO_APPEAR = 30.0  # a file that another machine wrote, on a network file system
@@ -147,10 +145,10 @@ class Run:
 
     def latest_checkpoint(self) -> Path:
         """The newest complete checkpoint; raises NotFoundError where there is none."""
-        found = self.checkpoint_files()
-        if not found:
+        files = self.checkpoint_files()
+        if not files:
             raise NotFoundError(f"run {self.path} has no checkpoint in {self.checkpoints}; nothing was saved yet")
-        return found[-1]
+        return files[-1]
 
     def try_lock(self, patience: float = 0.0, **claim: Any) -> locks.Hold | None:
         """Take the run's lock until it is released; None when another has it. `claim`: see locks.hold.
@@ -174,7 +172,7 @@ class Run:
             held.release()
 
     def ask_to_stop(self, word: str = "") -> None:
-        """Make the file that asks the run to save and stop, or for more: see STOP_WORDS."""
+        """Make the file that asks the run to save and stop, or for more: see stop_level.STOP_WORDS."""
         self.stop_file.parent.mkdir(exist_ok=True)  # and not that of a run that was deleted
         write_text_whole(self.stop_file, word)
         with suppress(OSError):  # by the clock of who asks, not of who keeps the files: see launch/supervisor.py

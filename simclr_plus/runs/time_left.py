@@ -14,12 +14,12 @@ def seconds_left(lines: Sequence[Mapping[str, Any]], steps: object) -> float | N
 
     The first line after a start has no other to be compared with: its images a second count.
     """
-    known = [line for line in lines[-LINES:] if _is_number(line.get("step"))]
-    if not known or not _is_number(steps):
+    counted = [line for line in lines[-LINES:] if _is_number(line.get("step"))]
+    if not counted or not _is_number(steps):
         return None
-    last = known[-1]
+    last = counted[-1]
     rest = max(0.0, steps - last["step"])
-    timed = [line for line in known if _is_number(line.get("time"))]
+    timed = [line for line in counted if _is_number(line.get("time"))]
     if len(timed) > 1 and timed[-1]["step"] > timed[0]["step"] and timed[-1]["time"] > timed[0]["time"]:
         each = (timed[-1]["time"] - timed[0]["time"]) / (timed[-1]["step"] - timed[0]["step"])
     else:
@@ -33,14 +33,14 @@ def seconds_left(lines: Sequence[Mapping[str, Any]], steps: object) -> float | N
 
 def lines_of_a_start(backwards: Iterable[Mapping[str, Any]], from_step: object) -> list[Mapping[str, Any]]:
     """The newest lines that one start has written, oldest first, of a file that is read from its end."""
-    found: list[Mapping[str, Any]] = []
+    newest: list[Mapping[str, Any]] = []
     begin = from_step if _is_number(from_step) else 0
     for line in backwards:
         step = line.get("step")
-        if not _is_number(step) or step <= begin or (found and step >= found[-1]["step"]) or len(found) == LINES:
+        if not _is_number(step) or step <= begin or (newest and step >= newest[-1]["step"]) or len(newest) == LINES:
             break
-        found.append(line)
-    return found[::-1]
+        newest.append(line)
+    return newest[::-1]
 
 
 def duration(seconds: float | None) -> str:

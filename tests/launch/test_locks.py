@@ -16,8 +16,8 @@ from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start as launch
+from simclr_plus.launch.order import Order
 from simclr_plus.launch.start import start
-from simclr_plus.launch.supervisor import Order
 from simclr_plus.machine import locks, processes, slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import states

@@ -15,7 +15,7 @@ import pytest
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import supervisor
 from simclr_plus.launch.hanging import behind_the_others, hung
-from simclr_plus.launch.supervisor import Order, meets_here, torchrun_options
+from simclr_plus.launch.order import Order, meets_here, torchrun_options
 from simclr_plus.machine import processes, slurm
 from simclr_plus.machine.processes import is_stopped, start_time
 from simclr_plus.recipe import load_recipe
