@@ -64,6 +64,7 @@ class ViewBatches:
     `crops` says: "float32", exact, or "float16" or "uint8".
     """
 
+    # eleven parameters: what a batch follows from, each named by another part of the recipe, the run and the machine
     def __init__(
         self,
         images: Images,

@@ -88,7 +88,8 @@ def _attempts(s: Supervision) -> tuple[str, Failure | None, str]:
             return STOPPED if s.stop_level else FINISHED, None, ""
         without_progress = without_progress + 1 if _saved_step(s.run) == saved else 0
         saved = _saved_step(s.run)
-        may_restart = len(s.status["restarts"]) < s.order.max_restarts and not s.order.rdzv  # else torchrun does it
+        # where several nodes meet, torchrun restarts them
+        may_restart = len(s.status["restarts"]) < s.order.max_restarts and not s.order.rdzv
         if not may_restart or failure.would_happen_again or s.stop_level:
             return FAILED, failure, ""
         if without_progress > 1:

@@ -22,7 +22,7 @@ from simclr_plus.machine import locks, processes, slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import states
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.states import here, read_status, write_status
+from simclr_plus.runs.states import read_status, this_host, write_status
 
 NO_LOCKS = """
 import errno, fcntl
@@ -181,7 +181,7 @@ def test_what_another_machine_trains_by_its_status_is_not_started_here(run: Run)
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_and_claim_a_dead_supervisor_of_this_machine_keeps_nobody_waiting(run: Run) -> None:
     run.lock_file.touch()
-    promise = {"state": "running", "updated": time.time(), "next_in": 120, **here()}
+    promise = {"state": "running", "updated": time.time(), "next_in": 120, **this_host()}
     write_status(run, {**promise, "pid": os.getpid(), "pid_started": processes.start_time(os.getpid())})
     with pytest.raises(SimclrPlusError), states.locked(run):
         pass

@@ -17,7 +17,7 @@ from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming
 
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.states import here, read_status, state_of, write_status
+from simclr_plus.runs.states import read_status, state_of, this_host, write_status
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -376,7 +376,7 @@ def test_a_job_that_is_started_again_heeds_only_a_stop_of_its_own(tmp_path: Path
     run = create_run(load_recipe("demo", tiny), tmp_path, "x")
     run.ask_to_stop("requeue")
     late = 10 if when.startswith("before") else -10
-    write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **here()})
+    write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **this_host()})
     command = [sys.executable, "-m", "simclr_plus.launch.supervisor", str(run.path), "--processes", "1"]
     job = {"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "1"}
     done = subprocess.run(command, env={**environment(tmp_path), **job}, check=False)

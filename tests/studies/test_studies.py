@@ -82,9 +82,9 @@ def test_the_plan_at_the_papers_scale_has_the_papers_runs(name: str) -> None:
                 assert make_plan(recipe, IMAGENET).peak_learning_rate == pytest.approx(
                     4.8 * (recipe.training.batch_size / 4096) ** (0.5 if cell.place.get("rule") == "sqrt" else 1)
                 )
-        if recipe.supervised and name in ("color-strength", "model-size"):
+        if recipe.method.name == "supervised" and name in ("color-strength", "model-size"):
             assert recipe.training.epochs == 90
-        if recipe.supervised and name == "model-size":
+        if recipe.method.name == "supervised" and name == "model-size":
             assert recipe.augmentation.jitter_prob == recipe.augmentation.blur_prob == 0
     usual = {"color-strength", "model-size", "batch-and-epochs", "broader-augmentation", "supervised-augmentation"}
     if name not in usual:

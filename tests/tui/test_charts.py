@@ -31,14 +31,15 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import RichLog, Static
 
+from simclr_plus.machine.words import duration
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.overview import glance
 from simclr_plus.runs.progress import TrainingProgress, figures
 from simclr_plus.runs.pulse import PulseWriter, pulse_file
-from simclr_plus.runs.states import here, write_status
-from simclr_plus.runs.time_left import duration, lines_of_a_start, seconds_left
+from simclr_plus.runs.states import this_host, write_status
+from simclr_plus.runs.time_left import lines_of_a_start, seconds_left
 
 STEPS = 1719
 PLOT = {plot.key: plot for plot in PLOTS}
@@ -65,7 +66,7 @@ def a_noisy_run(
     for step in range(every, upto + 1, every):
         loss = float(decay(step) + 0.1 * generator.normal())
         run.log_metrics(line(step, loss=loss, images=step * 128, epoch=step * 128 / 10_000))
-    write_status(run, {"state": "stopped", "processes": 1, **here()})
+    write_status(run, {"state": "stopped", "processes": 1, **this_host()})
     return run
 
 
@@ -421,7 +422,7 @@ def test_a_run_that_failed_before_its_first_figures_shows_cause_remedy_and_log(t
     run = create_run(load_recipe("demo"), tmp_path, "one")
     cause = "the loss is not finite at step 3 (learning rate 0.003): training stopped; no checkpoint was saved before. "
     remedy = "Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
-    write_status(run, {"state": "failed", "why": cause + remedy, "processes": 1, **here()})
+    write_status(run, {"state": "failed", "why": cause + remedy, "processes": 1, **this_host()})
     run.logs.mkdir()
     (run.logs / "rank_0.log").write_text("".join(f"said {i}\n" for i in range(30)))
 
@@ -459,7 +460,7 @@ def test_a_log_that_was_read_before_it_had_a_place_is_not_empty(
 
 def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Path) -> None:
     run = create_run(load_recipe("demo"), tmp_path, "one")
-    write_status(run, {"state": "running", "processes": 1, **here()})
+    write_status(run, {"state": "running", "processes": 1, **this_host()})
     lock = run.try_lock()
     assert lock is not None
     pulse = PulseWriter(pulse_file(run.logs, 0), 60)
