@@ -11,7 +11,7 @@ test: check
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not soak"
 
 test-all: .venv/dev
-	$(BIN)/pytest -n 2 --dist loadfile -m slow
+	$(BIN)/pytest -m slow
 
 soak: .venv/dev
 	$(BIN)/pytest -m soak
