@@ -37,7 +37,7 @@ from textual.binding import Binding
 from textual.pilot import Pilot
 from textual.widgets import Footer, Static
 
-from simclr_plus.cli import app as cli
+from simclr_plus.cli import first_steps
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
@@ -675,9 +675,9 @@ def test_a_run_in_trouble_sounds_its_alarm(tmp_path: Path) -> None:
 def test_without_a_terminal_the_verb_says_what_to_type_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with pytest.raises(EnvironmentNotAbleError, match="simclr-plus ps --json"):
-        cli.tui(tmp_path, False, "", False, False, 8000)
+        first_steps.tui(tmp_path, False, "", False, False, 8000)
     with pytest.raises(RecipeError, match="--theme 'pink'"):
-        cli.tui(tmp_path, False, "pink", False, False, 8000)
+        first_steps.tui(tmp_path, False, "pink", False, False, 8000)
 
 
 NASTY = [[[{}]], "1e999", 10**40, "text", [], {}, None, True, -1, 1e308]

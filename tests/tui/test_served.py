@@ -23,7 +23,7 @@ from simclr_plus.tui.served import _guarded, is_our_name, serve_in_browser
 from simclr_plus.tui.starting.recipe_form import Form
 from textual.pilot import Pilot
 
-from simclr_plus.cli import app as cli
+from simclr_plus.cli import first_steps
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
@@ -198,12 +198,12 @@ def test_each_server_draws_a_token_of_its_own_that_no_process_list_shows(monkeyp
 def test_a_browser_only_looks_unless_it_is_told_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[list[str]] = []
     monkeypatch.setattr("simclr_plus.tui.served.serve_in_browser", lambda given, *_, **__: words.append(given))
-    cli.tui(Path("runs"), serve=True)
-    cli.tui(Path("runs"), serve=True, write=True)
+    first_steps.tui(Path("runs"), serve=True)
+    first_steps.tui(Path("runs"), serve=True, write=True)
     assert ["--readonly" in given for given in words] == [True, False]
     for given in ({"write": True}, {"write": True, "serve": True, "readonly": True}):
         with pytest.raises(RecipeError, match="--write"):
-            cli.tui(Path("runs"), **given)  # type: ignore[arg-type]
+            first_steps.tui(Path("runs"), **given)  # type: ignore[arg-type]
 
 
 # only looking: every action of every screen
