@@ -8,7 +8,7 @@ demo: .venv/core
 	$(BIN)/simclr-plus demo
 
 test: check
-	$(BIN)/pytest -m "not slow and not soak"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not soak"
 
 test-all: .venv/dev
 	$(BIN)/pytest -m slow

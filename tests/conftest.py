@@ -16,6 +16,7 @@ from tiny_recipe import TINY
 from warm_commands import Warm
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command line: see cli.main
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads that share a core wait for each other ten times as long
 
 
 @pytest.fixture

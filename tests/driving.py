@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.pulse import PulseWriter, pulse_file
-from simclr_plus.runs.states import here, write_status
+from simclr_plus.runs.states import this_host, write_status
 
 SIZES = [(80, 24), (120, 34), (200, 60)]
 Steps = Callable[[SimclrPlusApp, Pilot[None]], Awaitable[None]]
@@ -47,7 +47,7 @@ def a_run(folder: Path, name: str, *, lines: int = 30, overrides: tuple[str, ...
     for i in range(1, lines + 1):
         run.log_metrics(line(i * 10))
     run.log_event("exit", reason="finished", step=lines * 10)
-    write_status(run, {"state": "finished", "processes": 1, **here()})
+    write_status(run, {"state": "finished", "processes": 1, **this_host()})
     return run
 
 
@@ -55,7 +55,7 @@ def a_live_run(folder: Path, name: str) -> tuple[Run, int]:
     """A run that looks as if it trained, and its lock."""
     run = create_run(load_recipe("demo"), folder, name)
     run.log_event("start", steps=1000, processes=1, host="here")
-    write_status(run, {"state": "running", "processes": 1, **here()})
+    write_status(run, {"state": "running", "processes": 1, **this_host()})
     PulseWriter(pulse_file(run.logs, 0), 60).beat(10, "step")
     lock = run.try_lock()
     assert lock is not None
@@ -73,7 +73,7 @@ def drive(app: SimclrPlusApp, steps: Steps, size: tuple[int, int] = (120, 34)) -
     asyncio.run(all_of_it())
 
 
-async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until(pilot: Pilot[None], condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for something to hold."""
     end = time.monotonic() + seconds
     while not condition():

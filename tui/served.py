@@ -48,8 +48,8 @@ def serve_in_browser(words: Sequence[str], port: int, say: Callable[[str], None]
             raise EnvironmentNotAbleError(f"--port {port} of {host} cannot be had: {error}; choose another") from None
     token = secrets.token_urlsafe(TOKEN_BYTES)
     command = shlex.join([sys.executable, "-m", "simclr_plus.cli", *words])
-    shown = socket.gethostname() if host in EVERY_ADDRESS else _in_address(host)
-    say(f"http://{shown}:{port}/{token}/   whoever has this address is let in; Ctrl-C ends it")
+    name = socket.gethostname() if host in EVERY_ADDRESS else _in_address(host)
+    say(f"http://{name}:{port}/{token}/   whoever has this address is let in; Ctrl-C ends it")
     if host != HOST:
         say("it is not encrypted: whoever can listen on the way can read the address")
     else:
@@ -75,14 +75,7 @@ def _guarded(server: type[Any], token: str) -> type[Any]:
             import jinja2
             from aiohttp import web
 
-            @web.middleware
-            async def guard(
-                request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-            ) -> web.StreamResponse:
-                refuse(request, token, self.host)
-                return await handler(request)
-
-            app = web.Application(middlewares=[guard])
+            app = web.Application(middlewares=[_guard(token, self.host)])
             app.on_response_prepare.append(_add_headers)
             aiohttp_jinja2.setup(app, loader=jinja2.FileSystemLoader(self.templates_path))
             app.add_routes(  # any token here: the guard compares it, in constant time
@@ -122,6 +115,20 @@ def _guarded(server: type[Any], token: str) -> type[Any]:
     return Guarded
 
 
+def _guard(token: str, host: str) -> Any:
+    """What every request goes through first."""
+    from aiohttp import web
+
+    @web.middleware
+    async def guard(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        refuse(request, token, host)
+        return await handler(request)
+
+    return guard
+
+
 def refuse(request: web.Request, token: str, host: str) -> None:
     """Raise HTTPForbidden for a foreign Host or Origin, HTTPNotFound without the token.
 
@@ -131,8 +138,8 @@ def refuse(request: web.Request, token: str, host: str) -> None:
 
     if not is_our_name(request.headers.get("Host", ""), host):
         raise web.HTTPForbidden(text="this address serves its own name only")
-    given = request.path.split("/")[1]
-    if not hmac.compare_digest(given.encode(errors="replace"), token.encode()):
+    first = request.path.split("/")[1]
+    if not hmac.compare_digest(first.encode(errors="replace"), token.encode()):
         raise web.HTTPNotFound
     origin = request.headers.get("Origin")
     is_websocket = request.headers.get("Upgrade", "").lower() == "websocket" or request.path == f"/{token}/ws"

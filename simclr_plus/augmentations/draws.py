@@ -58,7 +58,8 @@ def draw_views(
     of `step`, matter only when sigma is shared by groups.
     """
     index = np.array(indices, dtype=np.int64, ndmin=1)
-    columns = np.stack([np.full_like(index, c) for c in (index, epoch, heights, widths, positions)])
+    columns = np.empty((5, len(index)), dtype=np.int64)
+    columns[0], columns[1], columns[2], columns[3], columns[4] = index, epoch, heights, widths, positions
     out = np.empty((len(index), views, COLUMNS), dtype=np.float32)
     orders = _PERMUTATIONS if law.random_order else _FIXED_ORDER
     brightness_low = -law.brightness if law.brightness_law == "additive" else max(1 - law.brightness, 0.0)

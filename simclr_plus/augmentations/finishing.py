@@ -72,9 +72,9 @@ def _jittered(x: Tensor, parameters: Tensor, law: ViewLaw) -> Tensor:
     )
     for place in range(4):
         if law.random_order:
-            chosen, changed = parameters[:, ORDER + place].view(-1, 1, 1, 1), x
+            operation_there, changed = parameters[:, ORDER + place].view(-1, 1, 1, 1), x
             for number, (operation, column) in enumerate(operations):
-                changed = torch.where(chosen == number, operation(x, parameters[:, column]), changed)
+                changed = torch.where(operation_there == number, operation(x, parameters[:, column]), changed)
             x = changed.clamp(0, 1)
         else:
             operation, column = operations[place]

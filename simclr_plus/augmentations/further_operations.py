@@ -68,8 +68,8 @@ def draws_of(
     place: int, law: ViewLaw, *, seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64], views: int
 ) -> Draws:
     """What the operation at a place of law.operations draws for the views of images, all of view 0 first."""
-    key, own = seed + (place + 1) * _KEYS_APART, replace(law, same_crop=False, **_OWN)  # type: ignore[arg-type]
-    rows = draw_views(key, epochs, indices, heights=law.size, widths=law.size, law=own, views=views)
+    key, law_of_views = seed + (place + 1) * _KEYS_APART, replace(law, same_crop=False, **_OWN)  # type: ignore[arg-type]
+    rows = draw_views(key, epochs, indices, heights=law.size, widths=law.size, law=law_of_views, views=views)
     words = draw_words(key, epochs, indices, views=views)
     return Draws(np.concatenate(rows.swapaxes(0, 1)), np.concatenate(words.swapaxes(0, 1)))
 
@@ -77,11 +77,11 @@ def draws_of(
 def _operated(images: Tensor, law: ViewLaw, drawn: Sequence[Draws]) -> Tensor:
     """Each operation done to the images that it happens to: the host knows which, so that no device is asked."""
     for name, draws in zip(law.operations, drawn, strict=True):
-        operation, chosen = STUDY_OPERATIONS[name], draws.uniform(0) < law.operation_prob
-        if chosen.all():
+        operation, happens = STUDY_OPERATIONS[name], draws.uniform(0) < law.operation_prob
+        if happens.all():
             images = operation(images, draws, law)
-        elif chosen.any():
-            (at,) = np.nonzero(chosen)
+        elif happens.any():
+            (at,) = np.nonzero(happens)
             where = torch.from_numpy(at).to(images.device)
             images = images.index_copy(0, where, operation(images[where], draws.of(at), law))
     return images

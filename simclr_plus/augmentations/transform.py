@@ -25,6 +25,7 @@ class SimCLRTransform:
     Making one compiles what it needs, before workers start. Raises ValueError for values outside the law.
     """
 
+    # eighteen parameters, named and ordered as Lightly's: this transform stands in its place
     def __init__(
         self,
         input_size: int = 224,

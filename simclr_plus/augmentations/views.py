@@ -156,8 +156,8 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
 
     `say` is told when it takes longer than a second, which it does the first time on a machine.
     """
-    told = Timer(1.0, say or (lambda text: None), ["compiling the loops that make views, once (about half a minute)"])
-    told.start()
+    notice = Timer(1.0, say or (lambda text: None), ["compiling the loops that make views, once (about half a minute)"])
+    notice.start()
     try:
         law = replace(law, size=8)  # the code is the same for all sizes
         image = np.zeros((1, 8, 8, 3), dtype=np.uint8)
@@ -170,8 +170,8 @@ def compile_views(law: ViewLaw, say: Callable[[str], None] | None = None) -> Non
         if law.operations:
             draw_words(0, 0, [0])
     finally:
-        told.cancel()
-        told.join()  # no thread is left when workers fork
+        notice.cancel()
+        notice.join()  # no thread is left when workers fork
 
 
 @compiled(**_LOOP)

@@ -68,17 +68,17 @@ def in_turns(
     contenders: Mapping[str, Callable[[], object]], rounds: int, *, clock: Callable[[], float] = time.perf_counter
 ) -> Seconds:
     """Seconds of each contender in each round, after one turn unmeasured; a contender may return its own seconds."""
-    found: Seconds = {name: [] for name in contenders}
+    seconds: Seconds = {name: [] for name in contenders}
     for turn in contenders.values():
         turn()
     names = list(contenders)
     for i in range(rounds):
         for name in names[i % len(names) :] + names[: i % len(names)]:  # nobody always follows the same one
             started = clock()
-            own = contenders[name]()
+            reported = contenders[name]()
             elapsed = clock() - started
-            found[name].append(own if isinstance(own, float) else elapsed)
-    return found
+            seconds[name].append(reported if isinstance(reported, float) else elapsed)
+    return seconds
 
 
 def clock_for(threads: int, device: torch.device) -> Callable[[], float]:
@@ -147,15 +147,15 @@ def _kilobytes(field: str) -> int:
 
 def hardware(device: torch.device | None = None) -> dict[str, Any]:
     """What the figures were measured on."""
-    found = {
+    parts = {
         "processor": _processor(),
         "cores": cpu_count(),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "lightly", "numba", "simplejpeg", "simclr-plus")},
     }
     if device is not None and device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        parts["gpu"] = torch.cuda.get_device_name(device)
+    return parts
 
 
 def _processor() -> str:

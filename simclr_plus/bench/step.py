@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,35 +59,24 @@ def bench_step(recipe: Recipe, *, rounds: int, threads: int, device: torch.devic
         taken = recipe.training.batch_size / float(np.median(seconds[OURS]))
         delivered = _delivered(batches, rounds)
         wait = _wait(training, batches, rounds)
-    both = {"ours": (OURS, OUR_VIEWS), "lightly's": (LIGHTLYS, LIGHTLYS_VIEWS)}
-    loops = {
-        who: [sum(parts) for parts in zip(*(seconds[n] for n in names), strict=True)] for who, names in both.items()
-    }
-    ratios = {
-        "times_lightly": times_as_fast(loops, "ours", "lightly's"),
-        "step_times_lightly": times_as_fast(seconds, OURS, LIGHTLYS),
-        "data_wait": wait,
-    }
-    workers = recipe.data.threads or default_threads()
+    ratios = _times_lightly(seconds) | {"data_wait": wait}
+    batch_size, workers = recipe.training.batch_size, recipe.data.threads or default_threads()
     return Report(
         name="step",
         settings={
             "images": source,
-            "batch_size": recipe.training.batch_size,
-            "encoder": f"ResNet-{recipe.encoder.depth} ({recipe.encoder.width:g}x), {recipe.encoder.stem} stem",
-            "image_size": recipe.augmentation.image_size,
-            "precision": recipe.training.precision,
+            **_of_network(recipe),
             "rounds": rounds,
             "threads": threads,
             "device": str(device),
         },
         comparisons=[
             compare(
-                f"one update of {recipe.training.batch_size} images, and their views on one thread",
+                f"one update of {batch_size} images, and their views on one thread",
                 seconds,
                 base=LIGHTLYS,
                 items="images/s",
-                count=recipe.training.batch_size,
+                count=batch_size,
             )
         ],
         ratios=ratios | {"images_per_second": taken, "data_images_per_second": delivered},
@@ -100,11 +90,32 @@ def bench_step(recipe: Recipe, *, rounds: int, threads: int, device: torch.devic
     )
 
 
+def _times_lightly(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """How many times as fast as Lightly's example: step and views together, and the step alone."""
+    both = {"ours": (OURS, OUR_VIEWS), "lightly's": (LIGHTLYS, LIGHTLYS_VIEWS)}
+    loops = {
+        who: [sum(parts) for parts in zip(*(seconds[n] for n in names), strict=True)] for who, names in both.items()
+    }
+    return {
+        "times_lightly": times_as_fast(loops, "ours", "lightly's"),
+        "step_times_lightly": times_as_fast(seconds, OURS, LIGHTLYS),
+    }
+
+
+def _of_network(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "batch_size": recipe.training.batch_size,
+        "encoder": f"ResNet-{recipe.encoder.depth} ({recipe.encoder.width:g}x), {recipe.encoder.stem} stem",
+        "image_size": recipe.augmentation.image_size,
+        "precision": recipe.training.precision,
+    }
+
+
 def _images_of(recipe: Recipe) -> tuple[Images, str]:
     """The recipe's images; where they are not on this machine, stand-ins of the same size."""
     try:
-        found = open_images(recipe.data, PRETRAIN)
-        return found, f"{len(found)} images of {found.name}"
+        images = open_images(recipe.data, PRETRAIN)
+        return images, f"{len(images)} images of {images.name}"
     except SimclrPlusError:
         files, source = files_to_decode(None, 16)
         count = max(512, recipe.training.batch_size)

@@ -142,9 +142,8 @@ def few_labels(
     """Fine-tune on 1 % or 10 % of the labels (the paper's or SimCLR v2's protocol)."""
     in_processes(nproc)
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
-    from simclr_plus.results.evaluate import best_device
     from simclr_plus.results.evaluate_on_sets import few_labels as evaluate
-    from simclr_plus.results.evaluate_on_sets import open_target
+    from simclr_plus.results.targets import best_device, open_target
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
@@ -195,9 +194,8 @@ def transfer(
     """Logistic regression on frozen features: 45 penalties, chosen on validation images."""
     in_processes(nproc)
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
-    from simclr_plus.results.evaluate import best_device
-    from simclr_plus.results.evaluate_on_sets import open_target
     from simclr_plus.results.evaluate_on_sets import transfer as evaluate
+    from simclr_plus.results.targets import best_device, open_target
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
@@ -235,8 +233,8 @@ def finetune(
     """Fine-tune the whole network over a grid of rates and decays; goes on cell by cell."""
     in_processes(nproc)
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
-    from simclr_plus.results.evaluate import best_device
-    from simclr_plus.results.evaluate_on_sets import fine_tune, open_target
+    from simclr_plus.results.evaluate_on_sets import fine_tune
+    from simclr_plus.results.targets import best_device, open_target
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, number, kept = open_target(target, runs, image_size, normalize), _part(part), KeptOutcomes()

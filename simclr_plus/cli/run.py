@@ -29,7 +29,7 @@ from simclr_plus.machine.printing import print_json, print_table, say
 
 if TYPE_CHECKING:
     from simclr_plus.launch.batch_scripts import Allocation
-    from simclr_plus.launch.supervisor import Order
+    from simclr_plus.launch.order import Order
     from simclr_plus.recipe.plan import Plan
     from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.runs.folder import Run
@@ -200,8 +200,8 @@ def stop(
 
 
 def _order(nproc: str, nodes: str, rdzv: str, max_restarts: int, *, slurm: bool = False, gpus: int = 0) -> Order:
+    from simclr_plus.launch.order import Order
     from simclr_plus.launch.start import process_count
-    from simclr_plus.launch.supervisor import Order
 
     low, _, high = nodes.partition(":")
     if not low.isdigit() or int(low) < 1 or (high and (not high.isdigit() or int(high) < int(low))):
@@ -340,8 +340,8 @@ def _show_plan(
     recipe: Recipe, plan: Plan, run: Run, order: Order, allocation: Allocation | None, as_json: bool
 ) -> None:
     from simclr_plus.launch.batch_scripts import batch_script
+    from simclr_plus.launch.order import torchrun_options
     from simclr_plus.launch.start import supervisor_command
-    from simclr_plus.launch.supervisor import torchrun_options
 
     script = None if allocation is None else batch_script(run, allocation, max_restarts=order.max_restarts)
     command = supervisor_command(run, order)

@@ -23,6 +23,7 @@ from simclr_plus.cli.options import (
 )
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
+from simclr_plus.machine.words import rough_duration
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -277,20 +278,13 @@ def _show_plan(planned: PlannedStudy, at_once: int, processes: int, as_json: boo
     print_table([*keys[:4], "peak rate", "measures", ""], rows, title=f"{planned.study.title} ({planned.study.source})")
     say(
         f"{cost.cells} runs on {planned.recipe.data.name}, {cost.images:,} images in all; {cost.done} are done. "
-        f"Training the rest takes about {duration(cost.seconds)} on this machine, {at_once} at a time; evaluating "
-        "comes on top"
+        f"Training the rest takes about {rough_duration(cost.seconds)} on this machine, {at_once} at a time; "
+        "evaluating comes on top"
     )
 
 
 def _cell(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """ "40 min", "7.5 h" or "61 days"."""
-    if seconds < 5400:
-        return f"{max(1, round(seconds / 60))} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:,.0f} days"
 
 
 def _report(planned: PlannedStudy, as_json: bool) -> None:

@@ -14,7 +14,7 @@ from simclr_plus.cli.options import RUNS, AsJson, RunName, RunsFolder
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.json_lines import is_number
 from simclr_plus.machine.printing import print_json, print_table, say, visible
-from simclr_plus.runs.time_left import duration
+from simclr_plus.machine.words import duration
 
 if TYPE_CHECKING:
     from simclr_plus.runs.folder import Run

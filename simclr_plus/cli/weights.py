@@ -46,7 +46,7 @@ def export(
     runs: RunsFolder = RUNS,
 ) -> None:
     """Write an encoder for other projects; its header holds the whole recipe."""
-    from simclr_plus.results.evaluate import weights_of
+    from simclr_plus.results.targets import weights_of
     from simclr_plus.weights.export import export_encoder, export_timm
 
     if format not in ("encoder", "timm"):
@@ -130,7 +130,7 @@ def verify(
     from dataclasses import replace
 
     from simclr_plus.machine.whole_files import write_text_whole
-    from simclr_plus.results.evaluate import best_device, told_left_out, weights_of
+    from simclr_plus.results.targets import best_device, told_left_out, weights_of
     from simclr_plus.results.verify import classes_in, images_to_verify
     from simclr_plus.results.verify import verify as verify_weights
     from simclr_plus.weights.export import recipe_of
@@ -187,7 +187,7 @@ def embed(
 
     from simclr_plus.datasets.images import open_folder
     from simclr_plus.features.embed import embed as embed_images
-    from simclr_plus.results.evaluate import best_device, told_left_out, weights_of
+    from simclr_plus.results.targets import best_device, told_left_out, weights_of
     from simclr_plus.weights.export import recipe_of
 
     source, _ = weights_of(target, runs)

@@ -64,6 +64,7 @@ class ViewBatches:
     `crops` says: "float32", exact, or "float16" or "uint8".
     """
 
+    # eleven parameters: what a batch follows from, each named by another part of the recipe, the run and the machine
     def __init__(
         self,
         images: Images,
@@ -167,20 +168,20 @@ class ViewBatches:
         return epochs, indices
 
     def _places(self) -> NDArray[np.int64]:
-        own = self.batch_size // self.processes
-        return np.arange(self.rank * own, (self.rank + 1) * own)
+        share = self.batch_size // self.processes
+        return np.arange(self.rank * share, (self.rank + 1) * share)
 
     def _made_by_threads(
         self, step: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
     ) -> tuple[Tensor, NDArray[np.float32], Tensor, NDArray[np.int64]]:
         """Views or crops [V, B, 3, S, S] in memory that CUDA can fetch, their draws [B, V, 16], labels and indices."""
-        own, places = len(indices), self._places()
+        count, places = len(indices), self._places()
         indices = indices.copy()  # another image may take the place of an unreadable one, with its draws
         pinned = self._side is not None
-        memory = torch.empty((self.views, own, 3, self.law.size, self.law.size), pin_memory=pinned)
+        memory = torch.empty((self.views, count, 3, self.law.size, self.law.size), pin_memory=pinned)
         per_image = () if self.images.labels is None else self.images.labels.shape[1:]  # several labels: one a class
-        labels = torch.full((own, *per_image), -1, pin_memory=pinned)
-        parameters = np.empty((own, self.views, COLUMNS), dtype=np.float32)
+        labels = torch.full((count, *per_image), -1, pin_memory=pinned)
+        parameters = np.empty((count, self.views, COLUMNS), dtype=np.float32)
         out = memory.numpy()
         if self.images.pixels is not None:
             self._fill_from_memory(indices, epochs, places, step, parameters, out)
@@ -189,7 +190,7 @@ class ViewBatches:
                 self._pool.submit(
                     self._fill_from_file, b, indices, int(epochs[b]), int(places[b]), step, parameters, out
                 )
-                for b in range(own)
+                for b in range(count)
             ]
             for task in tasks:
                 task.result()
@@ -300,9 +301,9 @@ class ViewBatches:
         end = (step + 1) * self.batch_size
         epoch, place = divmod(end - 1, len(self.images))
         order = np.roll(self._order(epoch), -place - 1)
-        shown = np.zeros(len(self.images), dtype=bool)
-        shown[self._batch(step)[1]] = True
-        return order[~shown[order]]
+        in_batch = np.zeros(len(self.images), dtype=bool)
+        in_batch[self._batch(step)[1]] = True
+        return order[~in_batch[order]]
 
     def _all_stand_ins(self, step: int) -> dict[int, int]:
         """Who stands in at each place of the global batch, where the places' own spares do not suffice."""
@@ -313,15 +314,15 @@ class ViewBatches:
             return self._stand_ins[step]
 
     def _chosen_stand_ins(self, batch: list[int], spares: list[int]) -> dict[int, int]:
-        chosen: dict[int, int] = {}
+        stand_ins: dict[int, int] = {}
         without = []
         for place in (place for place, index in enumerate(batch) if not self._can_be_read(index)):
-            own = next((spare for spare in spares[place :: self.batch_size] if self._can_be_read(spare)), None)
-            if own is None:
+            spare = next((spare for spare in spares[place :: self.batch_size] if self._can_be_read(spare)), None)
+            if spare is None:
                 without.append(place)
             else:
-                chosen[place] = own
-        taken = set(chosen.values())
+                stand_ins[place] = spare
+        taken = set(stand_ins.values())
         left = [spare for spare in spares if spare not in taken and self._can_be_read(spare)]
         if self.views == 1:  # labels are learnt, and no image is another's negative
             left += [index for index in dict.fromkeys(batch) if self._can_be_read(index)] or list(taken)
@@ -335,7 +336,7 @@ class ViewBatches:
                 f"{shown_name(self.images.paths[batch[without[0]]])}: {readable:,} are too few for batches of "
                 f"{self.batch_size} different images; lower training.batch_size, or replace the damaged files"
             )
-        return chosen | dict(zip(without, left, strict=False))
+        return stand_ins | dict(zip(without, left, strict=False))
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
         if epoch not in self._orders:

@@ -117,9 +117,9 @@ class FileList(Sequence[Path]):
 def list_images(root: Path, cache: Path | None = None) -> FileList:
     """The images below a folder; `cache` is the folder of the caches, the user's own if left out."""
     cached = _cache_file(root, cache)
-    found = _read(root, cached)
-    if found is not None:
-        return found
+    listed = _read(root, cached)
+    if listed is not None:
+        return listed
     started = time.time()
     walk = _walk(root)
     notes = walk.notes()

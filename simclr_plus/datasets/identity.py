@@ -64,15 +64,15 @@ def _names(images: Images) -> tuple[bytes, NDArray[np.int64]]:
 
 def _sizes(paths: Sequence[Path], *, times: bool) -> bytes:
     """Size of each file, and on request the time of its last change; -1 and 0 where there is none."""
-    found = array("q")
+    numbers = array("q")
     for path in _whole_names(paths):
         try:
-            known = os.stat(path)  # noqa: PTH116 (a million Path objects take seconds)
+            status = os.stat(path)  # noqa: PTH116 (a million Path objects take seconds)
         except OSError:
-            found.extend((-1, 0))
+            numbers.extend((-1, 0))
         else:
-            found.extend((known.st_size, known.st_mtime_ns if times else 0))
-    return found.tobytes()
+            numbers.extend((status.st_size, status.st_mtime_ns if times else 0))
+    return numbers.tobytes()
 
 
 def _whole_names(paths: Sequence[Path]) -> Iterator[bytes]:

@@ -194,8 +194,8 @@ def open_folder(root: Path, data: Data | None = None) -> Images:
 
 def data_named(name: str, like: Data, root: str = "") -> Data:
     """A data set by its name, or a folder; its files are read as `like` says. root: of a data set by name."""
-    own = "data" if like.name in ("folder", "embedded") else like.root
-    named = {"name": name, "root": root or own} if name in NAMES else {"name": "folder", "root": name}
+    usual_root = "data" if like.name in ("folder", "embedded") else like.root
+    named = {"name": name, "root": root or usual_root} if name in NAMES else {"name": "folder", "root": name}
     return Data.model_validate(named | like.model_dump(include={"background", "deep_gray", "max_pixels"}))
 
 
@@ -264,20 +264,20 @@ def _open_torchvision(data: Data, split: str) -> Images:
         which = {"train": split != TEST}
     root = whole_path(data.root, "data.root")
     try:
-        found = kind(root, download=data.download, **which)
+        reader = kind(root, download=data.download, **which)
     except (RuntimeError, OSError) as error:
         raise NotFoundError(
             f'data.name = "{data.name}" was not found in data.root = "{root}" ({error}); '
             "set data.download=true to download it there"
         ) from None
     if data.name == "stl10":
-        labels = None if split == PRETRAIN else np.asarray(found.labels, dtype=np.int64)
+        labels = None if split == PRETRAIN else np.asarray(reader.labels, dtype=np.int64)
         return Images(
-            data.name, np.ascontiguousarray(found.data.transpose(0, 2, 3, 1)), (), labels, tuple(found.classes)
+            data.name, np.ascontiguousarray(reader.data.transpose(0, 2, 3, 1)), (), labels, tuple(reader.classes)
         )
-    pixels = np.asarray(found.data, dtype=np.uint8)
+    pixels = np.asarray(reader.data, dtype=np.uint8)
     pixels = pixels if pixels.ndim == 4 else _in_colour(pixels)
-    return Images(data.name, pixels, (), np.asarray(found.targets, dtype=np.int64), tuple(found.classes))
+    return Images(data.name, pixels, (), np.asarray(reader.targets, dtype=np.int64), tuple(reader.classes))
 
 
 def _in_colour(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -298,9 +298,9 @@ def check_trainable(images: Images, batch_size: int) -> None:
 
 def require_several_classes(images: Images) -> None:
     """Raises SimclrPlusError where all images are of one class: whatever is said of the others would be right."""
-    shown = np.unique(require_labels(images))
-    if len(shown) < 2:
-        which = images.classes[int(shown[0])] if len(shown) and 0 <= int(shown[0]) < len(images.classes) else "none"
+    labels = np.unique(require_labels(images))
+    if len(labels) < 2:
+        which = images.classes[int(labels[0])] if len(labels) and 0 <= int(labels[0]) < len(images.classes) else "none"
         raise SimclrPlusError(
             f"the {len(images)} training images of {images.name} show one class alone ({which}): nothing can be "
             "told apart; take images of two or more"

@@ -179,17 +179,17 @@ def _torchvision(name: str, root: Path, **which: Any) -> Any:
     except (RuntimeError, OSError, KeyError) as error:
         if "scipy" in str(error).lower():
             raise EnvironmentNotAbleError(f"{name} keeps its labels in .mat files: pip install scipy") from None
-        shown = ", ".join(f"{key}={value!r}" for key, value in which.items())
+        values = ", ".join(f"{key}={value!r}" for key, value in which.items())
         raise NotFoundError(
-            f"torchvision's {name}({shown}) does not find its files below {root}: {error}; unpack the archives of the "
+            f"torchvision's {name}({values}) does not find its files below {root}: {error}; unpack the archives of the "
             "data set there, in the folders in which they are distributed"
         ) from None
     except ModuleNotFoundError as error:
         raise EnvironmentNotAbleError(f"{name} keeps its labels in .mat files: pip install scipy ({error})") from None
     except (TypeError, ValueError) as error:  # a reader that wants more, or knows no such split
-        shown = ", ".join(f"{key}={value!r}" for key, value in which.items())
+        values = ", ".join(f"{key}={value!r}" for key, value in which.items())
         raise RecipeError(
-            f"torchvision's {name} cannot be read with {shown or 'its folder alone'} ({error}); copy its images into "
+            f"torchvision's {name} cannot be read with {values or 'its folder alone'} ({error}); copy its images into "
             "one folder for each class, and name that folder"
         ) from None
 
@@ -264,13 +264,13 @@ def _any_of_torchvision(kind: str, root: Path, seed: int) -> LabelledSet:
     if kind.startswith("_") or not inspect.isclass(reader):
         raise RecipeError(f"--data torchvision:{kind}: torchvision.datasets has no {kind}")
     names, keys = f"torchvision:{kind}", inspect.signature(reader).parameters
-    own = _split_of_its_own(kind, keys)
-    if own:
-        which = ", ".join(f"{key}={value}" for key, value in own.items())
+    variant = _split_of_its_own(kind, keys)
+    if variant:
+        which = ", ".join(f"{key}={value}" for key, value in variant.items())
         choice = f"{names}: its variant {which}"
-        train, test = (_images_of(_torchvision(kind, root, **own, train=t), names) for t in (True, False))
-        found = _with_held_out(names, train, test, OTHER_HELD_OUT, seed)
-        return replace(found, choices=(choice, *found.choices))
+        train, test = (_images_of(_torchvision(kind, root, **variant, train=t), names) for t in (True, False))
+        labelled = _with_held_out(names, train, test, OTHER_HELD_OUT, seed)
+        return replace(labelled, choices=(choice, *labelled.choices))
     if "train" in keys:
         train, test = (_images_of(_torchvision(kind, root, train=t), names) for t in (True, False))
     elif "split" in keys:

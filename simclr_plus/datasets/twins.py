@@ -23,16 +23,16 @@ def twins(a: Images, b: Images) -> list[tuple[int, int]]:
         places: dict[bytes, int] = {}
         for i, image in enumerate(a.pixels):
             places.setdefault(hashlib.sha256(image.tobytes()).digest(), i)
-        found = ((places.get(hashlib.sha256(image.tobytes()).digest()), j) for j, image in enumerate(b.pixels))
-        return [(i, j) for i, j in found if i is not None]
+        pairs = ((places.get(hashlib.sha256(image.tobytes()).digest()), j) for j, image in enumerate(b.pixels))
+        return [(i, j) for i, j in pairs if i is not None]
     if a.pixels is not None or b.pixels is not None:
         return []
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="twins") as pool:
         sizes_a, sizes_b = (list(pool.map(_size, images.paths)) for images in (a, b))
         both = (set(sizes_a) & set(sizes_b)) - {0}
         ends_a, ends_b = (
-            dict(zip(chosen, pool.map(lambda i, paths=images.paths: _end(paths[i]), chosen), strict=True))
-            for images, chosen in (
+            dict(zip(numbers, pool.map(lambda i, paths=images.paths: _end(paths[i]), numbers), strict=True))
+            for images, numbers in (
                 (a, [i for i, size in enumerate(sizes_a) if size in both]),
                 (b, [j for j, size in enumerate(sizes_b) if size in both]),
             )
@@ -49,13 +49,13 @@ def twins(a: Images, b: Images) -> list[tuple[int, int]]:
 
 def told_twins(a: Images, b: Images) -> str:
     """A sentence about the images of `b` that are in `a` too; "" without any."""
-    found = twins(a, b)
-    if not found:
+    pairs = twins(a, b)
+    if not pairs:
         return ""
-    i, j = found[0]
+    i, j = pairs[0]
     example = f", e.g. {b.paths[j]} is {a.paths[i]}" if b.pixels is None else f", e.g. number {j} is number {i}"
     return (
-        f"{len(found):,} of {len(b):,} test images are among those of training or validation, byte for byte{example}; "
+        f"{len(pairs):,} of {len(b):,} test images are among those of training or validation, byte for byte{example}; "
         "they make the accuracy too high"
     )
 

@@ -37,8 +37,8 @@ def hung(
     if not overdue:
         return None
     behind = behind_the_others(everyone, here=pulses)
-    shown = overdue[0] if behind is None else behind
-    pulse, seconds = everyone[shown], silent.get(shown, silent[overdue[0]])
+    named = overdue[0] if behind is None else behind
+    pulse, seconds = everyone[named], silent.get(named, silent[overdue[0]])
     which = "; which rank began it is not known" if behind is None else ""
     message = (
         f"gave no sign for {seconds:.0f} s at step {pulse.step} ({pulse.doing}) and was ended{which}; "

@@ -12,15 +12,17 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-from simclr_plus.errors import EnvironmentNotAbleError
+from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
 from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import write_text_whole
@@ -29,6 +31,7 @@ from simclr_plus.runs.folder import Run
 
 SECONDS_BETWEEN_LOOKS = 2.0
 BYTES_AT_ONCE = 1 << 18
+SECONDS_FOR_SINKS = 60.0  # to pass on the last lines
 
 
 class Sink(Protocol):
@@ -101,12 +104,37 @@ class WeightsAndBiases:
 
 def wanted(recipe: Recipe) -> dict[str, Callable[[Run, Recipe, int], Sink]]:
     """The sinks that a recipe asks for."""
-    found: dict[str, Callable[[Run, Recipe, int], Sink]] = {}
+    sinks: dict[str, Callable[[Run, Recipe, int], Sink]] = {}
     if recipe.monitor.tensorboard:
-        found["tensorboard"] = TensorBoard
+        sinks["tensorboard"] = TensorBoard
     if recipe.monitor.wandb != "off":
-        found["wandb"] = WeightsAndBiases
-    return found
+        sinks["wandb"] = WeightsAndBiases
+    return sinks
+
+
+@contextmanager
+def sink_processes(run: Run) -> Iterator[None]:
+    """A process for each sink that the run's recipe asks for; how they do does not matter to the run."""
+    names: list[str] = []
+    with suppress(SimclrPlusError):
+        names = list(wanted(run.recipe()))
+    sinks = []
+    for name in names:
+        command = [sys.executable, "-m", "simclr_plus.launch.sinks", str(run.path), name, str(os.getpid())]
+        with (run.logs / f"sink.{name}.log").open("ab") as log:
+            sinks.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
+    try:
+        yield
+    finally:
+        for process in sinks:
+            process.terminate()
+        end = time.monotonic() + SECONDS_FOR_SINKS
+        for process in sinks:
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def pass_on(run: Run, name: str, make: Callable[[Run, Recipe, int], Sink], ending: Callable[[], bool]) -> None:
@@ -153,15 +181,15 @@ def main() -> None:
     """Entry of the process of one sink."""
     run, name, parent = Run(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
     die_with_parent(parent)
-    asked: list[int] = []
+    signals: list[int] = []
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+    def note(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
 
-    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGTERM, note)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        pass_on(run, name, wanted(run.recipe())[name], lambda: bool(asked))
+        pass_on(run, name, wanted(run.recipe())[name], lambda: bool(signals))
     except EnvironmentNotAbleError as error:
         sys.stderr.write(f"{name}: {error}; training goes on without it\n")
         sys.exit(error.exit_code)

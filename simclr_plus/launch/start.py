@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.launch import batch_scripts
-from simclr_plus.launch.supervisor import INTERRUPTED, PREEMPTED, Order, meets_here
+from simclr_plus.launch.order import INTERRUPTED, PREEMPTED, Order, meets_here
 from simclr_plus.machine import slurm
 from simclr_plus.machine.json_lines import Tail
-from simclr_plus.machine.processes import is_same_start, start_time
+from simclr_plus.machine.processes import is_same_start, signals_go_to, start_time
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.runs import states
 from simclr_plus.runs.folder import Run
@@ -100,9 +100,9 @@ def launch(run: Run, processes: int | Order, *, quiet: bool = False) -> int:
     events.skip()
     supervisor = start(run, order)
     begun = start_time(supervisor.pid)
-    with _asking(run) as asked:
-        _follow(run, supervisor, metrics, events, asked, quiet)
-    return _outcome(run, supervisor, begun, asked)
+    with _passing_on_signals(run) as signals:
+        _follow(run, supervisor, metrics, events, signals, quiet)
+    return _outcome(run, supervisor, begun, signals)
 
 
 def _is_by(status: dict[str, Any], supervisor: subprocess.Popen[bytes], begun: int | None) -> bool:
@@ -150,7 +150,7 @@ def resubmit(run: Run) -> str:
 
 
 def stop(run: Run, word: str = "") -> bool:
-    """Ask a run to stop, wherever it trains (words: see runs.STOP_WORDS); returns whether there is anything to stop."""
+    """Ask a run to stop, wherever it trains (words: see stop_level.py); returns whether there is anything to stop."""
     status, state = states.read_status(run), states.state_of(run)
     job = str((status.get("slurm") or {}).get("job_id") or "")
     if state.name == states.QUEUED and job:
@@ -166,7 +166,7 @@ def stop(run: Run, word: str = "") -> bool:
 
 
 def _follow(
-    run: Run, supervisor: subprocess.Popen[bytes], metrics: Tail, events: Tail, asked: list[int], quiet: bool
+    run: Run, supervisor: subprocess.Popen[bytes], metrics: Tail, events: Tail, signals: list[int], quiet: bool
 ) -> None:
     """Show what the run writes until its supervisor ends, or does not answer the third Ctrl-C."""
     progress = TrainingProgress(run.name, 0, 0, quiet=quiet)
@@ -178,7 +178,7 @@ def _follow(
                 _show_event(progress, event)
             for line in metrics.read():
                 progress.show(line)
-            if len(asked) >= len(WORDS):
+            if len(signals) >= len(WORDS):
                 killed_at = killed_at or time.monotonic()
             if ended or (killed_at and time.monotonic() - killed_at > SECONDS_TO_LEAVE):
                 return
@@ -196,7 +196,7 @@ def _count(value: Any) -> int:
     return value if type(value) is int else 0
 
 
-def _outcome(run: Run, supervisor: subprocess.Popen[bytes], begun: int | None, asked: list[int]) -> int:
+def _outcome(run: Run, supervisor: subprocess.Popen[bytes], begun: int | None, signals: list[int]) -> int:
     status, code = states.read_status(run), supervisor.poll()
     state = str(status.get("state", ""))
     if not run.exists:
@@ -217,8 +217,8 @@ def _outcome(run: Run, supervisor: subprocess.Popen[bytes], begun: int | None, a
             f"the supervisor of {run.path} was killed; `simclr-plus resume {shlex.quote(run.name)}` goes on from the "
             f"newest checkpoint (state: {states.state_of(run).name})"
         )
-    if state == states.STOPPED and asked:
-        return INTERRUPTED if asked[0] == signal.SIGINT else PREEMPTED
+    if state == states.STOPPED and signals:
+        return INTERRUPTED if signals[0] == signal.SIGINT else PREEMPTED
     return code
 
 
@@ -233,27 +233,23 @@ def _last_status(run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def _asking(run: Run) -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM become words in the STOP file, a stronger one each time."""
-    asked: list[int] = []
-    said = (
+def _passing_on_signals(run: Run) -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM become words in the STOP file, a stronger one each time; yields the signals that came."""
+    signals: list[int] = []
+    answers = (
         "stopping: a checkpoint is saved first; Ctrl-C again to end the processes within 35 seconds\n",
         "ending the processes; Ctrl-C again to kill them\n",
         "killed\n",
     )
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
-        if len(asked) <= len(WORDS):
-            run.ask_to_stop(WORDS[len(asked) - 1])
-            sys.stderr.write(said[len(asked) - 1])
+        signals.append(number)
+        if len(signals) <= len(WORDS):
+            run.ask_to_stop(WORDS[len(signals) - 1])
+            sys.stderr.write(answers[len(signals) - 1])
 
-    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with signals_go_to(ask):
+        yield signals
 
 
 def _last_words(run: Run) -> str:

@@ -76,7 +76,7 @@ def _open_nvml() -> Any:
 
 
 def _gpus(nvml: Any) -> list[dict[str, Any]]:
-    found = []
+    gpus = []
     with suppress(nvml.NVMLError):
         for index in range(nvml.nvmlDeviceGetCount()):
             device = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -84,8 +84,8 @@ def _gpus(nvml: Any) -> list[dict[str, Any]]:
             for read in (_name, _use, _gpu_memory, _power, _temperature):  # not every GPU tells everything
                 with suppress(nvml.NVMLError):
                     gpu |= read(nvml, device)
-            found.append(gpu)
-    return found
+            gpus.append(gpu)
+    return gpus
 
 
 def _name(nvml: Any, device: Any) -> dict[str, Any]:

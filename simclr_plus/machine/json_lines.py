@@ -1,4 +1,4 @@
-"""New lines of a growing .jsonl file, read without ever reading a byte twice. No torch.
+"""Growing .jsonl files: a line is added, new lines are read without ever reading a byte twice. No torch.
 
 A line without its end waits for it; a line that is no JSON object is counted and left out; a file that was cut or
 replaced is read again from its beginning.
@@ -7,6 +7,7 @@ replaced is read again from its beginning.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import suppress
@@ -92,9 +93,9 @@ class Tail:
     def _objects(self, block: bytes) -> list[dict[str, Any]]:
         lines = [line for line in block.split(b"\n") if line.strip()]
         try:  # all at once takes half the time of one by one
-            found = json.loads(b"[" + b",".join(lines) + b"]")
-            if len(found) == len(lines) and all(type(value) is dict for value in found):
-                return list(found)
+            values = json.loads(b"[" + b",".join(lines) + b"]")
+            if len(values) == len(lines) and all(type(value) is dict for value in values):
+                return list(values)
         except (ValueError, RecursionError):
             pass
         objects = []
@@ -130,3 +131,28 @@ def last_objects(path: Path) -> Iterator[dict[str, Any]]:
                         yield value
     except FileNotFoundError:
         return
+
+
+def append_line(path: Path, values: dict[str, Any]) -> None:
+    """Add a line; where the last one was torn it is ended first."""
+    line = json.dumps(without_nan(values)) + "\n"
+    torn = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" + line if torn else line)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def without_nan(value: Any) -> Any:
+    """NaN and infinities become null, which every JSON reader takes."""
+    if isinstance(value, dict):
+        return {key: without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

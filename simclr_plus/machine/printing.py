@@ -29,7 +29,7 @@ def visible(text: str, *, lines: bool = False) -> str:
     >>> visible("a\x1b[2Jb\n")
     'a\\x1b[2Jb\\n'
     """
-    return UNPRINTABLE.sub(lambda found: found[0] if lines and found[0] in "\n\t" else _code(found[0]), text)
+    return UNPRINTABLE.sub(lambda match: match[0] if lines and match[0] in "\n\t" else _code(match[0]), text)
 
 
 def _code(character: str) -> str:
@@ -87,8 +87,8 @@ def print_table(columns: list[str], rows: list[list[str]], title: str = "", *, g
         same = next((i for i in range(grouped) if row[: i + 1] != before[: i + 1]), grouped)
         if grouped and before and not same:
             table.add_section()
-        shown = [*[""] * same, *row[same:]]
-        table.add_row(*(_cell(text) for text in shown))
+        texts = [*[""] * same, *row[same:]]
+        table.add_row(*(_cell(text) for text in texts))
         before = row
     console = Console() if sys.stdout.isatty() else Console(width=160)
     if title:  # above the table, not within its width

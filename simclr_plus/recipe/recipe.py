@@ -97,10 +97,15 @@ class Recipe(Section):
         """Width of the head's hidden layers."""
         return self.head.hidden_dim or self.architecture.feature_dim
 
+    def value_of(self, key: str) -> Any:
+        """The value of a dotted key; None for one of another method."""
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name, None) if name else getattr(self, section)
+
     def differences(self, other: Recipe) -> list[str]:
         """Keys of which the other has another value, with both values."""
         keys = [key for key, *_ in documented_keys() if not key.startswith("about.")]
-        pairs = [(key, _value_of(self, key), _value_of(other, key)) for key in keys]
+        pairs = [(key, self.value_of(key), other.value_of(key)) for key in keys]
         return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
 
     def with_whole_paths(self) -> Recipe:
@@ -168,11 +173,6 @@ class Recipe(Section):
             ]
             if changed:
                 yield f'{", ".join(sorted(changed))} without effect with method.name = "{self.method.name}"'
-
-
-def _value_of(recipe: Recipe, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(recipe, section), name, None) if name else getattr(recipe, section)
 
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:

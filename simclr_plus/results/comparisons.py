@@ -13,8 +13,8 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.evaluators.significance import Comparison
-from simclr_plus.results.evaluate_on_sets import open_target
 from simclr_plus.results.predictions import compare_predictions, predictions_header
+from simclr_plus.results.targets import open_target
 from simclr_plus.runs.result_folders import find_results, noted, read_result
 
 

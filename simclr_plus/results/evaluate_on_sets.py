@@ -25,7 +25,6 @@ from simclr_plus.datasets.transfer_sets import LabelledSet, open_labelled_set
 from simclr_plus.datasets.twins import told_twins
 from simclr_plus.distributed import from_main, rank, start
 from simclr_plus.encoders.digest import encoder_digest
-from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError
 from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.fine_tuning import (
@@ -34,95 +33,28 @@ from simclr_plus.evaluators.fine_tuning import (
     few_labels_protocol,
     grid,
 )
-from simclr_plus.evaluators.foreign_encoders import foreign_network, is_foreign
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.outcomes import Outcome
 from simclr_plus.evaluators.pace import telling
-from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
+from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.features.cache import decoded_digest
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.keys import Data
-from simclr_plus.results.evaluate import (
+from simclr_plus.results.evaluate import with_earlier
+from simclr_plus.results.predictions import earlier_predictions, write_predictions
+from simclr_plus.results.targets import (
+    Target,
     labelled_images,
     projection_head_of,
     require_one_evaluation,
     told_left_out,
-    weights_of,
-    with_earlier,
 )
-from simclr_plus.results.predictions import earlier_predictions, write_predictions
-from simclr_plus.runs.folder import Run
-from simclr_plus.runs.result_folders import folder_of, key_of, name_for, write_note
+from simclr_plus.runs.result_folders import key_of, name_for, write_note
 from simclr_plus.runs.result_names import plain, result_name
-from simclr_plus.weights.encoder_files import load_encoder
-from simclr_plus.weights.export import recipe_of
-from simclr_plus.weights.tensor_files import read_header
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is evaluated, its digest, the folder that takes the results, and what files' names and the report say."""
-
-    name: str
-    subject: Subject
-    digest: str
-    run: Run
-    file: Path | None
-    step: int | None
-    title: str
-    data: Data | None
-    image_size: int = 0  # of the images shown; 0: that of the training
-    normalize: str = ""  # as asked for
-    choices: tuple[str, ...] = ()  # what its file does not say and was taken
-
-    @property
-    def stem(self) -> str:
-        """In the names of result files."""
-        return self.file.stem if self.file else plain(self.name)
-
-    def subjects(self, *, baselines: bool) -> list[Subject]:
-        """The encoder, and on request the same network with random weights."""
-        if baselines and not isinstance(self.subject.encoder, ResNet):
-            raise RecipeError("--baselines makes a random encoder of an encoder of ours; a foreign one has none here")
-        if not baselines:
-            return [self.subject]
-        assert isinstance(self.subject.encoder, ResNet)
-        found = subjects(self.subject.encoder, self.subject.law, baselines=True)
-        return [subject for subject in found if not isinstance(subject.encoder, RawPixels)]
-
-
-def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:
-    """A run, checkpoint or encoder file, or a network of torchvision or timm; runs/result_folders.py says where to."""
-    if is_foreign(target):
-        network = foreign_network(target, normalize)
-        folder = folder_of(target, None, network.subject.digest, runs)
-        opened = Target(target, network.subject, network.subject.digest, folder, None, None, target, None)
-        opened = replace(opened, normalize=normalize, choices=network.choices)
-    else:
-        if normalize:
-            raise RecipeError(f"--normalize {normalize}: {target} itself says how its images are normalised")
-        file = from_main(weights_of(target, runs)[0])  # of a run one checkpoint for all processes
-        encoder, recipe, header = load_encoder(file), recipe_of(file), read_header(file)
-        subject = Subject("encoder", encoder, recipe.law)
-        opened = Target(
-            target,
-            subject,
-            subject.digest,
-            folder_of(str(file), file, subject.digest, runs),
-            file,
-            int(header["step"]) if "step" in header else None,
-            encoder.architecture.title,
-            recipe.data if "recipe" in header else None,
-        )
-    if image_size:
-        subject = opened.subject
-        resized = replace(subject, law=replace(subject.law, size=image_size))
-        opened = replace(opened, subject=resized, image_size=image_size)
-    return opened
 
 
 def transfer(

@@ -89,17 +89,17 @@ def note_failure(logs: Path, failure: Failure) -> None:
 
 def noted_failures(logs: Path) -> list[Failure]:
     """The words that failing processes left, earliest first."""
-    found = []
+    failures = []
     for path in logs.glob("rank_*.failure.json"):
         try:
             failure = Failure(**json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError, RecursionError):
             continue
         texts = (failure.kind, failure.message, failure.host)
-        known = (failure.rank is None or type(failure.rank) is int) and type(failure.exit_code) is int
-        if known and is_number(failure.time) and all(isinstance(text, str) for text in texts):
-            found.append(failure)
-    return sorted(found, key=lambda failure: failure.time)
+        is_usable = (failure.rank is None or type(failure.rank) is int) and type(failure.exit_code) is int
+        if is_usable and is_number(failure.time) and all(isinstance(text, str) for text in texts):
+            failures.append(failure)
+    return sorted(failures, key=lambda failure: failure.time)
 
 
 def forget_failures(logs: Path) -> None:

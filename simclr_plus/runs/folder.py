@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
 import shlex
 import shutil
@@ -29,12 +28,10 @@ from typing import Any
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.machine import locks
 from simclr_plus.machine.cores import cpu_count
-from simclr_plus.machine.json_lines import Tail
+from simclr_plus.machine.json_lines import Tail, append_line, without_nan
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe, recipe_text
 
-# what may stand in the STOP file, and how much it asks for: 1 save and stop, 2 end within 35 seconds, 3 end at once
-STOP_WORDS = {"": 1, "requeue": 1, "now": 2, "kill": 3}
 LATEST = "latest"  # stands for the newest run
 LONGEST_NAME = 200  # bytes; file systems take 255, and a study or SLURM adds to it
 SECONDS_TO_APPEAR = 30.0  # a file that another machine wrote, on a network file system
@@ -111,15 +108,15 @@ class Run:
         """Append a line to metrics.jsonl; raises NotFoundError when the run folder was deleted."""
         if not self.exists:
             raise NotFoundError(f"the run folder {self.path} was deleted while it trained; nothing more is saved")
-        _append(self.metrics_file, values)
+        append_line(self.metrics_file, values)
 
     def log_event(self, kind: str, **values: Any) -> None:
         """Append a line to events.jsonl."""
-        _append(self.events_file, {"event": kind, "time": time.time(), **values})
+        append_line(self.events_file, {"event": kind, "time": time.time(), **values})
 
     def log_system(self, host: str, values: dict[str, Any]) -> None:
         """Append a line to a node's system.<host>.jsonl."""
-        _append(self.path / f"system.{host}.jsonl", values)
+        append_line(self.path / f"system.{host}.jsonl", values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Logged steps in order; steps that a resumed run went through again are there once, as gone through last."""
@@ -147,10 +144,10 @@ class Run:
 
     def latest_checkpoint(self) -> Path:
         """The newest complete checkpoint; raises NotFoundError where there is none."""
-        found = self.checkpoint_files()
-        if not found:
+        files = self.checkpoint_files()
+        if not files:
             raise NotFoundError(f"run {self.path} has no checkpoint in {self.checkpoints}; nothing was saved yet")
-        return found[-1]
+        return files[-1]
 
     def try_lock(self, patience: float = 0.0, **claim: Any) -> locks.Hold | None:
         """Take the run's lock until it is released; None when another has it. `claim`: see locks.hold.
@@ -174,7 +171,7 @@ class Run:
             held.release()
 
     def ask_to_stop(self, word: str = "") -> None:
-        """Make the file that asks the run to save and stop, or for more: see STOP_WORDS."""
+        """Make the file that asks the run to save and stop, or for more: see stop_level.STOP_WORDS."""
         self.stop_file.parent.mkdir(exist_ok=True)  # and not that of a run that was deleted
         write_text_whole(self.stop_file, word)
         with suppress(OSError):  # by the clock of who asks, not of who keeps the files: see launch/supervisor.py
@@ -191,7 +188,7 @@ class Run:
     def write_result(self, name: str, result: dict[str, Any]) -> Path:
         """Write results/NAME.json and return its path."""
         path = self.results / f"{name}.json"
-        write_text_whole(path, json.dumps(_plain(result), indent=2) + "\n")
+        write_text_whole(path, json.dumps(without_nan(result), indent=2) + "\n")
         return path
 
 
@@ -354,30 +351,6 @@ def find_run(name: str, folder: Path) -> Run:
     raise NotFoundError(f"no run {name!r} in {folder}: {have}; name one, give its path, or say latest")
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Who runs here, for the start event."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "cpus": cpu_count()}
-
-
-def _append(path: Path, values: dict[str, Any]) -> None:
-    line = json.dumps(_plain(values)) + "\n"
-    torn = path.exists() and path.stat().st_size > 0 and not _ends_with_newline(path)
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" + line if torn else line)
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def _plain(value: Any) -> Any:
-    """NaN and infinities become null, which every JSON reader takes."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

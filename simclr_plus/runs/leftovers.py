@@ -32,16 +32,16 @@ class Leftover:
 def leftovers(runs: Path, *, days: float) -> list[Leftover]:
     """All of them below `runs`, links not followed; of states those that no one has touched for so many days."""
     now = time.time()
-    found = []
+    leftovers = []
     for path, kind in _kinds(runs):
         try:
-            known = path.lstat()
+            status = path.lstat()
         except OSError:  # gone meanwhile
             continue
         least = {FEATURES: 0.0, UNFINISHED: UNFINISHED_AFTER, STATES: days}[kind]
-        if now - known.st_mtime >= least * 86_400:
-            found.append(Leftover(path, kind, known.st_size))
-    return sorted(found, key=lambda leftover: leftover.path)
+        if now - status.st_mtime >= least * 86_400:
+            leftovers.append(Leftover(path, kind, status.st_size))
+    return sorted(leftovers, key=lambda leftover: leftover.path)
 
 
 def remove(files: list[Leftover]) -> None:

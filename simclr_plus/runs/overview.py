@@ -120,10 +120,10 @@ def _side_by_side(rows: list[dict[str, float]]) -> dict[str, list[float | None]]
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return {key: value for key, value in found.items() if not key.startswith("about.")}
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return {key: value for key, value in flat.items() if not key.startswith("about.")}
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from simclr_plus.machine.printing import visible
-from simclr_plus.runs.time_left import LINES, duration, seconds_left
+from simclr_plus.machine.words import duration
+from simclr_plus.runs.time_left import LINES, seconds_left
 
 SECONDS_BETWEEN_LINES = 10.0
 

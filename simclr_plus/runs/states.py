@@ -110,7 +110,7 @@ KINDS: dict[str, Callable[[object], bool]] = {
 }
 
 
-def here() -> dict[str, Any]:
+def this_host() -> dict[str, Any]:
     """Names this machine in status.json."""
     return {"host": socket.gethostname(), "boot_id": processes.boot_id()}
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeGuard
+from typing import Any
+
+from simclr_plus.machine.json_lines import is_number
 
 LINES = 50  # of metrics.jsonl that the pace is taken from: training, evaluating and saving, as the clock saw them
 
@@ -14,17 +16,17 @@ def seconds_left(lines: Sequence[Mapping[str, Any]], steps: object) -> float | N
 
     The first line after a start has no other to be compared with: its images a second count.
     """
-    known = [line for line in lines[-LINES:] if _is_number(line.get("step"))]
-    if not known or not _is_number(steps):
+    counted = [line for line in lines[-LINES:] if is_number(line.get("step"))]
+    if not counted or not is_number(steps):
         return None
-    last = known[-1]
+    last = counted[-1]
     rest = max(0.0, steps - last["step"])
-    timed = [line for line in known if _is_number(line.get("time"))]
+    timed = [line for line in counted if is_number(line.get("time"))]
     if len(timed) > 1 and timed[-1]["step"] > timed[0]["step"] and timed[-1]["time"] > timed[0]["time"]:
         each = (timed[-1]["time"] - timed[0]["time"]) / (timed[-1]["step"] - timed[0]["step"])
     else:
         images, rate = last.get("images"), last.get("images_per_second")
-        if not (_is_number(images) and _is_number(rate)) or rate <= 0 or last["step"] <= 0:
+        if not (is_number(images) and is_number(rate)) or rate <= 0 or last["step"] <= 0:
             return None
         each = images / last["step"] / rate
     left = rest * each
@@ -33,29 +35,11 @@ def seconds_left(lines: Sequence[Mapping[str, Any]], steps: object) -> float | N
 
 def lines_of_a_start(backwards: Iterable[Mapping[str, Any]], from_step: object) -> list[Mapping[str, Any]]:
     """The newest lines that one start has written, oldest first, of a file that is read from its end."""
-    found: list[Mapping[str, Any]] = []
-    begin = from_step if _is_number(from_step) else 0
+    newest: list[Mapping[str, Any]] = []
+    begin = from_step if is_number(from_step) else 0
     for line in backwards:
         step = line.get("step")
-        if not _is_number(step) or step <= begin or (found and step >= found[-1]["step"]) or len(found) == LINES:
+        if not is_number(step) or step <= begin or (newest and step >= newest[-1]["step"]) or len(newest) == LINES:
             break
-        found.append(line)
-    return found[::-1]
-
-
-def duration(seconds: float | None) -> str:
-    """12 s, 3:07 min, 2:05 h, 3 d 4 h."""
-    if seconds is None or not math.isfinite(seconds):
-        return "-"
-    whole = max(0, int(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02} min"
-    if whole < 86400:
-        return f"{whole // 3600}:{whole % 3600 // 60:02} h"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+        newest.append(line)
+    return newest[::-1]

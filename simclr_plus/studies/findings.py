@@ -89,10 +89,10 @@ class Findings:
 
     def of_seeds(self, figure: str, **place: Any) -> dict[int, float]:
         """The figure at a place, by seed; a seed that several cells share (an axis left open) is their mean."""
-        found: dict[int, list[float]] = {}
+        of_seed: dict[int, list[float]] = {}
         for row in self._at(place, figure):
-            found.setdefault(row.seed, []).append(row.numbers[figure])
-        return {seed: mean(values) for seed, values in found.items()}
+            of_seed.setdefault(row.seed, []).append(row.numbers[figure])
+        return {seed: mean(values) for seed, values in of_seed.items()}
 
     def spread(self, figure: str, **place: Any) -> Spread | None:
         """Mean and deviation over seeds at a place; None where nothing was measured."""
@@ -101,15 +101,15 @@ class Findings:
 
     def value(self, figure: str, **place: Any) -> float:
         """The mean at a place; NaN where nothing was measured."""
-        found = self.spread(figure, **place)
-        return found.mean if found else math.nan
+        spread = self.spread(figure, **place)
+        return spread.mean if spread else math.nan
 
     def text(self, figure: str, *, percent: bool = True, **place: Any) -> str:
         """Mean and spread for a table; a dash where nothing was measured."""
-        found = self.spread(figure, **place)
-        if found is None:
+        spread = self.spread(figure, **place)
+        if spread is None:
             return "–"
-        return found.percent() if percent else found.plain()
+        return spread.percent() if percent else spread.plain()
 
     def difference(
         self, a: Mapping[str, Any], b: Mapping[str, Any], figure: str = "top1", other: str = ""
@@ -135,7 +135,7 @@ class Findings:
         of_seeds: dict[int, list[float]] = {}
         for key in sorted(shared, key=str):
             of_seeds.setdefault(key[0], []).append(sum(values[key] for values in by_term))
-        values, n = [mean(found) for found in of_seeds.values()], len(of_seeds)
+        values, n = [mean(figures) for figures in of_seeds.values()], len(of_seeds)
         if not all(figure.startswith(ON_TEST_IMAGES) for _, _, figure in terms):
             of_images = math.inf if n == 1 else 0.0
         else:

@@ -59,11 +59,11 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
         subject = projected(subject, _head(run, device))
     if scale == PAPER:
         state = _state(run, f"linear_{of}{'_validation' if choosing else ''}", subject, train)
-        found = evaluate_linear(subject, train, test, device=device, batch_size=4096, state=state)
+        scores = evaluate_linear(subject, train, test, device=device, batch_size=4096, state=state)
     else:
-        found = evaluate_linear_fast(subject, train, test, device=device)
+        scores = evaluate_linear_fast(subject, train, test, device=device)
     name = {("h", False): "top1", ("z", False): "top1_z", ("h", True): "validation_top1"}[of, choosing]
-    return {name: float(found["top1"])} | ({} if choosing else {"test_images": float(len(test))})
+    return {name: float(scores["top1"])} | ({} if choosing else {"test_images": float(len(test))})
 
 
 def _classifier(run: Run, _scale: str, device: torch.device) -> Figures:
@@ -108,8 +108,8 @@ def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> 
         protocol = replace(protocol, batch_size=128, epochs=epochs, seed=run.recipe().training.seed)
     subject = _subject(run, device)
     state = _state(run, f"few_labels_{percent}pct", subject, labelled, protocol)
-    found = evaluate_few_labels(subject, labelled, test, protocol, device=device, state=state)
-    return {f"top1_{percent}pct": float(found.numbers["top1"])}
+    outcome = evaluate_few_labels(subject, labelled, test, protocol, device=device, state=state)
+    return {f"top1_{percent}pct": float(outcome.numbers["top1"])}
 
 
 def _images(run: Run) -> tuple[Images, Images]:
@@ -119,8 +119,8 @@ def _images(run: Run) -> tuple[Images, Images]:
 
 def _state(run: Run, name: str, subject: Subject, images: Images, *facts: object) -> State:
     """Where a long measure is kept while it goes on; its key says what it depends on."""
-    told = [subject.digest, repr(subject.law), decoded_digest(images), *map(repr, facts)]
-    return State(run.results / f".{STATE}{name}.safetensors", json.dumps([name, *told]))
+    depends_on = [subject.digest, repr(subject.law), decoded_digest(images), *map(repr, facts)]
+    return State(run.results / f".{STATE}{name}.safetensors", json.dumps([name, *depends_on]))
 
 
 def _head(run: Run, device: torch.device) -> SimCLRProjectionHead:

@@ -124,10 +124,10 @@ def _html_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _notes(study: Study, setting: Setting) -> list[tuple[str, Sequence[str]]]:
-    found: list[tuple[str, Sequence[str]]] = []
-    found += [("Choices that no source fixes", study.choices)] if study.choices else []
-    found += [("Not measured", setting.missing)] if setting.missing else []
-    return found
+    notes: list[tuple[str, Sequence[str]]] = []
+    notes += [("Choices that no source fixes", study.choices)] if study.choices else []
+    notes += [("Not measured", setting.missing)] if setting.missing else []
+    return notes
 
 
 def _csv(findings: Findings) -> str:

@@ -24,7 +24,7 @@ from simclr_plus.errors import CheckpointError
 from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.recipe import Recipe
-from simclr_plus.runs.folder import SECONDS_TO_APPEAR, Run, machine
+from simclr_plus.runs.folder import SECONDS_TO_APPEAR, Run, describe_machine
 from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.runs.pulse import PulseWriter
 from simclr_plus.training.continuation import Identity, identity_of, require_same_images, require_same_stream
@@ -152,7 +152,7 @@ def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str) -> N
     kind = "resume" if t.step else "start"
     figures = {"steps": t.plan.total_steps, "processes": t.plan.processes, "device": str(t.device)}
     figures |= {"images": len(t.images), "classes": len(t.images.classes), "knn": knn_in_numbers(t.knn_images)}
-    t.run.log_event(kind, **come_from, **figures, precision=precision, **machine())
+    t.run.log_event(kind, **come_from, **figures, precision=precision, **describe_machine())
     if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
         note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"
         t.run.log_event("note", message=note)

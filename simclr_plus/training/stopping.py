@@ -13,6 +13,7 @@ from torch import Tensor
 
 from simclr_plus import distributed
 from simclr_plus.errors import SimclrPlusError
+from simclr_plus.machine.processes import signals_go_to
 from simclr_plus.training.saving import note_saved
 from simclr_plus.training.state import Training
 
@@ -91,9 +92,5 @@ def stop_on_signals() -> Iterator[StopRequest]:
             raise KeyboardInterrupt
         request.asked, request.signal_number = True, number
 
-    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    try:
+    with signals_go_to(ask):
         yield request
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

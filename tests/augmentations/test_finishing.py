@@ -33,9 +33,16 @@ def drawn(images: list[np.ndarray], law: ViewLaw, seed: int = 0) -> np.ndarray:
     return draw_views(seed, 0, np.arange(len(images)), heights=heights, widths=widths, law=law, views=1)
 
 
-@pytest.mark.parametrize("brightness_law", ["multiplicative", "additive"])
-@pytest.mark.parametrize("resize", ["bicubic", "bicubic_legacy"])
-def test_real_photographs_at_224_pixels_in_all_orders_equal_the_cpu_path(
+@pytest.mark.parametrize(
+    ("brightness_law", "resize"),
+    [
+        ("multiplicative", "bicubic_legacy"),
+        ("additive", "bicubic"),
+        pytest.param("multiplicative", "bicubic", marks=pytest.mark.slow),
+        pytest.param("additive", "bicubic_legacy", marks=pytest.mark.slow),
+    ],
+)
+def test_photographs_at_224_pixels_in_all_orders_equal_the_cpu_path(
     photos: Path, brightness_law: str, resize: str
 ) -> None:
     folder, law = open_folder(photos), simclr_law(224, brightness_law=brightness_law, resize=resize)

@@ -85,6 +85,7 @@ def test_a_call_draws_the_same_views_however_the_workers_start(found: dict[str, 
     assert found["fork 3"]["called"] not in of_two  # another number of workers, other generators
 
 
+@pytest.mark.slow
 def test_without_a_place_for_compiled_code_views_are_made_all_the_same() -> None:
     """As where the installation is read-only and there is no home."""
     code = """

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from launching import environment
+from parameters import rest_slow
 from places import TESTS
 from safetensors.torch import save_file
 
@@ -95,7 +96,7 @@ def two_equal_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
         ("gradients", "optimizer.head.layers.0.weight.momentum_buffer"),
     ],
 )
-@pytest.mark.parametrize("change", [1e-7, float("nan")])
+@pytest.mark.parametrize("change", rest_slow([1e-7, float("nan")]))
 def test_a_changed_entry_is_found_and_named(
     two_equal_runs: tuple[Run, Run], kind: str, tensor: str, change: float
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_changed_entry_is_found_and_named(
     assert all(f.equal for other_kind, f in found.items() if other_kind != kind)
 
 
+@pytest.mark.slow
 def test_a_batch_that_the_processes_cannot_share_is_refused_before_training(tmp_path: Path, tiny: list[str]) -> None:
     run = create_run(load_recipe("demo", [*tiny, "training.batch_size=33"]), tmp_path, "run")
     with pytest.raises(

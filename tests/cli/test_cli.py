@@ -198,6 +198,7 @@ def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
     assert run.events()[-1]["reason"] == "stopped" and run.latest_checkpoint().exists()
 
 
+@pytest.mark.slow
 def test_a_failure_under_torchrun_is_told_as_plainly(simclr_plus: Command, tmp_path: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.learning_rate=1e30"]
     done = simclr_plus("run", "demo", *overrides, "--name", "x", "--nproc", 2, cwd=tmp_path)
@@ -237,6 +238,7 @@ def test_own_photographs_go_in_and_an_encoder_comes_out(simclr_plus: Command, ph
     assert "[2, 128]" in out.stdout
 
 
+@pytest.mark.slow
 def test_unreadable_photographs_stop_a_run_or_are_counted(
     simclr_plus: Command, photos: Path, tmp_path: Path, tiny: list[str]
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from parameters import pairs_quick
 from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -27,16 +28,8 @@ GOLDEN = {
 }
 CASES = [key.removesuffix("/meta") for key in GOLDEN if key.endswith("/meta")]
 SK, SE = {"selective_kernels": True}, {"se_ratio": 0.25}
+FLAVORS = ["torchvision", "reference"]
 NORMS = (nn.BatchNorm2d, GlobalBatchNorm2d)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """So small maps are not worth a second thread; on busy cores its waiting costs ten times the work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def groups_of(encoder: ResNet) -> list[nn.Sequential]:
@@ -340,11 +333,10 @@ def test_the_last_norm_of_every_block_starts_at_zero_and_all_others_at_one(depth
 # the closed forms
 
 
-@pytest.mark.parametrize("flavor", ["torchvision", "reference"])
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-@pytest.mark.parametrize("width", [1 / 16, 1, 3])
-@pytest.mark.parametrize("depth", BLOCKS)
-@pytest.mark.parametrize("extras", [{}, SK, SE, SK | SE])
+@pytest.mark.parametrize(
+    ("depth", "width", "stem", "flavor", "extras"),
+    pairs_quick(list(BLOCKS), [1 / 16, 1, 3], ["imagenet", "cifar"], FLAVORS, [{}, SK, SE, SK | SE]),
+)
 def test_the_closed_form_counts_the_parameters(
     depth: int, width: float, stem: str, flavor: str, extras: dict[str, object]
 ) -> None:
@@ -384,13 +376,14 @@ def test_the_networks_of_v2_have_the_sizes_of_its_table(
         assert expected in (round((architecture.parameter_count() + running) / 1e6), None)
 
 
-@pytest.mark.parametrize("extras", [{}, SK, SE])
-@pytest.mark.parametrize("flavor", ["torchvision", "reference"])
-@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
-@pytest.mark.parametrize("depth, side", [(18, 32), (18, 33), (50, 50)])
+@pytest.mark.parametrize(
+    ("extras", "flavor", "stem", "depth_and_side"),
+    pairs_quick([{}, SK, SE], FLAVORS, ["imagenet", "cifar"], [(18, 32), (18, 33), (50, 50)]),
+)
 def test_the_closed_forms_follow_the_maps_of_a_forward_pass(
-    depth: int, side: int, stem: str, flavor: str, extras: dict[str, object]
+    extras: dict[str, object], flavor: str, stem: str, depth_and_side: tuple[int, int]
 ) -> None:
+    depth, side = depth_and_side
     encoder = ResNet(depth, 1 / 16, stem=stem, flavor=flavor, **extras)
     convolutions, block_inputs, made = [], [], [0]
 

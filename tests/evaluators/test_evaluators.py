@@ -23,8 +23,9 @@ from simclr_plus.evaluators.transfer import evaluate_transfer
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
-from simclr_plus.results.evaluate import Evaluator, evaluate_target, labelled_images
+from simclr_plus.results.evaluate import Evaluator, evaluate_target
 from simclr_plus.results.report import make_report
+from simclr_plus.results.targets import labelled_images
 from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
@@ -258,8 +259,15 @@ def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> No
     ]
 
 
-@pytest.mark.parametrize("on", ["h", "z"])
-@pytest.mark.parametrize("evaluator", [evaluate_linear, evaluate_linear_fast])
+@pytest.mark.parametrize(
+    ("evaluator", "on"),
+    [
+        (evaluate_linear, "h"),
+        (evaluate_linear_fast, "z"),
+        pytest.param(evaluate_linear, "z", marks=pytest.mark.slow),
+        pytest.param(evaluate_linear_fast, "h", marks=pytest.mark.slow),
+    ],
+)
 def test_a_kept_classifier_is_verified_to_the_digit(trained: Run, on: str, evaluator: Evaluator) -> None:
     settings = {"epochs": 1, "batch_size": 100}
     result, path = evaluate_target(

@@ -16,7 +16,7 @@ from torch import nn
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.foreign_encoders import foreign_network
-from simclr_plus.results.evaluate_on_sets import open_target
+from simclr_plus.results.targets import open_target
 from simclr_plus.weights.encoder_files import save_encoder
 
 CACHED = "resnet18-f37072fd.pth"  # torchvision's name of its weights of resnet18

@@ -26,7 +26,8 @@ from simclr_plus.features.cache import cached_features
 from simclr_plus.features.extraction import features_of
 from simclr_plus.features.metrics import knn_scores, mean_average_precision_11, summary
 from simclr_plus.results.evaluate import evaluate_target
-from simclr_plus.results.evaluate_on_sets import open_target, transfer
+from simclr_plus.results.evaluate_on_sets import transfer
+from simclr_plus.results.targets import open_target
 from simclr_plus.weights.encoder_files import save_encoder
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import copy
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,6 @@ from simclr_plus.weights.tensor_files import read_header
 
 Weights = dict[str, Tensor]
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def lived_in(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -126,7 +118,10 @@ TRAINERS: dict[str, tuple[Callable[[Weights], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("trainer", "zipped"), [*((trainer, True) for trainer in TRAINERS), ("MoCo", False)])
+@pytest.mark.parametrize(
+    ("trainer", "zipped"),
+    [*((trainer, True) for trainer in TRAINERS), pytest.param("MoCo", False, marks=pytest.mark.slow)],
+)
 @torch.no_grad()
 def test_a_trainers_file_gives_its_networks_features(
     tmp_path: Path, resnet18: nn.Module, trainer: str, zipped: bool

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from simclr_plus.cli.app import app
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start
-from simclr_plus.launch.supervisor import Order
+from simclr_plus.launch.order import Order
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import folder as runs
 from simclr_plus.runs.folder import Run, branch_run, create_run

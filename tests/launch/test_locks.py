@@ -16,13 +16,13 @@ from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import start as launch
+from simclr_plus.launch.order import Order
 from simclr_plus.launch.start import start
-from simclr_plus.launch.supervisor import Order
 from simclr_plus.machine import locks, processes, slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import states
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.states import here, read_status, write_status
+from simclr_plus.runs.states import read_status, this_host, write_status
 
 NO_LOCKS = """
 import errno, fcntl
@@ -100,7 +100,7 @@ def test_of_several_that_start_in_the_same_moment_one_has_the_run(run: Run, tmp_
         assert [said(late), said(late)] == ["ready", "True"]  # let go, or known to be dead
         go.unlink()
         for process in (*those, late):
-            process.communicate(timeout=20)
+            process.communicate(timeout=120)
     assert len(list(run.path.glob("run.lock.*"))) == 1
 
 
@@ -181,7 +181,7 @@ def test_what_another_machine_trains_by_its_status_is_not_started_here(run: Run)
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_and_claim_a_dead_supervisor_of_this_machine_keeps_nobody_waiting(run: Run) -> None:
     run.lock_file.touch()
-    promise = {"state": "running", "updated": time.time(), "next_in": 120, **here()}
+    promise = {"state": "running", "updated": time.time(), "next_in": 120, **this_host()}
     write_status(run, {**promise, "pid": os.getpid(), "pid_started": processes.start_time(os.getpid())})
     with pytest.raises(SimclrPlusError), states.locked(run):
         pass

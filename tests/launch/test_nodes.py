@@ -128,7 +128,7 @@ def test_a_node_that_dies_and_comes_back_joins_again(nodes: Nodes, tmp_path: Pat
     lost = [pid for pid in supervisors(run) if pid != speaker]
     assert len(lost) == 1
     os.kill(lost[0], signal.SIGKILL)  # and with it its torchrun and its process
-    failed = {p.communicate(timeout=60)[1]: p for p in both if wait_for_end(p, lost[0])}
+    failed = {p.communicate(timeout=200)[1]: p for p in both if wait_for_end(p, lost[0])}
     assert len(failed) == 1
     back = start(nodes, both.index(next(iter(failed.values()))), tmp_path, *longer)
     stayed = next(p for p in both if p not in failed.values())

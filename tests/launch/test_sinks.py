@@ -113,7 +113,7 @@ def test_sinks_that_fail_or_hang_leave_training_alone(
     for package, body in (("tensorboard", "raise ImportError('gone')"), ("wandb", "import time; time.sleep(1000)")):
         (broken / package).mkdir(parents=True)
         (broken / package / "__init__.py").write_text(body)
-    code = "import simclr_plus.launch.supervisor as s; s.SECONDS_FOR_SINKS = 2.0; s.main()"
+    code = "from simclr_plus.launch import sinks, supervisor; sinks.SECONDS_FOR_SINKS = 2.0; supervisor.main()"
     run = create_run(
         load_recipe("demo", [*tiny, "monitor.tensorboard=true", "monitor.wandb=offline"]), tmp_path / "runs", "x"
     )

@@ -17,7 +17,7 @@ from launching import AT_STEP, CLI, environment, gone, pids_of, processes_naming
 
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.states import here, read_status, state_of, write_status
+from simclr_plus.runs.states import read_status, state_of, this_host, write_status
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,7 +52,7 @@ def test_a_detached_run_is_watched_stopped_and_resumed_to_the_same_bytes(
     whole = unbroken(tmp_path, tiny)
     slow = AT_STEP + "at_step(0, 0, lambda: time.sleep(0.3))"
     process = start(tmp_path, *tiny, "--name", "x", "-d", "--json", fault=slow)
-    told, _ = process.communicate(timeout=60)
+    told, _ = process.communicate(timeout=200)
     run = Run(tmp_path / "x")
     assert process.returncode == 0 and json.loads(told)["state"] == "starting"
     assert state_of(run).name == "starting"
@@ -85,6 +85,7 @@ def test_a_detached_run_is_watched_stopped_and_resumed_to_the_same_bytes(
     assert 0 <= figures["cpu"] <= 1 and figures["rss"] > 10**8 and figures["memory_total"] > figures["memory_used"]
 
 
+@pytest.mark.slow
 def test_changed_keys_make_a_new_run_with_its_parent_named(
     tmp_path: Path, tiny: list[str], simclr_plus: Command
 ) -> None:
@@ -205,7 +206,7 @@ def test_ctrl_c_twice_ends_and_three_times_kills(tmp_path: Path, tiny: list[str]
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     process.send_signal(signal.SIGINT)
-    code, talk = ended(process, timeout=20)
+    code, talk = ended(process, timeout=120)
     assert code == 130 and "within 35 seconds" in talk and "killed" in talk
     assert gone(pids) and not processes_naming(run) and state_of(run).name == "stopped"
 
@@ -216,7 +217,7 @@ def test_leaving_the_screen_does_not_end_a_run(tmp_path: Path, tiny: list[str]) 
     run = Run(tmp_path / "x")
     wait_for(run.metrics, "a step")
     process.send_signal(signal.SIGHUP)
-    assert ended(process, timeout=20)[0] == -signal.SIGHUP
+    assert ended(process, timeout=120)[0] == -signal.SIGHUP
     seen = run.metrics()[-1]["step"]
     wait_for(lambda: run.metrics()[-1]["step"] > seen + 2, "further steps")
     assert state_of(run).name == "running"
@@ -248,7 +249,7 @@ def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpo
     process = start(
         tmp_path, *tiny, "training.epochs=50", "--name", "x", "--nproc", processes, "-d", fault=faults[when]
     )
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     run = Run(tmp_path / "x")
     if when == "save":
         wait_for(lambda: len(run.metrics()) >= 9, "the first save")
@@ -375,7 +376,7 @@ def test_a_job_that_is_started_again_heeds_only_a_stop_of_its_own(tmp_path: Path
     run = create_run(load_recipe("demo", tiny), tmp_path, "x")
     run.ask_to_stop("requeue")
     late = 10 if when.startswith("before") else -10
-    write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **here()})
+    write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **this_host()})
     command = [sys.executable, "-m", "simclr_plus.launch.supervisor", str(run.path), "--processes", "1"]
     job = {"SLURM_JOB_ID": "1", "SLURM_RESTART_COUNT": "1"}
     done = subprocess.run(command, env={**environment(tmp_path), **job}, check=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from parts import BATCH, PARTS, SimCLR, criterion, kept, loader, optimizer, write_images
+from parts import BATCH, SWAPPED, SimCLR, criterion, kept, loader, optimizer, write_images
 from torch import Tensor
 
 STEPS, PROCESSES = 4, 2
@@ -69,7 +69,7 @@ def main(out: Path) -> None:
     torch.set_num_threads(1)
     if not (out / "images").exists():
         write_images(out / "images")
-    for name, swapped in [("none", ()), *((part, (part,)) for part in PARTS), ("all", PARTS)]:
+    for name, swapped in SWAPPED.items():
         module, rank = train(swapped, out)
         states = {"start": module.start, "after_one": module.after_one, "end": kept(module.model)}
         torch.save({"losses": module.losses, "views": module.first_views, **states}, out / f"{name}.{rank}.pt")

@@ -19,6 +19,7 @@ import simclr_plus
 from simclr_plus.lars import parameter_groups
 
 PARTS = ("transform", "head", "loss", "lars", "global_batch_norm")
+SWAPPED = {"none": (), **{part: (part,) for part in PARTS}, "all": PARTS}
 BATCH, IMAGES, RATE, LARS_RATE = 32, 128, 0.06, 5.0
 
 

@@ -11,7 +11,7 @@ import pytest
 from simclr_plus.distributed import collective_timeout
 from simclr_plus.errors import AnotherProcessError, EnvironmentNotAbleError, NotFoundError
 from simclr_plus.launch import supervisor
-from simclr_plus.launch.supervisor import Order
+from simclr_plus.launch.order import Order
 from simclr_plus.machine import torchrun
 from simclr_plus.machine.cores import default_threads
 from simclr_plus.machine.printing import say

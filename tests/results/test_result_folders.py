@@ -23,9 +23,10 @@ from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.recipe import load_recipe
 from simclr_plus.results.comparisons import compare_named
-from simclr_plus.results.evaluate import evaluate_target, weights_of
-from simclr_plus.results.evaluate_on_sets import few_labels, open_target, transfer
+from simclr_plus.results.evaluate import evaluate_target
+from simclr_plus.results.evaluate_on_sets import few_labels, transfer
 from simclr_plus.results.report import make_report, results_folder
+from simclr_plus.results.targets import open_target, weights_of
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
 from simclr_plus.weights.checkpoints import save_checkpoint

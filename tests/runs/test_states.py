@@ -15,7 +15,7 @@ import pytest
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch import supervisor
 from simclr_plus.launch.hanging import behind_the_others, hung
-from simclr_plus.launch.supervisor import Order, meets_here, torchrun_options
+from simclr_plus.launch.order import Order, meets_here, torchrun_options
 from simclr_plus.machine import processes, slurm
 from simclr_plus.machine.processes import is_stopped, start_time
 from simclr_plus.recipe import load_recipe
@@ -23,7 +23,7 @@ from simclr_plus.runs import states
 from simclr_plus.runs.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
-from simclr_plus.runs.states import here, state_of, write_status
+from simclr_plus.runs.states import state_of, this_host, write_status
 
 ELSEWHERE = {"host": "another", "boot_id": "of-another"}
 
@@ -40,11 +40,11 @@ def test_a_run_that_nobody_started_is_queued(run: Run) -> None:
 def test_what_the_supervisor_says_holds_while_it_holds_the_lock(run: Run) -> None:
     lock = run.try_lock()
     assert lock is not None
-    write_status(run, {"state": "starting", **here()})
+    write_status(run, {"state": "starting", **this_host()})
     assert state_of(run).name == "starting"
     pulse = PulseWriter(pulse_file(run.logs, 0), 60)
     pulse.beat(0, "preparing")
-    write_status(run, {"state": "running", **here()})
+    write_status(run, {"state": "running", **this_host()})
     assert state_of(run).name == "starting"
     pulse.beat(3, "step")
     assert state_of(run).name == "running"
@@ -56,7 +56,7 @@ def test_what_the_supervisor_says_holds_while_it_holds_the_lock(run: Run) -> Non
 
 @pytest.mark.parametrize("name", ["stopped", "finished", "failed"])
 def test_an_end_is_an_end_until_someone_holds_the_lock_again(run: Run, name: str) -> None:
-    write_status(run, {"state": name, "why": "so it was", **here()})
+    write_status(run, {"state": name, "why": "so it was", **this_host()})
     assert state_of(run) == states.State(name, "so it was")
     with run.locked():
         assert state_of(run).name == "starting"
@@ -64,12 +64,12 @@ def test_an_end_is_an_end_until_someone_holds_the_lock_again(run: Run, name: str
 
 
 def test_a_run_that_finished_after_its_supervisor_was_killed_is_finished(run: Run) -> None:
-    write_status(run, {"state": "running", "events_before": states.events_size(run), **here()})
+    write_status(run, {"state": "running", "events_before": states.events_size(run), **this_host()})
     run.log_event("start")
     assert state_of(run).name == "lost"
     run.log_event("exit", reason="finished")
     assert state_of(run).name == "finished"
-    write_status(run, {"state": "running", "events_before": states.events_size(run), **here()})  # another attempt
+    write_status(run, {"state": "running", "events_before": states.events_size(run), **this_host()})  # another attempt
     assert state_of(run).name == "lost"
 
 
@@ -91,7 +91,7 @@ def test_another_machines_run_is_believed_until_it_breaks_its_promise(run: Run) 
 
 def test_where_there_are_no_locks_the_promise_decides(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "is_locked", lambda _: None)
-    write_status(run, {"state": "running", "updated": time.time(), "next_in": 120, **here()})
+    write_status(run, {"state": "running", "updated": time.time(), "next_in": 120, **this_host()})
     PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
     assert state_of(run).name == "running" and state_of(run, now=time.time() + 1000).name == "stale"
 
@@ -241,7 +241,7 @@ def test_a_stop_from_before_the_last_word_is_forgotten_and_a_later_one_kept(run:
     now = time.time()
     for word in ("", "requeue", "now"):
         run.ask_to_stop(word)
-        write_status(run, {"state": "stopping", "updated": now + 5, **here()})  # heard by an attempt that was killed
+        write_status(run, {"state": "stopping", "updated": now + 5, **this_host()})  # by an attempt that was killed
         supervisor._forget_old_stop(run)
         assert run.stop_word() is None
         write_status(run, {"state": "queued", "updated": now - 5})  # the submission

@@ -19,6 +19,7 @@ from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.studies.catalogue import STUDIES, find_study
 from simclr_plus.studies.running.cells import open_study, plan_study, record
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
 # networks of 8 to 64 channels on 64 images for one or two steps
 SMOKE = [
     "data.limit=64",
@@ -68,6 +69,11 @@ def study(folder: Path, *arguments: str, seconds: float = 300) -> subprocess.Com
     )
 
 
+def refusal(simclr_plus: Command, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Of a study that starts no process of its own."""
+    return simclr_plus("study", *arguments, "--runs", folder / "runs", cwd=folder)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
@@ -102,22 +108,26 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path: Path)
     assert "4 cells that have not been run" in report
 
 
-def test_gray_images_are_refused_where_colour_is_asked_for_before_anything_is_trained(tmp_path: Path) -> None:
-    done = study(tmp_path, "what-h-keeps", *SMOKE)
+def test_gray_images_are_refused_where_colour_is_asked_for_before_anything_is_trained(
+    tmp_path: Path, simclr_plus: Command
+) -> None:
+    done = refusal(simclr_plus, tmp_path, "what-h-keeps", *SMOKE)
     assert done.returncode == 2 and "--where task=rotation,corrupted,sobel" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_missing_labels_test_images_and_great_batches_are_told_before_anything_is_trained(tmp_path: Path) -> None:
+def test_missing_labels_test_images_and_great_batches_are_told_before_anything_is_trained(
+    tmp_path: Path, simclr_plus: Command
+) -> None:
     for name in ("train/a.png", "train/b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (32, 32), "teal").save(tmp_path / name)
     asked = ["temperature", *SMOKE, "data.name=folder", f"data.root={tmp_path}", "data.limit=0"]
-    assert "has train but neither val nor test" in study(tmp_path, *asked).stderr
+    assert "has train but neither val nor test" in refusal(simclr_plus, tmp_path, *asked).stderr
     (tmp_path / "val").mkdir()
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "val" / "c.png")
-    assert "has no labels" in study(tmp_path, *asked).stderr
-    large = study(tmp_path, "batch-and-epochs", *SMOKE, "--where", "batch=512")
+    assert "has no labels" in refusal(simclr_plus, tmp_path, *asked).stderr
+    large = refusal(simclr_plus, tmp_path, "batch-and-epochs", *SMOKE, "--where", "batch=512")
     assert large.returncode == 2 and "training.batch_size = 512 exceeds the 64 images" in large.stderr
     assert not (tmp_path / "runs").exists()
 
@@ -152,11 +162,11 @@ def test_a_cell_that_someone_stops_is_not_measured_and_goes_on_later(tmp_path: P
     assert "Not measured\n\n- 5 cells that have not been run" in (folder / "report.md").read_text()
 
 
-def test_options_of_slurm_and_of_another_study_are_not_passed_over(tmp_path: Path) -> None:
-    assert "go with --slurm" in study(tmp_path, "temperature", *SMOKE, "--time", "60").stderr
+def test_options_of_slurm_and_of_another_study_are_not_passed_over(tmp_path: Path, simclr_plus: Command) -> None:
+    assert "go with --slurm" in refusal(simclr_plus, tmp_path, "temperature", *SMOKE, "--time", "60").stderr
     planned = plan_study(tmp_path / "runs" / "x", find_study("losses"), "small", 1, load_recipe("study"))
     record(planned, 1)
-    other = study(tmp_path, "temperature", "--name", "x", "--report")
+    other = refusal(simclr_plus, tmp_path, "temperature", "--name", "x", "--report")
     assert other.returncode == 2 and "holds the study losses, not temperature" in other.stderr
 
 

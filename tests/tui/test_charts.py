@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
+from parameters import rest_slow
 from rich.console import Console
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.average import NEIGHBOURHOOD, REACH, centred
@@ -30,14 +31,15 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import RichLog, Static
 
+from simclr_plus.machine.words import duration
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.overview import glance
 from simclr_plus.runs.progress import TrainingProgress, figures
 from simclr_plus.runs.pulse import PulseWriter, pulse_file
-from simclr_plus.runs.states import here, write_status
-from simclr_plus.runs.time_left import duration, lines_of_a_start, seconds_left
+from simclr_plus.runs.states import this_host, write_status
+from simclr_plus.runs.time_left import lines_of_a_start, seconds_left
 
 STEPS = 1719
 PLOT = {plot.key: plot for plot in PLOTS}
@@ -64,7 +66,7 @@ def a_noisy_run(
     for step in range(every, upto + 1, every):
         loss = float(decay(step) + 0.1 * generator.normal())
         run.log_metrics(line(step, loss=loss, images=step * 128, epoch=step * 128 / 10_000))
-    write_status(run, {"state": "stopped", "processes": 1, **here()})
+    write_status(run, {"state": "stopped", "processes": 1, **this_host()})
     return run
 
 
@@ -193,7 +195,7 @@ def test_a_run_and_its_first_part_are_the_same_line_in_the_comparison(tmp_path: 
     drive(SimclrPlusApp(tmp_path), steps)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", rest_slow(SIZES))
 def test_figures_in_titles_are_those_of_the_file_and_the_crosshair_leaves_with_the_mouse(
     tmp_path: Path, size: tuple[int, int]
 ) -> None:
@@ -259,7 +261,7 @@ def drawn(chart: LineChart) -> Window:
     return chart.window
 
 
-@pytest.mark.parametrize("upto", [10, 20, 600])
+@pytest.mark.parametrize("upto", rest_slow([600, 10, 20]))
 def test_all_charts_go_from_nought_to_the_planned_end_in_whole_steps(tmp_path: Path, upto: int) -> None:
     run = a_noisy_run(tmp_path, "one", upto=upto)
 
@@ -322,7 +324,7 @@ def test_small_changes_are_drawn_small(tmp_path: Path) -> None:
     whole = ranges(tmp_path / "a", [])
     assert whole["wait"].y0 == 0 and whole["wait"].y1 >= 0.1
     assert whole["rank"].y0 == 0 and whole["rank"].y1 >= 128
-    assert whole["spread"].y0 == 0 == whole["speed"].y0 == whole["rate"].y0 == whole["contrastive"].y0
+    assert whole["spread"].y0 == 0 == whole["speed"].y0 == whole["rate"].y0 == whole["task"].y0
     text = str(whole["text"])
     for words in ("of 128", "alarm above 30.0%", "alarm below 0.14", "chance 0.8%", "chance, 10 classes: 10.0%"):
         assert words in text, words
@@ -420,7 +422,7 @@ def test_a_run_that_failed_before_its_first_figures_shows_cause_remedy_and_log(t
     run = create_run(load_recipe("demo"), tmp_path, "one")
     cause = "the loss is not finite at step 3 (learning rate 0.003): training stopped; no checkpoint was saved before. "
     remedy = "Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
-    write_status(run, {"state": "failed", "why": cause + remedy, "processes": 1, **here()})
+    write_status(run, {"state": "failed", "why": cause + remedy, "processes": 1, **this_host()})
     run.logs.mkdir()
     (run.logs / "rank_0.log").write_text("".join(f"said {i}\n" for i in range(30)))
 
@@ -458,7 +460,7 @@ def test_a_log_that_was_read_before_it_had_a_place_is_not_empty(
 
 def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Path) -> None:
     run = create_run(load_recipe("demo"), tmp_path, "one")
-    write_status(run, {"state": "running", "processes": 1, **here()})
+    write_status(run, {"state": "running", "processes": 1, **this_host()})
     lock = run.try_lock()
     assert lock is not None
     pulse = PulseWriter(pulse_file(run.logs, 0), 60)
@@ -569,7 +571,7 @@ def test_a_screen_that_is_being_taken_apart_draws_nothing_and_raises_nothing(
 BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_a_run_is_opened_and_left_at_once_again_and_again(tmp_path: Path, rounds: int) -> None:
     a_run(tmp_path, "one", lines=10)
     a_run(tmp_path, "two", lines=10)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from parameters import rest_slow
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.screens.form import FormScreen
 from simclr_plus.tui.starting.recipe_form import Form
@@ -87,7 +88,7 @@ def test_a_pair_in_the_search_counts_as_typed_too(started: list[list[str]]) -> N
     assert started == [["run", "demo", "data.limit=200", "--name", "mine", "-d"]]
 
 
-@pytest.mark.parametrize("how", ["key", "action", "palette"])
+@pytest.mark.parametrize("how", rest_slow(["key", "action", "palette"]))
 def test_a_value_that_was_refused_starts_nothing_and_has_the_cursor(started: list[list[str]], how: str) -> None:
     async def steps(app: SimclrPlusApp, screen: FormScreen, pilot: Pilot[None]) -> None:
         await type_over(screen, pilot, "data.limit", "20oo")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from simclr_plus.tui.charts.raster import Window, characters, level, points, raster, spans
-from simclr_plus.tui.charts.ticks import decades, duration, labels, percent, short, spark, ticks
+from simclr_plus.tui.charts.ticks import decades, labels, percent, short, spark, ticks
 from simclr_plus.tui.reading.alarms import alarms
 from simclr_plus.tui.reading.feed import Feed, expected_figures
 from simclr_plus.tui.reading.logs import LogTail, log_files, plain
@@ -27,6 +27,7 @@ from simclr_plus.tui.starting.recipe_form import KEYS, Form, found_recipes, rows
 from simclr_plus.tui.widgets.key_bar import fitting
 
 from simclr_plus.errors import CheckpointError, RecipeError
+from simclr_plus.machine.words import duration
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import Run, create_run

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
+from parameters import rest_slow
 from rich.color import ColorType
 from safetensors.numpy import save_file
 from simclr_plus.tui.app import THEMES, SimclrPlusApp
@@ -46,7 +47,7 @@ def footer_keys(app: Any) -> set[str]:
     return {child.description for child in app.screen.query_one(Footer).query("FooterKey")}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", rest_slow(SIZES))
 def test_an_empty_folder_explains_itself_and_offers_the_demo(tmp_path: Path, size: tuple[int, int]) -> None:
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "Welcome" in screen_text(app))
@@ -81,7 +82,7 @@ def test_the_runs_are_listed_live_and_one_is_asked_to_stop(tmp_path: Path) -> No
     drive(SimclrPlusApp(tmp_path), steps)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", rest_slow(SIZES))
 def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tuple[int, int]) -> None:
     run, lock = a_live_run(tmp_path, "live")
     (run.logs / "rank_0.log").write_text("a first line\n")
@@ -353,7 +354,7 @@ def test_help_is_made_from_the_keys_of_the_screen(tmp_path: Path) -> None:
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
 
 
-@pytest.mark.parametrize("width", [40, 80, 120, 200])
+@pytest.mark.parametrize("width", rest_slow([40, 200, 80, 120]))
 def test_no_key_is_cut_off_and_help_and_quit_are_always_there(tmp_path: Path, width: int) -> None:
     run = a_run(tmp_path, "one")
     run.checkpoints.mkdir()
@@ -403,7 +404,7 @@ def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> N
         chart = app.screen.query_one("#chart-loss", LineChart)
         await until(pilot, lambda: len(chart.curves) == 2)
         shown = [c.id for c in app.screen.query(LineChart) if c.display]
-        assert "chart-contrastive" not in shown and len(shown) == 6
+        assert "chart-task" not in shown and len(shown) == 6
         assert not chart.levels and "chance" not in screen_text(app)
         await pilot.press("2")  # asked for, it says why it is empty
         await until(pilot, lambda: "the run learns labels" in screen_text(app))
@@ -495,7 +496,7 @@ def test_without_colours_every_screen_is_drawn_in_gray(tmp_path: Path, monkeypat
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
 
 
-@pytest.mark.parametrize("size", [(80, 24), (40, 12)])
+@pytest.mark.parametrize("size", rest_slow([(80, 24), (40, 12)]))
 def test_a_terminal_without_unicode_gets_ascii_alone(tmp_path: Path, size: tuple[int, int]) -> None:
     a_run(tmp_path, "older")
     run = a_run(tmp_path, "newer")
@@ -551,7 +552,7 @@ def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> N
     drive(SimclrPlusApp(tmp_path), steps)
 
 
-@pytest.mark.parametrize("theme", ["dark", "light", "16"])
+@pytest.mark.parametrize("theme", rest_slow(["16", "light", "dark"]))
 def test_every_theme_draws_and_the_16_colours_stay_sixteen(tmp_path: Path, theme: str) -> None:
     a_run(tmp_path, "one")
 
@@ -568,7 +569,7 @@ def test_every_theme_draws_and_the_16_colours_stay_sixteen(tmp_path: Path, theme
     drive(SimclrPlusApp(tmp_path, theme=theme), steps)
 
 
-@pytest.mark.parametrize("size", [(20, 5), (40, 10), (1, 1)])
+@pytest.mark.parametrize("size", rest_slow([(1, 1), (20, 5), (40, 10)]))
 def test_a_tiny_terminal_is_survived(tmp_path: Path, size: tuple[int, int]) -> None:
     a_run(tmp_path, "one")
 
@@ -679,10 +680,10 @@ def test_without_a_terminal_the_verb_says_what_to_type_instead(tmp_path: Path, m
         first_steps.tui(tmp_path, False, "pink", False, False, 8000)
 
 
-NASTY = ["text", [], {}, [[{}]], None, True, -1, 1e308, "1e999", 10**40]
+NASTY = [[[{}]], "1e999", 10**40, "text", [], {}, None, True, -1, 1e308]
 
 
-@pytest.mark.parametrize("value", NASTY, ids=repr)
+@pytest.mark.parametrize("value", rest_slow(NASTY, 2), ids=repr)
 def test_whatever_stands_in_the_files_of_a_run_the_screens_live(tmp_path: Path, value: Any) -> None:
     run = a_run(tmp_path, "one", lines=5)
     for name, text in (

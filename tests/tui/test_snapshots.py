@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import textual
 from driving import SIZES, drive, line, screen_text, until
+from parameters import rest_slow
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.starting import recipe_form
@@ -79,7 +80,7 @@ def prepare(monkeypatch: Any) -> None:
 
 
 @pytest.mark.skipif(not textual.__version__.startswith("8."), reason="the snapshots were made with Textual 8")
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+@pytest.mark.parametrize("size", rest_slow(SIZES), ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("name", SCREENS)
 def test_a_screen_looks_as_it_did(
     name: str, size: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

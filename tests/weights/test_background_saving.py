@@ -138,6 +138,7 @@ def test_killed_while_it_saves_the_previous_checkpoint_is_intact(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["step_1.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_checkpoint_cannot_be_written_stops_with_the_reason(tmp_path: Path, tiny: list[str]) -> None:
     """A limit on the size of files stands for a full disk."""
     code = """

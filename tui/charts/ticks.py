@@ -6,8 +6,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-from simclr_plus.runs.time_left import duration as duration
-
 LEAST_WITHOUT_POWER, MOST_IN_FULL = 1e-3, 9_999.5
 
 

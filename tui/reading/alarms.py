@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from simclr_plus.machine.words import duration
+
 from ..charts.raster import Floats
-from ..charts.ticks import duration, percent, short
+from ..charts.ticks import percent, short
 
 RECENT = 20  # lines
 SMALL_STD, SMALL_SHARE = 0.3, 0.25

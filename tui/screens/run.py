@@ -14,10 +14,11 @@ from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.widgets import Input, RichLog, Static
 
+from simclr_plus.machine.words import duration
 from simclr_plus.runs.folder import Run
 
 from ..charts.line_chart import Curve, LineChart, View
-from ..charts.ticks import duration, short
+from ..charts.ticks import short
 from ..looks.state_colors import COLORS
 from ..reading.alarms import alarms
 from ..reading.feed import AXIS_NAMES, Feed, processes_on

@@ -13,12 +13,13 @@ from textual.containers import Vertical
 from textual.widgets import Input
 
 from simclr_plus.machine.printing import visible
+from simclr_plus.machine.words import duration
 from simclr_plus.recipe.method_keys import TASK_ACCURACIES
 from simclr_plus.recipe.recipe import find_recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import recipe_title
 
-from ..charts.ticks import duration, percent, short, spark
+from ..charts.ticks import percent, short, spark
 from ..looks.state_colors import COLORS
 from ..looks.words import Words, plain
 from ..reading.feed import processes_on

@@ -86,7 +86,7 @@ class Form:
             raise RecipeError(problem)
         if key in LAUNCH:
             self.launch[key] = text.strip()
-        elif key in KEYS and _value(self.base, key) == _value(self._parsed(self.overrides | {key: text}), key):
+        elif key in KEYS and self.base.value_of(key) == self._parsed(self.overrides | {key: text}).value_of(key):
             self.overrides.pop(key, None)
         else:
             self.overrides[key] = text.strip()
@@ -114,15 +114,15 @@ class Form:
         if key in LAUNCH:
             return self.launch[key]
         try:
-            return toml_value(_value(self.recipe(), key))
+            return _typed(self.recipe(), key)
         except RecipeError:
-            return self.overrides.get(key, toml_value(_value(self.base, key)))
+            return self.overrides.get(key, _typed(self.base, key))
 
     def changes(self) -> list[tuple[str, str, str]]:
         """(key, the recipe's value, the value now) of every key that differs from the recipe, its followers too."""
         recipe = self.recipe()
-        pairs = [(key, _value(self.base, key), _value(recipe, key)) for key in KEYS]
-        return [(key, toml_value(was), toml_value(now)) for key, was, now in pairs if was != now]
+        pairs = [(key, _typed(self.base, key), _typed(recipe, key)) for key in KEYS]
+        return [(key, was, now) for key, was, now in pairs if was != now]
 
     def plan(self) -> Plan | None:
         """What it comes to; None where the number of images is not known before the folder is read."""
@@ -239,10 +239,10 @@ def _beginning(path: Path) -> str:
         return ""
 
 
-def _value(recipe: Recipe, key: str) -> Any:
-    section, _, name = key.partition(".")
-    found = getattr(recipe, section)
-    return getattr(found, name) if name else found
+def _typed(recipe: Recipe, key: str) -> str:
+    """The value of a key as it is typed; empty for one of another method."""
+    value = recipe.value_of(key)
+    return "" if value is None else toml_value(value)
 
 
 def _did_you_mean(key: str, text: str) -> str:
@@ -262,6 +262,8 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
     slurm = form.launch["start.where"] == "SLURM"
     for key in (*LAUNCH.values(), *KEYS.values()):
         if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
+            continue
+        if key.name.startswith("method.") and not form.value(key.name):  # of another method
             continue
         text = f"{key.name} {key.help}".lower()
         given = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)

@@ -66,7 +66,7 @@ def _claims(f: Findings, ours: list[list[float]]) -> list[Claim]:
     pairs = [p for p in places if p["first"] != p["second"]]
     singles = [p for p in places if p["first"] == p["second"]]
     crop_and_color = [p for p in pairs if set(p.values()) == {"crop", "color"}]
-    found = [
+    claims = [
         group_ahead(
             f,
             "random crop and random color distortion together are the best pair",
@@ -76,8 +76,8 @@ def _claims(f: Findings, ours: list[list[float]]) -> list[Claim]:
         group_ahead(f, "the best pair is better than any single operation", pairs, singles),
     ]
     if all(math.isfinite(value) for row in ours for value in row):
-        found.append(_ordering(ours))
-    return found
+        claims.append(_ordering(ours))
+    return claims
 
 
 def _ordering(ours: list[list[float]]) -> Claim:
@@ -114,11 +114,11 @@ def _heat(figure: Any, values: Any) -> None:
     import numpy as np
 
     table = np.array([[*row, _mean(row)] for row in values], dtype=float)
-    known = table[np.isfinite(table)]
-    low, high = (known.min(), known.max()) if known.size else (0.0, 1.0)
+    finite = table[np.isfinite(table)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
     axes = figure.subplots()
-    shown = axes.imshow(table, cmap="viridis", vmin=low, vmax=high)
-    figure.colorbar(shown, label="linear accuracy (%)", shrink=0.8)
+    cells = axes.imshow(table, cmap="viridis", vmin=low, vmax=high)
+    figure.colorbar(cells, label="linear accuracy (%)", shrink=0.8)
     names = [name.capitalize() for name in OPERATIONS]
     axes.set_xticks(range(len(names) + 1), [*names, "Average"], rotation=40, ha="right")
     axes.set_yticks(range(len(names)), names)

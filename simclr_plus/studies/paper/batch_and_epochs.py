@@ -59,10 +59,10 @@ def page(f: Findings) -> Page:
     paper = [[str(b), *(f"{x:.1f} / {y:.1f}" for x, y in row)] for b, row in TABLE_B1.items()]
     pictures = []
     for rule in RULES:
-        found: dict[str, list[Spread | None]] = {
+        spreads: dict[str, list[Spread | None]] = {
             f"batch {b}": [f.spread("top1", rule=rule, batch=b, epochs=e) for e in lengths] for b in batches
         }
-        pictures.append(Picture(f"figure-9-{rule}", f"Linear accuracy (%), {_words(rule)}", _drawing(found, lengths)))
+        pictures.append(Picture(f"figure-9-{rule}", f"Linear accuracy (%), {_words(rule)}", _drawing(spreads, lengths)))
     claims = []
     if batches and lengths:
         short, long, low, high = lengths[0], lengths[-1], batches[0], batches[-1]
@@ -107,14 +107,14 @@ def _words(rule: str) -> str:
     return "learning rate proportional to the batch" if rule == "linear" else "rate proportional to the batch's root"
 
 
-def _drawing(found: dict[str, list[Spread | None]], lengths: list[float]) -> Any:
+def _drawing(spreads: dict[str, list[Spread | None]], lengths: list[float]) -> Any:
     return lambda figure: bars(
         figure,
         [f"{e:g}" for e in lengths],
-        found,
+        spreads,
         xlabel="training epochs",
         ylabel="linear accuracy (%)",
-        lowest=floor_of(found),
+        lowest=floor_of(spreads),
     )
 
 

@@ -46,10 +46,10 @@ def chosen(f: Findings, label: str) -> dict[str, Any]:
     """The place of the best searched setting of a loss on validation images; never on test images."""
     places = {(row.place["searched"], row.place["rate"]) for row in f.rows if row.place["loss"] == label}
     scored = {(s, r): f.value("validation_top1", loss=label, searched=s, rate=r) for s, r in sorted(places)}
-    known = {place: value for place, value in scored.items() if value == value}
-    if not known:
+    measured = {place: value for place, value in scored.items() if value == value}
+    if not measured:
         return {"loss": label, "searched": None, "rate": None}
-    searched, rate = max(known, key=lambda place: known[place])
+    searched, rate = max(measured, key=lambda place: measured[place])
     return {"loss": label, "searched": searched, "rate": rate}
 
 

@@ -72,12 +72,12 @@ def page(f: Findings) -> Page:
         for number, (method, epochs) in enumerate(kinds):
             for depth in dict.fromkeys(d for d, _ in sizes):
                 there = [(w, f.spread("top1", method=method, epochs=epochs, depth=depth, width=w)) for _, w in sizes]
-                known = {_parameters(depth, w) / 1e6: s for w, s in there if s is not None}
-                if known:
+                spread_by_size = {_parameters(depth, w) / 1e6: s for w, s in there if s is not None}
+                if spread_by_size:
                     axes.errorbar(
-                        list(known),
-                        [100 * s.mean for s in known.values()],
-                        yerr=[s.bar for s in known.values()],
+                        list(spread_by_size),
+                        [100 * s.mean for s in spread_by_size.values()],
+                        yerr=[s.bar for s in spread_by_size.values()],
                         color=COLORS[number],
                         marker=MARKERS[number],
                         linestyle=LINE_OF_DEPTH.get(depth, "-"),
@@ -118,17 +118,17 @@ def _claims(f: Findings) -> list[Claim]:
     def at(method: str, size: tuple[int, float]) -> dict[str, Any]:
         return {"method": method, "epochs": shortest[method], "depth": size[0], "width": size[1]}
 
-    own = sorted(trained["SimCLR"], key=lambda size: _parameters(*size))
+    sizes_of_simclr = sorted(trained["SimCLR"], key=lambda size: _parameters(*size))
     both = sorted(trained["SimCLR"] & trained["supervised"], key=lambda size: _parameters(*size))
     grows, shrinks = "bigger networks are better for SimCLR", "the lead of supervised training shrinks as networks grow"
-    found = [Claim(grows, MISSING, "fewer than two networks have been measured")]
-    if len(own) > 1:
-        found = [higher(f, grows, at("SimCLR", own[-1]), at("SimCLR", own[0]))]
+    claims = [Claim(grows, MISSING, "fewer than two networks have been measured")]
+    if len(sizes_of_simclr) > 1:
+        claims = [higher(f, grows, at("SimCLR", sizes_of_simclr[-1]), at("SimCLR", sizes_of_simclr[0]))]
     if len(both) < 2:
-        return [*found, Claim(shrinks, MISSING, "fewer than two networks have been trained both ways")]
+        return [*claims, Claim(shrinks, MISSING, "fewer than two networks have been trained both ways")]
     low, high = both[0], both[-1]
     signed = ((1, "supervised", low), (-1, "SimCLR", low), (-1, "supervised", high), (1, "SimCLR", high))
-    return [*found, decided(shrinks, f.sum_of([(sign, at(method, size), "top1") for sign, method, size in signed]))]
+    return [*claims, decided(shrinks, f.sum_of([(sign, at(method, size), "top1") for sign, method, size in signed]))]
 
 
 def _parameters(depth: int, width: float) -> int:

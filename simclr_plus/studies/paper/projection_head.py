@@ -8,7 +8,7 @@ from typing import Any
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import bars, floor_of
 from simclr_plus.studies.findings import Findings, Spread
-from simclr_plus.studies.page import Page, Picture, Table, higher
+from simclr_plus.studies.page import Claim, Page, Picture, Table, higher
 from simclr_plus.studies.study import PAPER, Point, Study, linear
 
 LAYERS = {"none": 0, "linear": 1, "nonlinear": 2}
@@ -17,10 +17,10 @@ DIMENSIONS = {"small": (16, 32, 64, 128, 256), PAPER: (32, 64, 128, 256, 512, 10
 
 def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     """Each head with each output dimension, that of h among them; no head has that one alone."""
-    own = recipe.architecture.feature_dim
+    of_h = recipe.architecture.feature_dim
     measures = (linear(scale), f"{linear(scale)}_z")
     for head, layers in LAYERS.items():
-        for dimension in sorted({*DIMENSIONS[scale], own}) if layers else (own,):
+        for dimension in sorted({*DIMENSIONS[scale], of_h}) if layers else (of_h,):
             yield Point(
                 {"head": head, "dimension": dimension},
                 {"head.num_layers": layers, "head.output_dim": dimension},
@@ -37,36 +37,19 @@ def page(f: Findings) -> Page:
         for head in LAYERS
         for name, figure in on.items()
     ]
-    own = next(iter(r.place["dimension"] for r in f.rows if r.place["head"] == "none"), None)
-    of_both = f" (both of {own} dimensions)" if own else ""
-    none, wide = {"head": "none", "dimension": own}, {"dimension": own}
-    claims = [
-        higher(f, "a nonlinear head is better than a linear one", {"head": "nonlinear"}, {"head": "linear"}),
-        *(
-            higher(f, f"a {head} head is better than none{of_both}", {"head": head, **wide}, none)
-            for head in ("linear", "nonlinear")
-        ),
-        higher(
-            f,
-            "the layer before the head, h, is better than the layer after, z (nonlinear head)",
-            {"head": "nonlinear"},
-            {"head": "nonlinear"},
-            other="top1_z",
-        ),
-    ]
 
     def series(figure: str) -> dict[str, list[Spread | None]]:
         return {head: [f.spread(figure, head=head, dimension=d) for d in dimensions] for head in LAYERS}
 
     def drawing(figure_name: str) -> Any:
-        found = series(figure_name)
+        spreads = series(figure_name)
         return lambda figure: bars(
             figure,
             [str(d) for d in dimensions],
-            found,
+            spreads,
             xlabel="output dimension of the head",
             ylabel="top-1 (%)",
-            lowest=floor_of(found),
+            lowest=floor_of(spreads),
         )
 
     return Page(
@@ -84,8 +67,28 @@ def page(f: Findings) -> Page:
             ),
             Picture("figure-8-z", "The same on z = g(h)", drawing("top1_z")),
         ],
-        claims,
+        _claims(f),
     )
+
+
+def _claims(f: Findings) -> list[Claim]:
+    of_h = next(iter(r.place["dimension"] for r in f.rows if r.place["head"] == "none"), None)
+    of_both = f" (both of {of_h} dimensions)" if of_h else ""
+    none, wide = {"head": "none", "dimension": of_h}, {"dimension": of_h}
+    return [
+        higher(f, "a nonlinear head is better than a linear one", {"head": "nonlinear"}, {"head": "linear"}),
+        *(
+            higher(f, f"a {head} head is better than none{of_both}", {"head": head, **wide}, none)
+            for head in ("linear", "nonlinear")
+        ),
+        higher(
+            f,
+            "the layer before the head, h, is better than the layer after, z (nonlinear head)",
+            {"head": "nonlinear"},
+            {"head": "nonlinear"},
+            other="top1_z",
+        ),
+    ]
 
 
 STUDY = Study(

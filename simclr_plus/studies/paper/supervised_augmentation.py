@@ -75,7 +75,7 @@ def _claims(f: Findings) -> list[Claim]:
         return {"policy": policy, "width": width, "epochs": epochs}
 
     short, long, narrow, wide = lengths[0], lengths[-1], widths[0], widths[-1]
-    found = [
+    claims = [
         higher(
             f,
             f"with few epochs color distortion does not help supervised training ({narrow:g}x, {short:g} epochs)",
@@ -84,7 +84,7 @@ def _claims(f: Findings) -> list[Claim]:
         )
     ]
     if long > short:
-        found += [
+        claims += [
             higher(
                 f,
                 f"with long training the strongest policy is better than crop alone ({width:g}x, {long:g} epochs)",
@@ -93,7 +93,7 @@ def _claims(f: Findings) -> list[Claim]:
             )
             for width in dict.fromkeys((narrow, wide))
         ]
-        found.append(
+        claims.append(
             higher(
                 f,
                 f"with crop alone longer training does not help ({narrow:g}x, {short:g} against {long:g} epochs)",
@@ -101,7 +101,7 @@ def _claims(f: Findings) -> list[Claim]:
                 at(crop, narrow, long),
             )
         )
-    return found
+    return claims
 
 
 STUDY = Study(

@@ -48,10 +48,10 @@ def points(_recipe: Recipe, scale: str) -> Iterator[Point]:
 def page(f: Findings) -> Page:
     """Table 5 with the paper's figures, and both accuracies against each other."""
     rows: list[list[str]] = []
-    found: list[tuple[dict[str, Any], float, float]] = []
+    accuracies: list[tuple[dict[str, Any], float, float]] = []
     for (normalize, temperature), paper in PAPER.items():
         place: dict[str, Any] = {"l2": "yes" if normalize else "no", "temperature": temperature}
-        found.append((place, f.value("contrastive_accuracy", **place), f.value("top1", **place)))
+        accuracies.append((place, f.value("contrastive_accuracy", **place), f.value("top1", **place)))
         rows.append(
             [
                 place["l2"],
@@ -62,11 +62,25 @@ def page(f: Findings) -> Page:
                 *(f"{v:g}" for v in paper),
             ]
         )
-    known = [(place, c, t) for place, c, t in found if c == c and t == t]
-    places = [place for place, _, _ in found]
+    measured = [(place, c, t) for place, c, t in accuracies if c == c and t == t]
+    columns = ["l2 norm", "τ", "entropy", "contrastive acc.", "top-1", "paper: entropy", "contrastive acc.", "top-1"]
+    return Page(
+        [Table("Temperature and normalisation", columns, rows, "Entropy in nats; accuracies in %.")],
+        [
+            Picture(
+                "table-5",
+                "Contrastive against linear accuracy, by temperature",
+                lambda figure: _draw(figure, f, measured),
+            )
+        ],
+        _claims(f, [place for place, _, _ in accuracies]),
+    )
+
+
+def _claims(f: Findings, places: list[dict[str, Any]]) -> list[Claim]:
     inner, outer = ([{"l2": "yes", "temperature": t} for t in some] for some in ((0.1, 0.5), (0.05, 1.0)))
     without = [{"l2": "no", "temperature": t} for t in (10.0, 100.0)]
-    claims = [
+    return [
         _disagreement(f, places),
         group_ahead(f, "with normalisation a temperature between the extremes is best", inner, outer),
         group_ahead(f, "l2 normalisation with a good temperature is better than none", [*inner, *outer], without),
@@ -79,32 +93,27 @@ def page(f: Findings) -> Page:
         ),
     ]
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        for number, (place, contrastive, top1) in enumerate(known):
-            spreads = [f.spread(key, **place) for key in ("contrastive_accuracy", "top1")]
-            dx, dy = (spread.bar if spread else math.nan for spread in spreads)
-            axes.errorbar(
-                100 * contrastive,
-                100 * top1,
-                xerr=dx,
-                yerr=dy,
-                label=f"τ = {place['temperature']:g}" + ("" if place["l2"] == "yes" else ", not normalised"),
-                color=COLORS[number],
-                marker=MARKERS[number],
-                linestyle="",
-                capsize=2,
-            )
-        legend(axes)
-        axes.set(xlabel="contrastive accuracy, last epoch (%)", ylabel="linear accuracy (%)")
-        axes.grid(alpha=0.3)
 
-    columns = ["l2 norm", "τ", "entropy", "contrastive acc.", "top-1", "paper: entropy", "contrastive acc.", "top-1"]
-    return Page(
-        [Table("Temperature and normalisation", columns, rows, "Entropy in nats; accuracies in %.")],
-        [Picture("table-5", "Contrastive against linear accuracy, by temperature", draw)],
-        claims,
-    )
+def _draw(figure: Any, f: Findings, measured: list[tuple[dict[str, Any], float, float]]) -> None:
+    """Contrastive against linear accuracy, a mark for each setting."""
+    axes = figure.subplots()
+    for number, (place, contrastive, top1) in enumerate(measured):
+        spreads = [f.spread(key, **place) for key in ("contrastive_accuracy", "top1")]
+        dx, dy = (spread.bar if spread else math.nan for spread in spreads)
+        axes.errorbar(
+            100 * contrastive,
+            100 * top1,
+            xerr=dx,
+            yerr=dy,
+            label=f"τ = {place['temperature']:g}" + ("" if place["l2"] == "yes" else ", not normalised"),
+            color=COLORS[number],
+            marker=MARKERS[number],
+            linestyle="",
+            capsize=2,
+        )
+    legend(axes)
+    axes.set(xlabel="contrastive accuracy, last epoch (%)", ylabel="linear accuracy (%)")
+    axes.grid(alpha=0.3)
 
 
 def _disagreement(f: Findings, places: list[dict[str, Any]]) -> Claim:

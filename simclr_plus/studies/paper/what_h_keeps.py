@@ -48,8 +48,8 @@ def page(f: Findings) -> Page:
     """Table 3 with the paper's figures."""
     rows = []
     for task, (_, paper) in TASKS.items():
-        found = [f.text(figure, task=task) for figure in ("chance", "from_h", "from_z")]
-        rows.append([TITLES[task], *found, *(f"{v:g}" for v in paper)])
+        figures = [f.text(figure, task=task) for figure in ("chance", "from_h", "from_z")]
+        rows.append([TITLES[task], *figures, *(f"{v:g}" for v in paper)])
     claims = [
         higher(
             f,

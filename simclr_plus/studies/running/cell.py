@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from simclr_plus.errors import NotFoundError, SimclrPlusError
+from simclr_plus.launch.order import INTERRUPTED
 from simclr_plus.launch.start import launch
-from simclr_plus.launch.supervisor import INTERRUPTED
 from simclr_plus.machine import torchrun
 from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.json_lines import Tail
@@ -95,11 +95,11 @@ def measure(planned: PlannedStudy, cell: Cell) -> None:
 
 def _measured(run: Run, name: str, scale: str) -> bool:
     """Whether a measure is there, and is of the newest checkpoint and of this scale as far as it says."""
-    found = read_result(_measure_file(run, name))
-    if found is None or not isinstance(found.get("numbers"), dict):
+    result = read_result(_measure_file(run, name))
+    if result is None or not isinstance(result.get("numbers"), dict):
         return False
     of = {"weights": run.latest_checkpoint().name, "scale": scale}
-    return all(found.get(key, value) == value for key, value in of.items())
+    return all(result.get(key, value) == value for key, value in of.items())
 
 
 def _measure_file(run: Run, name: str) -> Path:
@@ -117,11 +117,11 @@ def _write_result(planned: PlannedStudy, cell: Cell, run: Run) -> None:
         "schema": 1,
         "place": dict(cell.place),
         "seed": cell.seed,
-        "numbers": {key: value for found in measures for key, value in found["numbers"].items()},
+        "numbers": {key: value for one in measures for key, value in one["numbers"].items()},
         "images": lines[-1]["images"] if lines else 0,
         "data": {"name": train.name, "train": len(train), "test": len(test), "classes": len(train.classes)},
         "seconds_training": _seconds_of_training(run),
-        "seconds_measuring": sum(found["seconds"] for found in measures),
+        "seconds_measuring": sum(one["seconds"] for one in measures),
         "host": socket.gethostname(),
         "device": _device(),
     }
@@ -194,23 +194,23 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--parent", type=int, default=0)
     parser.add_argument("--measure", action="store_true", help="the shared measures alone, of a trained cell")
-    given = parser.parse_args()
-    if given.parent:
-        die_with_parent(given.parent)
-    if given.measure and not torchrun.started_this_process():
-        _under_torchrun(given.folder, given.cell, given.processes)
+    options = parser.parse_args()
+    if options.parent:
+        die_with_parent(options.parent)
+    if options.measure and not torchrun.started_this_process():
+        _under_torchrun(options.folder, options.cell, options.processes)
         return
     try:
-        planned = open_study(given.folder)
-        cell = find_cell(planned, given.cell)
+        planned = open_study(options.folder)
+        cell = find_cell(planned, options.cell)
         with _noting_failure(planned, cell):
-            if given.measure:
+            if options.measure:
                 measure(planned, cell)
                 from simclr_plus.distributed import stop
 
                 stop()
                 return
-            sys.exit(0 if planned.is_done(cell) else run_cell(planned, cell, given.processes))
+            sys.exit(0 if planned.is_done(cell) else run_cell(planned, cell, options.processes))
     except SimclrPlusError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -27,9 +27,10 @@ from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.launch import batch_scripts
-from simclr_plus.launch.supervisor import INTERRUPTED, PREEMPTED
+from simclr_plus.launch.order import INTERRUPTED, PREEMPTED
 from simclr_plus.machine import slurm
 from simclr_plus.machine.cores import cpu_count
+from simclr_plus.machine.processes import signals_go_to
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.runs.folder import Run
@@ -106,9 +107,9 @@ def plan_study(
         axes = sorted({name for cell in every for name in cell.place})
         if axis not in axes or not values:
             raise RecipeError(f"--where {text}: this study has the axes {', '.join(axes)}; write AXIS=VALUE,VALUE")
-        known = {f"{cell.place[axis]}" for cell in every if axis in cell.place}
-        if wanted - known:
-            raise RecipeError(f"--where {text}: {axis} has the values {', '.join(sorted(known))}")
+        values_of_axis = {f"{cell.place[axis]}" for cell in every if axis in cell.place}
+        if wanted - values_of_axis:
+            raise RecipeError(f"--where {text}: {axis} has the values {', '.join(sorted(values_of_axis))}")
         cells = [cell for cell in cells if f"{cell.place.get(axis)}" in wanted]
     if not cells:
         raise RecipeError(f"--where {' '.join(where)} leaves no cell")
@@ -177,10 +178,10 @@ def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequ
     waiting, working = planned.missing(), dict[int, tuple[Cell, subprocess.Popen[bytes]]]()
     failures: list[str] = []
     total, started = len(waiting), time.monotonic()
-    with _passing_on_signals(lambda: [process for _, process in working.values()]) as asked:
+    with _passing_on_signals(lambda: [process for _, process in working.values()]) as signals:
         while waiting or working:
             for slot in range(at_once):
-                if slot not in working and waiting and not asked:
+                if slot not in working and waiting and not signals:
                     cell = waiting.pop(0)
                     working[slot] = (cell, _start(planned, cell, slot, at_once, processes, gpus))
             for slot, (cell, process) in list(working.items()):
@@ -190,11 +191,11 @@ def run_cells(planned: PlannedStudy, *, at_once: int, processes: int, gpus: Sequ
                 done = total - len(waiting) - len(working)
                 if planned.is_done(cell):
                     left = (time.monotonic() - started) / done * (total - done)
-                    say(f"{done}/{total} {cell.name}: {_told(planned, cell)}; about {left / 60:.0f} min left")
-                elif not asked or process.returncode not in (PREEMPTED, INTERRUPTED, -signal.SIGKILL, -signal.SIGINT):
+                    say(f"{done}/{total} {cell.name}: {_figures_of(planned, cell)}; about {left / 60:.0f} min left")
+                elif not signals or process.returncode not in (PREEMPTED, INTERRUPTED, -signal.SIGKILL, -signal.SIGINT):
                     failures.append(f"{cell.name}: {why_missing(planned, cell)}")
                     say(f"{done}/{total} {failures[-1]}")
-            if asked and not working:
+            if signals and not working:
                 raise KeyboardInterrupt
             time.sleep(SECONDS_BETWEEN_LOOKS)
     return failures
@@ -248,22 +249,19 @@ def _start(
 
 @contextmanager
 def _passing_on_signals(processes: Callable[[], list[subprocess.Popen[bytes]]]) -> Iterator[list[int]]:
-    asked: list[int] = []
+    """Whatever asks to stop becomes a Ctrl-C to the processes; yields the signals that came."""
+    signals: list[int] = []
 
     def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+        signals.append(number)
         for process in processes():
             process.send_signal(signal.SIGINT)
 
-    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)}
-    try:
-        yield asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with signals_go_to(ask):
+        yield signals
 
 
-def _told(planned: PlannedStudy, cell: Cell) -> str:
+def _figures_of(planned: PlannedStudy, cell: Cell) -> str:
     result = result_of(planned, cell)
     figures = [f"{key} {value:.3f}" for key, value in result["numbers"].items() if key != "test_images"]
     return f"{', '.join(figures)} ({result['seconds_training'] + result['seconds_measuring']:.0f} s)"

@@ -64,13 +64,13 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
         images += seen
         if planned.is_done(cell):
             continue
-        asked, recipe = cell.recipe, _timed_in_place_of(cell.recipe)
-        size = asked.augmentation.image_size
+        untimed, recipe = cell.recipe, _timed_in_place_of(cell.recipe)
+        size = untimed.augmentation.image_size
         key = f"{recipe.architecture} {size} {recipe.method.rows}"
         if key not in timed:
             say(f"timing {recipe.architecture.title} on {size} pixels")
             timed[key] = seconds_per_image(recipe, threads) / processes
-        work = asked.architecture.multiply_add_count(size) / recipe.architecture.multiply_add_count(size)
+        work = untimed.architecture.multiply_add_count(size) / recipe.architecture.multiply_add_count(size)
         total += timed[key] * work * seen
     done = sum(planned.is_done(cell) for cell in planned.cells)
     return Cost(len(planned.cells), done, images, total / at_once)
