@@ -9,7 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from simclr_plus.cli.options import RUNS, AsJson, DryRun, Overrides, RecipeName, RunName, RunsFolder
+from simclr_plus.cli.options import (
+    RUNS,
+    Account,
+    AsJson,
+    DryRun,
+    Memory,
+    Overrides,
+    Partition,
+    RecipeName,
+    RunName,
+    RunsFolder,
+    Sbatch,
+    TimeLimit,
+    allocation_of,
+)
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.machine.printing import print_json, print_table, say
 
@@ -32,11 +46,6 @@ MaxRestarts = Annotated[
 Slurm = Annotated[bool, typer.Option("--slurm", help="Submit it to SLURM; it resumes by itself after a time limit.")]
 Gpus = Annotated[int, typer.Option(min=0, help="SLURM: GPUs of each node; also the processes, if --nproc is left out.")]
 Cpus = Annotated[int, typer.Option(min=0, help="SLURM: cores of each node.")]
-TimeLimit = Annotated[str, typer.Option("--time", help="SLURM: time limit, e.g. 1-00:00:00.")]
-Partition = Annotated[str, typer.Option(help="SLURM: partition.")]
-Account = Annotated[str, typer.Option(help="SLURM: account.")]
-Memory = Annotated[str, typer.Option(help="SLURM: memory of each node, e.g. 64G.")]
-Sbatch = Annotated[list[str] | None, typer.Option(help="SLURM: a further option of sbatch; as many as you like.")]
 
 
 @app.command()
@@ -62,7 +71,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
-    from simclr_plus.launch.batch_scripts import Allocation, batch_script
+    from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.recipe.recipe import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
 
@@ -73,31 +82,24 @@ def run(
     check_run_name(name or default_name(recipe))
     create = join_run if order.rdzv else create_run if name else create_numbered_run
     name = name or default_name(recipe)
-    allocation = None
-    if slurm:
-        allocation = Allocation(
-            nodes=int(nodes),
-            processes=order.processes,
-            gpus=gpus,
-            cpus=cpus,
-            memory=memory,
-            time=time_limit,
-            partition=partition,
-            account=account,
-            extra=tuple(sbatch or ()),
-        )
-    elif gpus or cpus or time_limit or partition or account or memory or sbatch:
-        raise RecipeError("--gpus, --cpus, --time, --partition, --account, --memory and --sbatch go with --slurm")
+    allocation = allocation_of(
+        slurm,
+        processes=order.processes,
+        nodes=nodes,
+        gpus=gpus,
+        cpus=cpus,
+        time_limit=time_limit,
+        partition=partition,
+        account=account,
+        memory=memory,
+        sbatch=sbatch,
+    )
     if dry_run:
         _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
         return
     if allocation is not None:
         batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
-    plan = _plan(loaded, _world(order), checked=allocation is None)
-    if loaded.training.init_from and allocation is None:
-        from simclr_plus.weights.encoder_files import encoder_to_start_from
-
-        encoder_to_start_from(loaded)
+    plan = _plan_to_train(loaded, _world(order)) if allocation is None else _plan(loaded, _world(order))
     new = create(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
     for doubt in loaded.doubts():
@@ -124,7 +126,7 @@ def resume(
     from simclr_plus.launch.start import resubmit
     from simclr_plus.runs.folder import Run, branch_name, branch_run, find_run
 
-    found = find_run(run, runs)
+    resumed = find_run(run, runs)
     if not overrides and name:
         raise RecipeError(f"--name {name}: a run that is resumed unchanged keeps its name")
     if overrides and slurm:
@@ -132,32 +134,32 @@ def resume(
             "--slurm submits the batch script of a run again, and a run with keys changed is a new one without a "
             "script; leave --slurm out (within a job of your own), or start a run with --slurm and training.init_from"
         )
-    order = _order(nproc or str(_processes_of(found)), nodes, rdzv, max_restarts)
+    order = _order(nproc or str(_processes_of(resumed)), nodes, rdzv, max_restarts)
     if overrides:
-        recipe, plan = _branched(found, overrides, _world(order))
+        recipe, plan = _branched(resumed, overrides, _world(order))
     else:
-        recipe = found.recipe()
+        recipe = resumed.recipe()
         plan = _plan(recipe, _world(order))
     if dry_run:
-        shown = Run(found.path.parent / (name or branch_name(found))) if overrides else found
-        _show_plan(recipe, plan, shown, order, None, as_json)
+        to_be = Run(resumed.path.parent / (name or branch_name(resumed))) if overrides else resumed
+        _show_plan(recipe, plan, to_be, order, None, as_json)
         return
     if overrides:
-        found = branch_run(found, recipe, name, overrides)
-        say(f"new run {found.path}: it goes on from a checkpoint of {run}")
-    done = found.checkpoint_files()
+        resumed = branch_run(resumed, recipe, name, overrides)
+        say(f"new run {resumed.path}: it goes on from a checkpoint of {run}")
+    done = resumed.checkpoint_files()
     at = int(done[-1].stem.removeprefix("step_")) if done else 0
-    if at >= plan.total_steps and (found.path / "encoder.safetensors").exists():
+    if at >= plan.total_steps and (resumed.path / "encoder.safetensors").exists():
         longer = f"simclr-plus resume {shlex.quote(run)} training.epochs=N"
-        say(f"run {found.path} is finished ({at} steps); to train longer: {longer}")
+        say(f"run {resumed.path} is finished ({at} steps); to train longer: {longer}")
         if as_json:
-            print_json(_outcome(found))
+            print_json(_outcome(resumed))
         return
-    say(f"run {found.path}: goes on at step {at} of {plan.total_steps}")
+    say(f"run {resumed.path}: goes on at step {at} of {plan.total_steps}")
     if slurm:
-        _say_submitted(found, resubmit(found), as_json)
+        _say_submitted(resumed, resubmit(resumed), as_json)
         return
-    _start(found, order, None, detached=detach, as_json=as_json)
+    _start(resumed, order, None, detached=detach, as_json=as_json)
 
 
 @app.command()
@@ -170,29 +172,31 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """Ask a run, wherever it trains, to save a checkpoint and stop."""
-    from simclr_plus.launch.start import stop as ask
+    from simclr_plus.launch.start import stop as ask_to_stop
     from simclr_plus.runs.folder import find_run
     from simclr_plus.runs.states import ENDED, LOST, STALE, state_of
 
-    found = find_run(run, runs)
-    asked = ask(found, "kill" if kill else "now" if now else "")
-    if not asked:
-        say(f"run {found.path} is not at work: {state_of(found).name}")
+    training = find_run(run, runs)
+    at_work = ask_to_stop(training, "kill" if kill else "now" if now else "")
+    if not at_work:
+        say(f"run {training.path} is not at work: {state_of(training).name}")
     end = time.monotonic() + wait
-    if asked and wait:
-        say(f"run {found.path} is asked to {'end' if now or kill else 'save and stop'}")
-    state = state_of(found)
-    while asked and state.name not in (*ENDED, LOST, STALE) and time.monotonic() < end:
+    if at_work and wait:
+        say(f"run {training.path} is asked to {'end' if now or kill else 'save and stop'}")
+    state = state_of(training)
+    while at_work and state.name not in (*ENDED, LOST, STALE) and time.monotonic() < end:
         time.sleep(0.2)
-        state = state_of(found)
+        state = state_of(training)
     if as_json:
-        print_json({"schema": 1, "run": str(found.path), "state": state.name, "why": state.why})
-    elif asked and state.name in ENDED:
-        say(f"{state.name}; go on with: simclr-plus resume {shlex.quote(str(found.path))}")
-    if asked and state.name == STALE:
-        raise SimclrPlusError(f"run {found.path} was asked by its STOP file, but {state.why}")
-    if asked and wait and state.name not in (*ENDED, LOST):
-        raise SimclrPlusError(f"run {found.path} is still {state.name} after {wait:g} s; --now or --kill ask for more")
+        print_json({"schema": 1, "run": str(training.path), "state": state.name, "why": state.why})
+    elif at_work and state.name in ENDED:
+        say(f"{state.name}; go on with: simclr-plus resume {shlex.quote(str(training.path))}")
+    if at_work and state.name == STALE:
+        raise SimclrPlusError(f"run {training.path} was asked by its STOP file, but {state.why}")
+    if at_work and wait and state.name not in (*ENDED, LOST):
+        raise SimclrPlusError(
+            f"run {training.path} is still {state.name} after {wait:g} s; --now or --kill ask for more"
+        )
 
 
 def _order(nproc: str, nodes: str, rdzv: str, max_restarts: int, *, slurm: bool = False, gpus: int = 0) -> Order:
@@ -306,18 +310,30 @@ def _memory(recipe: Recipe, plan: Plan) -> str:
     return f"{alone}; on a GPU {plan.memory_on_gpu / 2**30:.1f} GiB, and up to 10 % more"
 
 
-def _plan(recipe: Recipe, processes: int, *, checked: bool = False) -> Plan:
-    """What a recipe comes to; `checked` insists that the images are there, else their known number will do."""
-    from simclr_plus.datasets.images import open_monitor_images, open_training_images
+def _plan(recipe: Recipe, processes: int) -> Plan:
+    """What a recipe comes to; where images are not there yet their known number will do."""
+    from simclr_plus.datasets.images import open_training_images
     from simclr_plus.recipe.plan import known_size, make_plan
 
     expected = known_size(recipe)
-    if checked or not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
-        plan = make_plan(recipe, len(open_training_images(recipe)), processes)
-        if checked and recipe.monitor.knn_every_epochs:
-            open_monitor_images(recipe)
-        return plan
+    if not expected or (recipe.data.name == "folder" and Path(recipe.data.root).is_dir()):
+        expected = len(open_training_images(recipe))
     return make_plan(recipe, expected, processes)
+
+
+def _plan_to_train(recipe: Recipe, processes: int) -> Plan:
+    """The plan of what starts here: its images, the monitor's and the file to start from must be there."""
+    from simclr_plus.datasets.images import open_monitor_images, open_training_images
+    from simclr_plus.recipe.plan import make_plan
+
+    plan = make_plan(recipe, len(open_training_images(recipe)), processes)
+    if recipe.monitor.knn_every_epochs:
+        open_monitor_images(recipe)
+    if recipe.training.init_from:
+        from simclr_plus.weights.encoder_files import encoder_to_start_from
+
+        encoder_to_start_from(recipe)
+    return plan
 
 
 def _show_plan(

@@ -8,19 +8,38 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simclr_plus.cli.options import RUNS, AsJson, DryRun, Overrides, RunsFolder
-from simclr_plus.cli.run import Account, Memory, Partition, Sbatch, TimeLimit
+from simclr_plus.cli.options import (
+    RUNS,
+    Account,
+    AsJson,
+    DryRun,
+    Memory,
+    Overrides,
+    Partition,
+    RunsFolder,
+    Sbatch,
+    TimeLimit,
+    allocation_of,
+)
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
 from simclr_plus.machine.words import rough_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from simclr_plus.datasets.images import Images
     from simclr_plus.launch.batch_scripts import Allocation
     from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.studies.running.cells import PlannedStudy
     from simclr_plus.studies.study import Study
 
+Where = Annotated[
+    list[str] | None, typer.Option(metavar="AXIS=VALUE,VALUE", help="Run a part of the grid; may be given again.")
+]
+Nproc = Annotated[
+    str, typer.Option("--nproc", help='Processes (GPUs) of each cell, a number or "gpu"; with --slurm --gpus N: N.')
+]
 UNLABELLED = ("contrastive", "keeps_")  # measures that need no labels
 app = typer.Typer()
 
@@ -32,13 +51,9 @@ def study(
     overrides: Overrides = None,
     scale: Annotated[str, typer.Option(help='"small" (minutes a run) or "paper".')] = "small",
     seeds: Annotated[int, typer.Option(min=0, help="Runs of each cell; 0: as many as the study says.")] = 0,
-    where: Annotated[
-        list[str] | None, typer.Option(metavar="AXIS=VALUE,VALUE", help="Run a part of the grid; may be given again.")
-    ] = None,
+    where: Where = None,
     at_once: Annotated[int, typer.Option(min=0, help="Cells side by side; 0: as many as GPUs or cores allow.")] = 0,
-    nproc: Annotated[
-        str, typer.Option("--nproc", help='Processes (GPUs) of each cell, a number or "gpu"; with --slurm --gpus N: N.')
-    ] = "",
+    nproc: Nproc = "",
     name: Annotated[str, typer.Option(help="Name of the study's folder; study-NAME if left out.")] = "",
     slurm: Annotated[bool, typer.Option("--slurm", help="Submit the missing cells to SLURM as an array.")] = False,
     gpus: Annotated[int, typer.Option(min=0, help="SLURM: GPUs of a cell.")] = 0,
@@ -54,49 +69,71 @@ def study(
     as_json: AsJson = False,
 ) -> None:
     """One of the paper's studies on your data: runs its cells, goes on where it stopped, writes the report."""
-    from simclr_plus.launch.batch_scripts import Allocation
     from simclr_plus.launch.start import process_count
     from simclr_plus.runs.folder import check_run_name
     from simclr_plus.studies.catalogue import find_study
-    from simclr_plus.studies.running.cells import open_study, plan_study, record
+    from simclr_plus.studies.running.cells import plan_study
 
     if not study_name:
         _list_studies(as_json)
         return
-    chosen = find_study(study_name)
-    check_run_name(name or f"study-{chosen.name}")
-    path = runs / (name or f"study-{chosen.name}")
+    definition = find_study(study_name)
+    name = name or f"study-{definition.name}"
+    check_run_name(name)
     if report_only:
-        found = open_study(path)
-        if found.study is not chosen:
-            raise RecipeError(f"{path} holds the study {found.study.name}, not {chosen.name}")
-        _report(found, as_json)
+        _report(_recorded(runs / name, definition), as_json)
         return
-    if not slurm and (gpus or cpus or time_limit or partition or account or memory or sbatch):
-        raise RecipeError("--gpus, --cpus, --time, --partition, --account, --memory and --sbatch go with --slurm")
-    base, count = _base(chosen, scale, recipe, overrides or []), seeds or chosen.seeds[scale]
-    planned = plan_study(path, chosen, scale, count, base, where or ())
     processes = process_count(nproc, gpus if slurm else None)
-    ids = [] if slurm else _gpu_ids()
-    asked = max(1, at_once) * processes
-    if ids and asked > len(ids):
-        raise RecipeError(f"--at-once {max(1, at_once)} --nproc {processes} asks for {asked} GPUs; here are {len(ids)}")
+    allocation = allocation_of(
+        slurm,
+        processes=processes,
+        gpus=gpus,
+        cpus=cpus,
+        time_limit=time_limit,
+        partition=partition,
+        account=account,
+        memory=memory,
+        sbatch=sbatch,
+    )
+    base, count = _base(definition, scale, recipe, overrides or []), seeds or definition.seeds[scale]
+    planned = plan_study(runs / name, definition, scale, count, base, where or ())
+    _start(planned, count, allocation, at_once, processes, dry_run, as_json)
+
+
+def _recorded(path: Path, definition: Study) -> PlannedStudy:
+    """The study in a folder, which must be this one."""
+    from simclr_plus.studies.running.cells import open_study
+
+    recorded = open_study(path)
+    if recorded.study is not definition:
+        raise RecipeError(f"{path} holds the study {recorded.study.name}, not {definition.name}")
+    return recorded
+
+
+def _start(
+    planned: PlannedStudy,
+    seeds: int,
+    allocation: Allocation | None,
+    at_once: int,
+    processes: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Show the plan, or submit the cells that are missing, or train them here."""
+    from simclr_plus.studies.running.cells import record
+
+    ids = [] if allocation else _gpu_ids()
+    needed = max(1, at_once) * processes
+    if ids and needed > len(ids):
+        raise RecipeError(
+            f"--at-once {max(1, at_once)} --nproc {processes} asks for {needed} GPUs; here are {len(ids)}"
+        )
     if dry_run:
         _show_plan(planned, at_once or _room(ids, processes), processes, as_json)
         return
     _look_at_data(planned)
-    record(planned, count)
-    if slurm:
-        allocation = Allocation(
-            processes=processes,
-            gpus=gpus,
-            cpus=cpus,
-            time=time_limit,
-            partition=partition,
-            account=account,
-            memory=memory,
-            extra=tuple(sbatch or ()),
-        )
+    record(planned, seeds)
+    if allocation:
         _submit(planned, allocation, at_once, as_json)
     else:
         _run(planned, at_once or _room(ids, processes), processes, ids, as_json)
@@ -171,7 +208,7 @@ def _look_at_colors(planned: PlannedStudy, images: Images) -> None:
         say(f"note: {images.name} holds gray images; this study asks for colour, so that they answer little")
 
 
-def _base(chosen: Study, scale: str, recipe: str, overrides: list[str]) -> Recipe:
+def _base(definition: Study, scale: str, recipe: str, overrides: list[str]) -> Recipe:
     from simclr_plus.recipe.recipe import load_recipe
     from simclr_plus.studies.study import SCALES
 
@@ -179,7 +216,7 @@ def _base(chosen: Study, scale: str, recipe: str, overrides: list[str]) -> Recip
         raise RecipeError(f"--scale {scale!r} is unknown; use {' or '.join(SCALES)}")
     if "=" in recipe:
         recipe, overrides = "", [recipe, *overrides]
-    shipped, changes = chosen.bases[scale]
+    shipped, changes = definition.bases[scale]
     return load_recipe(recipe, overrides) if recipe else load_recipe(shipped, [*changes, *overrides])
 
 
@@ -205,8 +242,8 @@ def _list_studies(as_json: bool) -> None:
     from simclr_plus.studies.catalogue import STUDIES
 
     if as_json:
-        found = [{"name": s.name, "source": s.source, "question": s.question} for s in STUDIES.values()]
-        print_json({"schema": 1, "studies": found})
+        studies = [{"name": s.name, "source": s.source, "question": s.question} for s in STUDIES.values()]
+        print_json({"schema": 1, "studies": studies})
     else:
         print_table(["study", "question", "source"], [[s.name, s.question, s.source] for s in STUDIES.values()])
 
@@ -236,11 +273,9 @@ def _show_plan(planned: PlannedStudy, at_once: int, processes: int, as_json: boo
             {"schema": 1, "study": planned.study.name, "data": planned.recipe.data.name, **figures, "plan": listed}
         )
         return
-    shown = ["cell", "steps", "batch", "epochs", "learning_rate", "measures"]
-    rows = [[_cell(entry[key]) for key in shown] + ["done" if entry["done"] else ""] for entry in listed]
-    print_table(
-        [*shown[:4], "peak rate", "measures", ""], rows, title=f"{planned.study.title} ({planned.study.source})"
-    )
+    keys = ["cell", "steps", "batch", "epochs", "learning_rate", "measures"]
+    rows = [[_cell(entry[key]) for key in keys] + ["done" if entry["done"] else ""] for entry in listed]
+    print_table([*keys[:4], "peak rate", "measures", ""], rows, title=f"{planned.study.title} ({planned.study.source})")
     say(
         f"{cost.cells} runs on {planned.recipe.data.name}, {cost.images:,} images in all; {cost.done} are done. "
         f"Training the rest takes about {rough_duration(cost.seconds)} on this machine, {at_once} at a time; "

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from simclr_plus.datasets.images import Images, held_out_indices, require_labels
 from simclr_plus.datasets.transfer_sets import LabelledSet
@@ -229,16 +229,7 @@ def evaluate_grid(
         if number % part[1] != part[0] or from_main(file.exists()):
             continue
         say(f"{data.name}: cell {number + 1} of {len(cells)}, rate {cell.rate:.3g}, decay {cell.weight_decay:.3g}")
-        state = State(file.with_suffix(".state.safetensors"), file.stem)
-        try:
-            model = fine_tuned(subject, data.train, cell, device=device, state=state, say=say)
-            value: float | None = _score(model, subject, data.validation, data.metric, device)
-        except NotFiniteError as error:
-            say(f"diverged: {error}")
-            value = None
-        if rank() == 0:
-            write_text_whole(file, json.dumps({"validation": value, **asdict(cell)}, indent=2) + "\n")
-            state.file.unlink(missing_ok=True)
+        _train_cell(cell, file, subject, data, device, say)
         barrier()
     values = from_main(_values(files) if rank() == 0 else [])
     missing = values.count(MISSING)
@@ -247,26 +238,16 @@ def evaluate_grid(
         return None
     if all(value is None for value in values):
         raise SimclrPlusError(f"{data.name}: every cell of the grid diverged")
-    best = max(range(len(cells)), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))
-    both = data.train_and_validation
-    key = _key(cells[best], subject, decoded_digest(both), "final")
-    state = State(folder / f"{key}.state.safetensors", key)
-    model = fine_tuned(subject, both, cells[best], device=device, state=state, say=say)
-    scores, seen = cached_features(model, data.test, subject.law, None, device=device)
-    if rank() == 0:
-        state.file.unlink(missing_ok=True)
-    warnings = [
-        f"{data.name}: the chosen {name} is at the edge of the grid"
-        for name in ("rate", "weight_decay")
-        if _at_edge(getattr(cells[best], name), [getattr(cell, name) for cell in cells])
-    ]
+    best = cells[max(range(len(cells)), key=lambda i: (values[i] is not None, values[i] or 0.0, -i))]
+    scores, labels = _scores_of_best(best, folder, subject, data, device, say)
+    warnings = _edges(best, cells, data.name)
     for warning in warnings:
         say(f"warning: {warning}")
     return outcome_of(
         scores,
-        labels_of(seen),
+        labels,
         data.metric,
-        **asdict(cells[best]),
+        **asdict(best),
         protocol="fine-tuning of the whole network, rate and decay chosen on validation images",
         cells=len(cells),
         validation=[
@@ -276,12 +257,61 @@ def evaluate_grid(
     )
 
 
+def _train_cell(
+    cell: Protocol,
+    file: Path,
+    subject: Subject,
+    data: LabelledSet,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> None:
+    """Train on the training images and write what that gave on the validation images: None where it diverged."""
+    state = State(file.with_suffix(".state.safetensors"), file.stem)
+    try:
+        model = fine_tuned(subject, data.train, cell, device=device, state=state, say=say)
+        value: float | None = _score(model, subject, data.validation, data.metric, device)
+    except NotFiniteError as error:
+        say(f"diverged: {error}")
+        value = None
+    if rank() == 0:
+        write_text_whole(file, json.dumps({"validation": value, **asdict(cell)}, indent=2) + "\n")
+        state.file.unlink(missing_ok=True)
+
+
+def _scores_of_best(
+    best: Protocol,
+    folder: Path,
+    subject: Subject,
+    data: LabelledSet,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> tuple[Tensor, Tensor]:
+    """Train again on training and validation images; scores and labels of the test images."""
+    both = data.train_and_validation
+    key = _key(best, subject, decoded_digest(both), "final")
+    state = State(folder / f"{key}.state.safetensors", key)
+    model = fine_tuned(subject, both, best, device=device, state=state, say=say)
+    scores, seen = cached_features(model, data.test, subject.law, None, device=device)
+    if rank() == 0:
+        state.file.unlink(missing_ok=True)
+    return scores, labels_of(seen)
+
+
 MISSING = "missing"
 
 
 def _values(files: Sequence[Path]) -> list[Any]:
     """What each cell gave on the validation images; None where it diverged, MISSING where it has not been trained."""
     return [json.loads(file.read_text(encoding="utf-8"))["validation"] if file.exists() else MISSING for file in files]
+
+
+def _edges(best: Protocol, cells: Sequence[Protocol], name: str) -> list[str]:
+    """A warning for each of rate and decay that might do better beyond the grid."""
+    return [
+        f"{name}: the chosen {setting} is at the edge of the grid"
+        for setting in ("rate", "weight_decay")
+        if _at_edge(getattr(best, setting), [getattr(cell, setting) for cell in cells])
+    ]
 
 
 def _at_edge(value: float, values: list[float]) -> bool:

@@ -14,7 +14,6 @@ from simclr_plus.datasets.images import TEST, TRAIN, Images, data_named, open_fo
 from simclr_plus.distributed import from_main, require_agreement, start, world_size
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
-from simclr_plus.evaluators.foreign_encoders import foreign_network, is_foreign
 from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.features.extraction import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
@@ -134,6 +133,8 @@ class Target:
 
 def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:
     """A run, checkpoint or encoder file, or a network of torchvision or timm; runs/result_folders.py says where to."""
+    from simclr_plus.evaluators.foreign_encoders import foreign_network, is_foreign  # they read the importers
+
     if is_foreign(target):
         network = foreign_network(target, normalize)
         folder = folder_of(target, None, network.subject.digest, runs)

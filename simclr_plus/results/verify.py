@@ -56,25 +56,23 @@ def verify(
     classes = classes or tuple(json.loads(about.get("classes", "[]")))
     labels = _labels_in_order(images, classes, linear.out_features, head)
     h, seen = features_of(encoder, images, law, device=device)
-    used = {"encoder": weights, "linear head": head}
+    files = {"encoder": weights, "linear head": head}
+    if selector:
+        beside_weights = weights if is_checkpoint(weights) else beside(weights, "projection")
+        files["projection head"] = projection or beside_weights
+        h = _hidden(files["projection head"], h, selector)
+    if h.shape[1] != linear.in_features:
+        raise CheckpointError(
+            f"{head} takes {linear.in_features} features, {weights} gives {h.shape[1]}; is it another network's, "
+            "or does it stand on a layer of the projection head (--selector)?"
+        )
     with torch.no_grad():
-        if selector:
-            own = weights if is_checkpoint(weights) else beside(weights, "projection")
-            projection = projection or own
-            used["projection head"] = projection
-            h = _hidden(projection, h, selector)
-        if h.shape[1] != linear.in_features:
-            raise CheckpointError(
-                f"{head} takes {linear.in_features} features, {weights} gives {h.shape[1]}; is it another network's, "
-                "or does it stand on a layer of the projection head (--selector)?"
-            )
-        scores = linear(h)
-    found = summary(scores, labels[labels_of(seen)])
+        scores = summary(linear(h), labels[labels_of(seen)])
     result: dict[str, Any] = {
         "schema": 1,
         "evaluator": "verify",
         "weights": str(weights),
-        "files": {part: {"path": str(path), "sha256": sha256(path)} for part, path in used.items()},
+        "files": {part: {"path": str(path), "sha256": sha256(path)} for part, path in files.items()},
         "architecture": encoder.architecture.as_dict(),
         "selector": selector,
         "data": images.name,
@@ -82,13 +80,16 @@ def verify(
         "classes": linear.out_features,
         "classes_by_name": bool(classes),
         "views": {"size": law.size, "central_crop": law.evaluation_crop, "resize": law.resize},
-        "results": found,
-        "standard_error": (found["top1"] * (1 - found["top1"]) / len(seen)) ** 0.5,
+        "results": scores,
+        "standard_error": (scores["top1"] * (1 - scores["top1"]) / len(seen)) ** 0.5,
     }
-    if stated is not None:
-        result["stated"] = {"top1": stated / 100, "source": f"authors, {published}" if published else "--stated"}
-        result["difference"] = found["top1"] - stated / 100
-    return result
+    source = f"authors, {published}" if published else "--stated"
+    return result if stated is None else result | _beside(stated, source, scores["top1"])
+
+
+def _beside(stated: float, source: str, top1: float) -> dict[str, Any]:
+    """What the publishers state, in percent, and how far it is from what was measured."""
+    return {"stated": {"top1": stated / 100, "source": source}, "difference": top1 - stated / 100}
 
 
 def images_to_verify(name: str, trained_on: Data | None = None, root: str = "") -> Images:
@@ -152,7 +153,8 @@ def _hidden(projection: Path, h: torch.Tensor, selector: int) -> torch.Tensor:
         raise NotFoundError(f"no projection head {projection}: selector {selector} counts its layers; name its file")
     head = load_head(projection, "projection")
     assert isinstance(head, SimCLRProjectionHead)
-    return head.hidden(h, selector)
+    with torch.no_grad():
+        return head.hidden(h, selector)
 
 
 def _labels_in_order(images: Images, classes: tuple[str, ...], count: int, head: Path) -> torch.Tensor:
