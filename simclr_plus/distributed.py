@@ -43,16 +43,16 @@ def start(device: str, *, hung_after: float = HUNG_AFTER) -> torch.device:
     timeout = collective_timeout(hung_after)
     store, rank, size = next(iter(dist.rendezvous("env://", timeout=timeout)))  # type: ignore[attr-defined]
     store.set_timeout(timeout)
-    found = _devices_together(device, place, store)
+    own_device = _devices_together(device, place, store)
     dist.init_process_group(
-        "nccl" if found.type == "cuda" else "gloo",
+        "nccl" if own_device.type == "cuda" else "gloo",
         store=dist.PrefixStore("group", store),  # type: ignore[attr-defined]
         rank=rank,
         world_size=size,
         timeout=timeout,
-        device_id=found if found.type == "cuda" else None,
+        device_id=own_device if own_device.type == "cuda" else None,
     )
-    return found
+    return own_device
 
 
 def _own_device(device: str, place: torchrun.Place) -> torch.device:
@@ -71,12 +71,12 @@ def _own_device(device: str, place: torchrun.Place) -> torch.device:
 
 def _devices_together(device: str, place: torchrun.Place, store: Any) -> torch.device:
     """This process's device, once all have one of a kind: GPUs do not talk to CPUs, and would wait for them."""
-    error, found = None, torch.device("cpu")
+    error, own_device = None, torch.device("cpu")
     try:
-        found = _own_device(device, place)
+        own_device = _own_device(device, place)
     except EnvironmentNotAbleError as raised:
         error = raised
-    store.set(f"device of {place.rank}", f"failed: {error}" if error else found.type)
+    store.set(f"device of {place.rank}", f"failed: {error}" if error else own_device.type)
     told = [store.get(f"device of {rank}").decode() for rank in range(place.world_size)]
     if error is not None:
         raise error
@@ -89,7 +89,7 @@ def _devices_together(device: str, place: torchrun.Place, store: Any) -> torch.d
             f"{gpus} found a GPU, the others none: they cannot train together; set training.device = "
             '"cpu", or start processes where there are GPUs'
         )
-    return found
+    return own_device
 
 
 def collective_timeout(hung_after: float) -> timedelta:

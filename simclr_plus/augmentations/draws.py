@@ -28,7 +28,7 @@ MIN_COVERED = 0.1  # share of the image that a crop must cover, whatever min_sca
 ASPECT_LOW, ASPECT_HIGH = 3 / 4, 4 / 3
 
 # what a word is for: the third counter is the view plus one of these
-_CROP, _GATES, _COLOURS, _BLUR, _SHARED_BLUR, _EPOCH_ORDER = 0x100, 0x200, 0x300, 0x400, 0x500, 0x600
+_CROP, _GATES, _COLORS, _BLUR, _SHARED_BLUR, _EPOCH_ORDER = 0x100, 0x200, 0x300, 0x400, 0x500, 0x600
 _STUDY = 0x700
 
 WORDS = 8  # of an operation of a study
@@ -148,7 +148,7 @@ def _draw(key, columns, chances, step, sigma_group, out):  # type: ignore[no-unt
             row[JITTER] = _uniform(w1) < gates[1]
             row[GRAY] = _uniform(w2) < gates[2]
             blurred = _uniform(w3) < gates[3]
-            w0, w1, w2, w3 = _philox(indices[b], epochs[b], view | _COLOURS, 0, key)
+            w0, w1, w2, w3 = _philox(indices[b], epochs[b], view | _COLORS, 0, key)
             row[ORDER : ORDER + 4] = orders[_below(w0, len(orders))]
             row[BRIGHTNESS] = _between(w1, ranges[0])
             row[CONTRAST] = _between(w2, ranges[1])

@@ -112,5 +112,5 @@ def simclr_law(size: int, strength: float = 1.0, **changes: object) -> ViewLaw:
     if not 0 <= strength <= MAX_STRENGTH:
         raise ValueError(f"strength = {strength} of the colour distortion must lie in 0 to {MAX_STRENGTH}")
     change = 0.8 * strength
-    colours = ViewLaw(size, brightness=change, contrast=change, saturation=change, hue=0.2 * strength)
-    return replace(colours, **changes)  # type: ignore[arg-type]
+    distorted = ViewLaw(size, brightness=change, contrast=change, saturation=change, hue=0.2 * strength)
+    return replace(distorted, **changes)  # type: ignore[arg-type]

@@ -198,7 +198,7 @@ def _fill_view(image, p, out, law, room):  # type: ignore[no-untyped-def]
         gray = p[GRAY] != 0
         if p[JITTER] != 0:
             contrast_at = _place_of_contrast(p)
-    sums = _resize_and_begin_colour(image, p, out, law, room, contrast_at, gray)
+    sums = _resize_and_begin_color(image, p, out, law, room, contrast_at, gray)
     if contrast_at >= 0:
         _contrast_and_after(p, out, room.starts.shape[1], contrast_at, sums, law.additive, gray)
     if p[SIGMA] > 0 and not law.crops_only:
@@ -222,7 +222,7 @@ def _place_of_contrast(p):  # type: ignore[no-untyped-def]
 
 
 @compiled(**_LOOP)
-def _resize_and_begin_colour(image, p, out, law, room, contrast_at, gray):  # type: ignore[no-untyped-def]
+def _resize_and_begin_color(image, p, out, law, room, contrast_at, gray):  # type: ignore[no-untyped-def]
     """Crop, resize, flip, and the colour operations before contrast; returns the sums that contrast needs."""
     wide, starts, weights, size = room.wide, room.starts, room.weights, room.starts.shape[1]
     top, left, height, width = np.int64(p[TOP]), np.int64(p[LEFT]), np.int64(p[HEIGHT]), np.int64(p[WIDTH])
@@ -242,7 +242,7 @@ def _resize_and_begin_colour(image, p, out, law, room, contrast_at, gray):  # ty
         chunk = slice(start * size, stop * size)
         r, g, b = out[0, chunk], out[1, chunk], out[2, chunk]
         if contrast_at >= 0:
-            _colour(r, g, b, p, 0, contrast_at, law.additive)
+            _color(r, g, b, p, 0, contrast_at, law.additive)
             sum0 += _total(r)
             sum1 += _total(g)
             sum2 += _total(b)
@@ -266,7 +266,7 @@ def _contrast_and_after(p, out, size, contrast_at, sums, additive, gray):  # typ
         _scale_and_shift(r, factor, sums[0] * share)
         _scale_and_shift(g, factor, sums[1] * share)
         _scale_and_shift(b, factor, sums[2] * share)
-        _colour(r, g, b, p, contrast_at + 1, 4, additive)
+        _color(r, g, b, p, contrast_at + 1, 4, additive)
         if gray:
             _to_gray(r, g, b)
 
@@ -331,7 +331,7 @@ def _mix_along_rows(r, g, b, r2, g2, b2, rows, starts, weights):  # type: ignore
 
 
 @compiled(**_LOOP)
-def _colour(r, g, b, p, first, last, additive):  # type: ignore[no-untyped-def]
+def _color(r, g, b, p, first, last, additive):  # type: ignore[no-untyped-def]
     """The colour operations at places `first` to `last` - 1 of the order, contrast left out, a clip after each."""
     for k in range(first, last):
         operation = p[ORDER + k]

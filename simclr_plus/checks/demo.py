@@ -37,11 +37,11 @@ def run_demo(seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None]) 
     linear, _ = evaluate_target(str(run.path), "linear_fast", evaluate_linear_fast, {}, **shared)
     curves = run.path / "curves.png"
     draw_curves(run, curves)
-    found = {
+    outcome = {
         "run": str(run.path),
         "encoder": str(run.path / "encoder.safetensors"),
         "curves": str(curves),
         "knn": knn,
         "linear_fast": linear,
     }
-    return found, code
+    return outcome, code

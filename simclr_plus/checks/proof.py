@@ -116,12 +116,12 @@ def _sorted_out(states: list[dict[str, Tensor]]) -> Iterator[dict[tuple[str, str
     gradient itself, under LARS times rate and trust ratio.
     """
     for before, state in pairwise([{}, *states]):
-        found = {}
+        sorted_state = {}
         for name, tensor in state.items():
             if name.endswith(".momentum_buffer"):
-                found["gradients", name] = tensor - MOMENTUM * before[name] if before else tensor
+                sorted_state["gradients", name] = tensor - MOMENTUM * before[name] if before else tensor
             elif name.endswith(("running_mean", "running_var")):
-                found["statistics", name] = tensor
+                sorted_state["statistics", name] = tensor
             else:
-                found["weights", name] = tensor
-        yield found
+                sorted_state["weights", name] = tensor
+        yield sorted_state

@@ -29,15 +29,15 @@ def ps(runs: RunsFolder = RUNS, as_json: AsJson = False) -> None:
     from simclr_plus.runs.folder import list_runs
     from simclr_plus.runs.overview import glance
 
-    found = [glance(run) for run in list_runs(runs)]
+    glances = [glance(run) for run in list_runs(runs)]
     if as_json:
-        print_json({"schema": 1, "runs": found})
+        print_json({"schema": 1, "runs": glances})
         return
-    if not found:
+    if not glances:
         say(f"no runs in {runs}; start one: simclr-plus run demo")
         return
     columns = ["run", "state", "step", "epoch", "loss", "images/s", "left", "where", ""]
-    print_table(columns, [_row(run) for run in found])
+    print_table(columns, [_row(run) for run in glances])
 
 
 def _row(run: dict[str, Any]) -> list[str]:

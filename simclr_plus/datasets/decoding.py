@@ -75,10 +75,10 @@ def _decode_jpeg(data: bytes, reading: Reading) -> NDArray[np.uint8] | None:
     """None for what only Pillow reads."""
     import simplejpeg
 
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
     _require_size(width, height, reading)
-    inks = colours in ("CMYK", "YCCK")
-    if not inks and colours not in ("Gray", "YCbCr", "RGB", "YCC"):
+    inks = color_space in ("CMYK", "YCCK")
+    if not inks and color_space not in ("Gray", "YCbCr", "RGB", "YCC"):
         return None
     try:
         image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="CMYK" if inks else "RGB")
@@ -105,24 +105,24 @@ def _decode_with_pillow(data: bytes, reading: Reading) -> NDArray[np.uint8]:
             values = np.asarray(image)
             pixels = np.repeat(_eight_bits(values, reading.deep_gray)[:, :, None], 3, axis=2)
             if isinstance(key, int) and reading.background != "drop":
-                pixels[values == key] = _colour(reading.background)
+                pixels[values == key] = _color(reading.background)
             return pixels
         if not image.has_transparency_data:
             return np.ascontiguousarray(image.convert("RGB"))
         if reading.background == "drop":  # a palette by way of RGBA: straight to RGB Pillow warns
             return np.ascontiguousarray((image.convert("RGBA") if image.mode == "P" else image).convert("RGB"))
-        return _laid_on(image.convert("RGBA"), _colour(reading.background))
+        return _laid_on(image.convert("RGBA"), _color(reading.background))
 
 
-def _laid_on(image: Image, colour: tuple[int, ...]) -> NDArray[np.uint8]:
+def _laid_on(image: Image, color: tuple[int, ...]) -> NDArray[np.uint8]:
     from PIL import Image
 
-    laid = Image.new("RGB", image.size, colour)
+    laid = Image.new("RGB", image.size, color)
     laid.paste(image.convert("RGB"), mask=image.getchannel("A"))
     return np.ascontiguousarray(laid)
 
 
-def _colour(name: str) -> tuple[int, ...]:
+def _color(name: str) -> tuple[int, ...]:
     from PIL.ImageColor import getrgb
 
     return getrgb(name)

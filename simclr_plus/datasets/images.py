@@ -223,7 +223,7 @@ def _open_embedded(split: str) -> Images:
     arrays, part = _embedded_arrays(), "test" if split == TEST else "train"
     return Images(
         name="embedded",
-        pixels=_in_colour(arrays[f"{part}_images"]),
+        pixels=_in_color(arrays[f"{part}_images"]),
         labels=arrays[f"{part}_labels"].astype(np.int64),
         classes=FASHION_CLASSES,
     )
@@ -276,11 +276,11 @@ def _open_torchvision(data: Data, split: str) -> Images:
             data.name, np.ascontiguousarray(reader.data.transpose(0, 2, 3, 1)), (), labels, tuple(reader.classes)
         )
     pixels = np.asarray(reader.data, dtype=np.uint8)
-    pixels = pixels if pixels.ndim == 4 else _in_colour(pixels)
+    pixels = pixels if pixels.ndim == 4 else _in_color(pixels)
     return Images(data.name, pixels, (), np.asarray(reader.targets, dtype=np.int64), tuple(reader.classes))
 
 
-def _in_colour(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _in_color(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """[N, H, W] -> [N, H, W, 3]."""
     return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=-1))
 

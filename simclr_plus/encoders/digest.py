@@ -31,13 +31,13 @@ def encoder_digest(encoder: nn.Module) -> str:
 
 def _form(module: nn.Module) -> dict[str, Any]:
     """The plain values of a module: kernel sizes, strides, epsilons; and the architecture where it has one."""
-    found = {
+    values = {
         name: value
         for name, value in sorted(vars(module).items())
         if not name.startswith("_") and name not in NO_FORM and _is_plain(value)
     }
     architecture: Any = getattr(module, "architecture", None)
-    return found | ({"architecture": architecture.as_dict()} if hasattr(architecture, "as_dict") else {})
+    return values | ({"architecture": architecture.as_dict()} if hasattr(architecture, "as_dict") else {})
 
 
 def _is_plain(value: object) -> bool:

@@ -149,19 +149,19 @@ def evaluate_few_labels(
     """Fine-tune on the labelled images, test once. Of several `rates` that of the smallest loss on a held-out fifth of
     them is taken: accuracy is too coarse on a few hundred images.
     """
-    found: dict[str, float | None] = {}
+    losses: dict[str, float | None] = {}
     if rates:
-        found = _losses_of(rates, subject, labelled, protocol, device, head, state, say)
-        finite = {rate: loss for rate in rates if (loss := found[f"{rate:g}"]) is not None and math.isfinite(loss)}
+        losses = _losses_of(rates, subject, labelled, protocol, device, head, state, say)
+        finite = {rate: loss for rate in rates if (loss := losses[f"{rate:g}"]) is not None and math.isfinite(loss)}
         if not finite:
-            raise SimclrPlusError(f"every rate of {', '.join(found)} diverged; give smaller ones")
+            raise SimclrPlusError(f"every rate of {', '.join(losses)} diverged; give smaller ones")
         protocol = replace(protocol, rate=min(finite, key=lambda rate: finite[rate]))
     model = fine_tuned(subject, labelled, protocol, device=device, head=head, state=state, say=say)
     scores, seen = cached_features(model, test, subject.law, None, device=device)
     if state and rank() == 0:
         state.file.with_suffix(".tried").unlink(missing_ok=True)
     return outcome_of(
-        scores, labels_of(seen), "top1", **asdict(protocol), labelled_images=len(labelled), held_out_loss=found
+        scores, labels_of(seen), "top1", **asdict(protocol), labelled_images=len(labelled), held_out_loss=losses
     )
 
 
@@ -178,23 +178,23 @@ def _losses_of(
     """The loss on a held-out fifth after training at each rate, None where that diverged; kept beside the state."""
     held, kept = held_out_indices(require_labels(labelled), 0.2, protocol.seed)
     tried = None if state is None else state.file.with_suffix(".tried")
-    found: dict[str, float | None] = from_main(_tried(tried, state) if rank() == 0 else {}) if tried and state else {}
+    losses: dict[str, float | None] = from_main(_tried(tried, state) if rank() == 0 else {}) if tried and state else {}
     for rate in rates:
-        if f"{rate:g}" in found:
+        if f"{rate:g}" in losses:
             continue
         own = state and State(state.file.with_suffix(".try.safetensors"), f"{state.key} rate {rate:g}")
         try:
             tuned = replace(protocol, rate=rate)
             model = fine_tuned(subject, labelled.subset(kept), tuned, device=device, head=head, state=own, say=say)
             scores, seen = cached_features(model, labelled.subset(held), subject.law, None, device=device)
-            found[f"{rate:g}"] = from_main(float(F.cross_entropy(scores, labels_of(seen))))
+            losses[f"{rate:g}"] = from_main(float(F.cross_entropy(scores, labels_of(seen))))
         except NotFiniteError as error:  # a rate that diverges is a bad rate, not the end
             say(f"rate {rate:g}: {error}")
-            found[f"{rate:g}"] = None
+            losses[f"{rate:g}"] = None
         if tried and state and own and rank() == 0:
-            write_text_whole(tried, json.dumps({"key": state.key, "found": found}))
+            write_text_whole(tried, json.dumps({"key": state.key, "found": losses}))
             own.file.unlink(missing_ok=True)
-    return found
+    return losses
 
 
 def _tried(file: Path, state: State) -> dict[str, float | None]:

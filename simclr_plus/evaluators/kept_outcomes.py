@@ -36,9 +36,9 @@ class KeptOutcomes:
 
         whole: whether what the evaluation leaves beside its numbers is there; without it they are computed again.
         """
-        found = self.perhaps(results, name, key, compute, whole=whole)
-        assert found is not None
-        return found
+        kept = self.perhaps(results, name, key, compute, whole=whole)
+        assert kept is not None
+        return kept
 
     def perhaps(
         self, results: Path, name: str, key: str, compute: Callable[[], Outcome | None], *, whole: bool = True

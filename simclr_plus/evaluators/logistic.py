@@ -70,11 +70,11 @@ def fit_path(
     x = torch.cat([x @ basis, x.new_ones(len(x), 1)], dim=1).T.contiguous()  # [F + 1, N]: rows of ones for the offsets
     loss = _softmax_loss(labels.to(x.device), classes) if labels.ndim == 1 else _sigmoid_losses(labels.to(x.device))
     w = x.new_zeros(classes, len(x))
-    found: dict[int, _Optimum] = {}
+    optima: dict[int, _Optimum] = {}
     for number in sorted(range(len(l2)), key=lambda i: -l2[i]):
-        found[number] = _minimise(x, loss, w, l2[number], tolerance, max_iterations)
-        w = found[number].w
-    ordered = [found[number] for number in range(len(l2))]
+        optima[number] = _minimise(x, loss, w, l2[number], tolerance, max_iterations)
+        w = optima[number].w
+    ordered = [optima[number] for number in range(len(l2))]
     weights = torch.stack([o.w[:, :-1] @ basis.T for o in ordered])
     return Path(
         tuple(l2),

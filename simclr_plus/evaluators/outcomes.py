@@ -26,14 +26,14 @@ def outcome_of(scores: Tensor, labels: Tensor, metric: str, **numbers: Any) -> O
     """Scores [N, C] against labels [N], or [N, C] of 1, 0, -1: metrics, the set's own one with a 95 % interval."""
     if labels.ndim == 2:
         predictions = (scores > 0).long()
-        found = {"map11": mean_average_precision_11(scores, labels)}
-        found["accuracy"] = float((predictions == labels)[labels >= 0].double().mean())
+        metrics = {"map11": mean_average_precision_11(scores, labels)}
+        metrics["accuracy"] = float((predictions == labels)[labels >= 0].double().mean())
     else:
-        predictions, found = scores.argmax(dim=1), summary(scores, labels)
-    known, said = labels.cpu().numpy(), predictions.cpu().numpy()
-    low, high = interval(right_answers(known, said), weights_of(known, metric), strata_of(known, metric))
+        predictions, metrics = scores.argmax(dim=1), summary(scores, labels)
+    truth, predicted = labels.cpu().numpy(), predictions.cpu().numpy()
+    low, high = interval(right_answers(truth, predicted), weights_of(truth, metric), strata_of(truth, metric))
     of = "accuracy" if labels.ndim == 2 else metric
-    return Outcome({**found, "metric": metric, f"{of}_interval_95": [low, high], **numbers}, known, said)
+    return Outcome({**metrics, "metric": metric, f"{of}_interval_95": [low, high], **numbers}, truth, predicted)
 
 
 def main_number(scores: Tensor, labels: Tensor, metric: str) -> float:

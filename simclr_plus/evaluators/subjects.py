@@ -71,7 +71,7 @@ def subjects(
     Raw pixels are those of the images as they are where all have one size, else those that the encoder sees; of more
     than pixels_side a side (0: any) they are averaged, and their name says so.
     """
-    found = [Subject("encoder", encoder, law)]
+    listed = [Subject("encoder", encoder, law)]
     if baselines:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
@@ -80,5 +80,5 @@ def subjects(
         side = min(pixels_side or pixel_law.size, pixel_law.size)
         averaged = f", {side}x{side}" if side < pixel_law.size else ""
         pixels = Subject(f"raw pixels{averaged}", RawPixels(side), pixel_law)
-        found += [pixels, Subject("random encoder", random, law)]
-    return found
+        listed += [pixels, Subject("random encoder", random, law)]
+    return listed

@@ -49,8 +49,8 @@ def evaluate_transfer(
     basis = spanning(h)
     path = fit_path(_turned(h, basis), labels, classes, [l2 * scale for l2 in PENALTIES])
     turned = _turned(h_validation, basis)
-    found = [main_number(path.scores(turned, i), labels_validation, data.metric) for i in range(len(PENALTIES))]
-    chosen = chosen_penalty(found)
+    values = [main_number(path.scores(turned, i), labels_validation, data.metric) for i in range(len(PENALTIES))]
+    chosen = chosen_penalty(values)
     h_all, labels_all = torch.cat([h, h_validation]), torch.cat([labels, labels_validation])
     scale = 1 if relative_to == "sum" else len(h_all)
     basis = spanning(h_all)
@@ -74,7 +74,7 @@ def evaluate_transfer(
         protocol="logistic regression by L-BFGS on frozen features of central squares",
         l2=PENALTIES[chosen],
         l2_relative_to=relative_to,
-        validation={f"{l2:.6g}": value for l2, value in zip(PENALTIES, found, strict=True)},
+        validation={f"{l2:.6g}": value for l2, value in zip(PENALTIES, values, strict=True)},
         converged=short == 0,
         warnings=warnings,
     )

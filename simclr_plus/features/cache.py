@@ -67,10 +67,10 @@ def _stored(file: Path | None, device: torch.device) -> tuple[Tensor, Tensor] | 
         return None
     try:
         stored = load_file(file)
-        found = stored["features"], stored["kept"]
+        features = stored["features"], stored["kept"]
     except (OSError, SafetensorError, KeyError):  # not there yet on this machine's network file system, or cut off
-        found = None
-    return None if any_process(found is None, device) else found
+        features = None
+    return None if any_process(features is None, device) else features
 
 
 def _extracted(encoder: nn.Module, images: Images, law: ViewLaw, device: torch.device) -> tuple[Tensor, Tensor]:

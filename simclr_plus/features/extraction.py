@@ -74,13 +74,13 @@ def require_finite(features: Tensor, images: Images) -> None:
 def left_out(parts: Sequence[Images], device: torch.device) -> list[str]:
     """Files of these images that any process could not read, each once; all processes ask together."""
     unreadable: set[Path] = set().union(*(images.unreadable for images in parts))
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     for images in parts:
         flags = torch.zeros(len(images.paths), device=device)
         if unreadable:
             flags[[i for i, path in enumerate(images.paths) if path in unreadable]] = 1
-        found |= {str(images.paths[int(i)]): None for i in sum_over_processes(flags).nonzero().flatten()}
-    return list(found)
+        files |= {str(images.paths[int(i)]): None for i in sum_over_processes(flags).nonzero().flatten()}
+    return list(files)
 
 
 def listed(names: Sequence[str]) -> str:

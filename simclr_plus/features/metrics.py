@@ -101,7 +101,7 @@ def average_precision_11(scores: Tensor, labels: Tensor) -> Tensor:
 
     scores and labels [N, C]; labels are 1 (present), 0 (absent) or -1 (left out of that class). NaN without positives.
     """
-    found = []
+    precisions = []
     for score, label in zip(scores.T, labels.T, strict=True):
         counted = label >= 0
         right = (label[counted] > 0)[score[counted].argsort(descending=True, stable=True)].double()
@@ -111,8 +111,8 @@ def average_precision_11(scores: Tensor, labels: Tensor) -> Tensor:
         best = precision.flip(0).cummax(0).values.flip(0)  # at this recall or a higher one
         needed = (positives * torch.arange(11, device=right.device) / 10).clamp_min(1e-9)
         first = torch.searchsorted(hits, needed - 1e-9)
-        found.append(best[first.clamp_max(len(best) - 1)].mean() if positives else right.new_tensor(torch.nan))
-    return torch.stack(found)
+        precisions.append(best[first.clamp_max(len(best) - 1)].mean() if positives else right.new_tensor(torch.nan))
+    return torch.stack(precisions)
 
 
 def mean_average_precision_11(scores: Tensor, labels: Tensor) -> float:

@@ -261,12 +261,12 @@ def _projection_head(tensors: dict[str, Tensor], origin: str) -> nn.Module:
 
 def _metadata(bundle: TensorBundle, architecture: Architecture) -> dict[str, Any]:
     """What the header says: origin, image size, and the resize that the network was trained with."""
-    found: dict[str, Any] = {
+    header: dict[str, Any] = {
         "imported_from": f"TensorFlow checkpoint {bundle.prefix.name}",
         "image_size": "32" if architecture.stem == "cifar" else "224",
         "resize": "bicubic" if OBJECT_GRAPH in bundle.entries else "bicubic_legacy",
     }
     for key in ("global_step", f"global_step{_VALUE}"):
         if key in bundle.entries:
-            found["step"] = str(int(bundle.tensor(key)))
-    return found
+            header["step"] = str(int(bundle.tensor(key)))
+    return header

@@ -143,16 +143,16 @@ class Variable:
 
 def object_graph(bundle: TensorBundle) -> list[Variable]:
     """The variables that a TF2 checkpoint lists; optimizer slots are among them."""
-    found = []
+    variables = []
     try:
         for node in _message(bundle.string(OBJECT_GRAPH)).get(1, []):
             for attribute in _message(node).get(2, []):
                 fields = _message(attribute)
                 name, key = (fields.get(number, [b""])[0].decode() for number in (2, 3))
-                found.append(Variable(name, key))
+                variables.append(Variable(name, key))
     except (_DamageError, AttributeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{bundle.prefix}: {OBJECT_GRAPH} cannot be read ({error})") from None
-    return found
+    return variables
 
 
 class _DamageError(Exception):

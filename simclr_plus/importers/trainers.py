@@ -84,24 +84,26 @@ def import_pytorch(
         raise CheckpointError(
             f"{path} is a file of SimCLR+ already: simclr_plus.load_encoder and every command open it"
         )
-    found = _choose(tensors, prefix, path)
-    own = dict(_renamed(tensors, found))
-    architecture, notes = _architecture_of(found, own, tensors, stem, path)
+    network = _choose(tensors, prefix, path)
+    names = dict(_renamed(tensors, network))
+    architecture, notes = _architecture_of(network, names, tensors, stem, path)
     if mean is None or std is None:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         notes = (*notes, ASSUMED)
     architecture = Architecture(**(architecture.as_dict() | {"mean": mean, "std": std}))
-    state = {name: tensors[theirs].float() for name, theirs in own.items() if not name.endswith("num_batches_tracked")}
-    encoder = filled(lambda: ResNet(**architecture.as_dict()), state, f"{path} under {found.prefix!r}")
+    state = {
+        name: tensors[theirs].float() for name, theirs in names.items() if not name.endswith("num_batches_tracked")
+    }
+    encoder = filled(lambda: ResNet(**architecture.as_dict()), state, f"{path} under {network.prefix!r}")
     metadata = {
-        "imported_from": f"PyTorch file {path.name}, names under {found.prefix!r}",
+        "imported_from": f"PyTorch file {path.name}, names under {network.prefix!r}",
         "image_size": "224" if architecture.stem == "imagenet" else "32",
     }
-    classifier = _classifier(tensors, found, architecture.feature_dim)
+    classifier = _classifier(tensors, network, architecture.feature_dim)
     values = {name: tensors[theirs].float() for name, theirs in classifier.items()}
     heads: dict[str, nn.Module] = {"linear": linear_head(values, str(path))} if values else {}
     written = write_files(encoder, heads, out, metadata)
-    used = {*own.values(), *classifier.values()}
+    used = {*names.values(), *classifier.values()}
     return Imported(out, architecture, written, tuple(sorted(tensors.keys() - used)), notes)
 
 
@@ -159,10 +161,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path} {why_no_safetensors(path)}") from None
     if known := no_weights(path):
         raise CheckpointError(f"{path} {known}")
-    found = dict(_flat(_unpickled(path), ""))
-    if not found:
+    tensors = dict(_flat(_unpickled(path), ""))
+    if not tensors:
         raise CheckpointError(f"{path} holds no tensors; save the network's state_dict() and import that")
-    return found
+    return tensors
 
 
 def _unpickled(path: Path) -> Any:

@@ -127,41 +127,45 @@ class Recipe(Section):
 
     def doubts(self) -> list[str]:
         """Choices that are allowed but are known mistakes, each with its remedy."""
-        found = []
+        sentences = []
         size, batch = self.augmentation.image_size, self.training.batch_size
         if self.encoder.stem == "imagenet" and size <= 32:
-            found.append(f'encoder.stem = "imagenet" shrinks {size}-pixel views to {max(1, size // 32)}; use "cifar"')
+            sentences.append(
+                f'encoder.stem = "imagenet" shrinks {size}-pixel views to {max(1, size // 32)}; use "cifar"'
+            )
         if self.augmentation.blur_prob > 0 and size <= 32:
-            found.append(f"augmentation.blur_prob > 0 on {size}-pixel views: the authors switch blur off for CIFAR")
+            sentences.append(f"augmentation.blur_prob > 0 on {size}-pixel views: the authors switch blur off for CIFAR")
         if self.optimizer.name == "lars" and batch < 256:
-            found.append(
+            sentences.append(
                 f'optimizer.name = "lars" is made for large batches, not for {batch}; "sgd" or "adam" may do better'
             )
         if self.augmentation.augment_on == "cpu" and self.augmentation.device_crops != "float32":
-            found.append(
+            sentences.append(
                 f'augmentation.device_crops = "{self.augmentation.device_crops}" does nothing with augment_on = "cpu"'
             )
         if self.loss.margin != 0.8 and self.loss.name != "margin":
-            found.append(f'loss.margin = {self.loss.margin:g} does nothing with loss.name = "{self.loss.name}"')
+            sentences.append(f'loss.margin = {self.loss.margin:g} does nothing with loss.name = "{self.loss.name}"')
         if self.encoder.stem != "imagenet" and size > 64:
-            found.append(
+            sentences.append(
                 f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '
                 'use "imagenet"'
             )
         if self.training.channels_last and self.training.device != "cuda" and _meets_the_bug_of_4_channels(self):
-            found.append(
+            sentences.append(
                 f"encoder.width = {self.encoder.width:g} with training.channels_last: a strided 1x1 convolution has 4 "
                 "input channels, for which PyTorch on a CPU was seen to give wrong gradients; use "
                 "training.channels_last = false or a greater width"
             )
-        found += self._without_effect()
+        sentences += self._without_effect()
         if not self.augmentation.operations:
             if self.augmentation.same_crop:
-                found.append("augmentation.same_crop makes both views of a pair the same; give augmentation.operations")
+                sentences.append(
+                    "augmentation.same_crop makes both views of a pair the same; give augmentation.operations"
+                )
             for key, plain in (("operations_on", "both"), ("operation_prob", 1)):
                 if (given := getattr(self.augmentation, key)) != plain:
-                    found.append(f"augmentation.{key} = {given!r} does nothing without augmentation.operations")
-        return found
+                    sentences.append(f"augmentation.{key} = {given!r} does nothing without augmentation.operations")
+        return sentences
 
     def _without_effect(self) -> Iterator[str]:
         """Keys of sections that other methods read."""

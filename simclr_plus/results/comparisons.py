@@ -85,14 +85,14 @@ def _said(name: str, runs: Path) -> list[Said]:
         digest, weights = str(noted(folder.path).get("digest")), None
     files = sorted((folder.results / "predictions").glob("*.safetensors"))
     said = [_read(file) for file in files if predictions_header(file)]
-    found = [one for one in said if _is_of(one, digest, weights)]
-    if not found:
+    predictions = [one for one in said if _is_of(one, digest, weights)]
+    if not predictions:
         others = f"; those there are of other weights: {_listed(said)}" if said else ""
         raise NotFoundError(
             f"no predictions of {name} in {folder.results / 'predictions'}{others}. Evaluate it first: "
             f"simclr-plus evaluate transfer {shlex.quote(name)} --data DATA (or few-labels, finetune)"
         )
-    return found
+    return predictions
 
 
 def _is_of(said: Said, digest: str, weights: Path | None) -> bool:

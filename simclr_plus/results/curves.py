@@ -92,7 +92,7 @@ def curves_figure(run: Run) -> Any:
         left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=label)
     left.set(xlabel="epoch", ylabel="loss")
     left.set_title(run.name, parse_math=False)  # a name may hold dollars
-    for key, label, colour in (
+    for key, label, color in (
         *((figure.column, f"{figure.title}, training batch", "#1f6feb") for figure in recipe.method.figures(recipe)),
         (
             "probe_accuracy",
@@ -104,7 +104,7 @@ def curves_figure(run: Run) -> Any:
         points = [(x["epoch"], 100 * x[key]) for x in lines if x.get(key) is not None]
         if points:
             style = {"marker": "o", "markersize": 4} if key == "knn_accuracy" else {}
-            right.plot(*zip(*points, strict=True), label=label, color=colour, **style)
+            right.plot(*zip(*points, strict=True), label=label, color=color, **style)
     right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100))
     for axes in (left, right):
         axes.legend(frameon=False, fontsize=8)

@@ -34,14 +34,14 @@ def stated_top1(name: str, architecture: Architecture) -> float:
     if name not in NAMES:
         raise RecipeError(f"{name!r} is no set of published figures; use one of {', '.join(NAMES)}")
     depth, width, selective = architecture.depth, architecture.width, architecture.selective_kernels
-    found: float | None
+    percent: float | None
     if name == "v1-linear":
-        found = V1_LINEAR.get(width) if (depth, selective) == (50, False) else None
+        percent = V1_LINEAR.get(width) if (depth, selective) == (50, False) else None
     else:
         row = V2.get((depth, width, selective))
-        found = row[V2_COLUMNS.index(name)] if row else None
-    if found is None or architecture.stem != "imagenet" or architecture.se_ratio:
+        percent = row[V2_COLUMNS.index(name)] if row else None
+    if percent is None or architecture.stem != "imagenet" or architecture.se_ratio:
         raise RecipeError(
             f"the authors state no {name} figure for {architecture.title}; give --stated PERCENT yourself"
         )
-    return found
+    return percent

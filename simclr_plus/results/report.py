@@ -192,11 +192,11 @@ def _predictions_of(run: Run, result: dict[str, Any]) -> str:
 
 def _once(rows: Sequence[Row]) -> list[Row]:
     """An evaluation of one encoder under two names, as a checkpoint and as the encoder file of its run, is one."""
-    found: dict[tuple[str, ...], Row] = {}
+    by_evaluation: dict[tuple[str, ...], Row] = {}
     for row in rows:
-        unique = (str(len(found)),) if not row.key else (row.key, row.subject, row.metric, row.encoder)
-        found.setdefault(unique, row)
-    return list(found.values())
+        unique = (str(len(by_evaluation)),) if not row.key else (row.key, row.subject, row.metric, row.encoder)
+        by_evaluation.setdefault(unique, row)
+    return list(by_evaluation.values())
 
 
 def _told_apart(rows: Sequence[Row]) -> list[Row]:
@@ -208,15 +208,15 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         alike.setdefault(told(row), []).append(row)
-    found = []
+    named = []
     for row in rows:
         group = alike[told(row)]
         if row.digest and len({other.digest for other in group}) > 1:
             row = replace(row, encoder=f"{row.encoder} ({row.digest[:8]})")
         if row.images and len({other.images for other in group}) > 1:
             row = replace(row, data=f"{row.data} (images {row.images[:8]})")
-        found.append(row)
-    return found
+        named.append(row)
+    return named
 
 
 def _seeds_together(rows: Sequence[Row]) -> list[Row]:
@@ -292,9 +292,9 @@ def cells(row: Row) -> list[str]:
 
 def table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Column names and cells; columns in which no row has anything are left out."""
-    found = [cells(row) for row in report.rows]
-    shown = [i for i in range(len(COLUMNS)) if any(row[i] for row in found)]
-    return [COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in found]
+    rows = [cells(row) for row in report.rows]
+    columns = [i for i in range(len(COLUMNS)) if any(row[i] for row in rows)]
+    return [COLUMNS[i] for i in columns], [[row[i] for i in columns] for row in rows]
 
 
 def as_text(report: Report, kind: str) -> str:

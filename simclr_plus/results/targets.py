@@ -127,8 +127,8 @@ class Target:
         if not baselines:
             return [self.subject]
         assert isinstance(self.subject.encoder, ResNet)
-        found = subjects(self.subject.encoder, self.subject.law, baselines=True)
-        return [subject for subject in found if not isinstance(subject.encoder, RawPixels)]
+        candidates = subjects(self.subject.encoder, self.subject.law, baselines=True)
+        return [subject for subject in candidates if not isinstance(subject.encoder, RawPixels)]
 
 
 def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:

@@ -77,9 +77,9 @@ def pulse_file(logs: Path, rank: int) -> Path:
 
 def read_pulses(logs: Path) -> dict[int, Pulse]:
     """The last signs of all processes of a run, by rank."""
-    found = {}
+    pulses = {}
     for path in logs.glob("rank_*.pulse"):
         rank, pulse = path.stem.removeprefix("rank_"), read_pulse(path)
         if pulse is not None and rank.isdecimal():
-            found[int(rank)] = pulse
-    return dict(sorted(found.items()))
+            pulses[int(rank)] = pulse
+    return dict(sorted(pulses.items()))

@@ -90,7 +90,7 @@ def name_for(folder: Run, name: str, key: str) -> str:
 def read_result(file: Path) -> dict[str, Any] | None:
     """What a result file says; None where it is not there or says nothing that can be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        result = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return result if isinstance(result, dict) else None

@@ -87,14 +87,14 @@ def training_metadata(source: Path, *, anonymous: bool = False) -> dict[str, Any
     """Header values about the training: recipe, data, image size, step; anonymous: without paths of this machine."""
     header = read_header(source)
     if header.get("format") == CHECKPOINT_FORMAT:
-        found = encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
+        metadata = encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
     else:
         known = ("recipe", "data", "image_size", "resize", "imported_from", "step")
-        found = {key: header[key] for key in known if key in header}
-    if anonymous and "recipe" in found:
-        recipe = _without_paths(parse_recipe(found["recipe"], origin=f"recipe in {source}"))
-        found |= {"recipe": recipe.to_toml(), "data": "folder" if recipe.data.name == "folder" else recipe.data.name}
-    return found
+        metadata = {key: header[key] for key in known if key in header}
+    if anonymous and "recipe" in metadata:
+        recipe = _without_paths(parse_recipe(metadata["recipe"], origin=f"recipe in {source}"))
+        metadata |= {"recipe": recipe.to_toml(), "data": "folder" if recipe.data.name == "folder" else recipe.data.name}
+    return metadata
 
 
 def _without_paths(recipe: Recipe) -> Recipe:

@@ -88,9 +88,13 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
         if own[k].shape != tensors[k].shape
     ]
     if missing or foreign or other:
-        found = [*(f"missing {k}" for k in missing[:3]), *(f"unknown {k}" for k in foreign[:3]), *sorted(other)[:3]]
+        differences = [
+            *(f"missing {k}" for k in missing[:3]),
+            *(f"unknown {k}" for k in foreign[:3]),
+            *sorted(other)[:3],
+        ]
         raise CheckpointError(
             f"{path} holds another network than the recipe's: {len(missing)} tensors missing, {len(foreign)} unknown, "
-            f"{len(other)} of another shape ({'; '.join(found)})"
+            f"{len(other)} of another shape ({'; '.join(differences)})"
         )
     module.load_state_dict(tensors)

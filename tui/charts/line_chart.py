@@ -315,10 +315,10 @@ class LineChart(Widget):
     def _dots(self, curve: Curve, window: Window, W: int, H: int) -> Mask:
         """The dots of a curve and of its bars."""
         y = self._scaled(curve.y)
-        found = raster(curve.x, y, window, W, H) if curve.joined else np.zeros((H, W), dtype=bool)
+        dots = raster(curve.x, y, window, W, H) if curve.joined else np.zeros((H, W), dtype=bool)
         if curve.low is not None and curve.high is not None:
-            found |= bars(curve.x, self._scaled(curve.low), self._scaled(curve.high), window, W, H)
-        return found
+            dots |= bars(curve.x, self._scaled(curve.low), self._scaled(curve.high), window, W, H)
+        return dots
 
     def _paint_bands(self, cells: Cells, lines: Sequence[Mask], window: Window) -> None:
         """Where the raw values lie: in the background of whole characters, as half ones where no line passes."""
@@ -329,8 +329,8 @@ class LineChart(Widget):
         is_line = np.zeros((high, wide), dtype=bool)
         for each in lines:
             is_line |= characters(each, self.marks) != " "
-        found = [halves(curve.x, self._scaled(curve.y), window, wide, high) for curve in bands]
-        parts = [spanned | (touched & ~is_line.repeat(2, axis=0)) for spanned, touched in found]
+        drawn = [halves(curve.x, self._scaled(curve.y), window, wide, high) for curve in bands]
+        parts = [spanned | (touched & ~is_line.repeat(2, axis=0)) for spanned, touched in drawn]
         upper, lower = [part[::2] for part in parts], [part[1::2] for part in parts]
         if self.marks == "ascii":
             owner = shared([a | b for a, b in zip(upper, lower, strict=True)])
@@ -538,15 +538,15 @@ class Cells:
 
     def row(self, row: int) -> list[Segment]:
         """A row as few segments: neighbours of one style are one."""
-        found: list[Segment] = []
+        segments: list[Segment] = []
         marks = list(zip(self._style[row].tolist(), self._ground[row].tolist(), strict=True))
         begin = 0
         for i in range(1, len(marks) + 1):
             if i == len(marks) or marks[i] != marks[begin]:
                 style, ground = marks[begin]
-                found.append(Segment("".join(self.text[row, begin:i]), self._styles[style] + self._grounds[ground]))
+                segments.append(Segment("".join(self.text[row, begin:i]), self._styles[style] + self._grounds[ground]))
                 begin = i
-        return found
+        return segments
 
 
 def shared(masks: Sequence[Mask]) -> NDArray[np.int64]:

@@ -61,10 +61,10 @@ def percent(value: float | None, digits: int = 1) -> str:
 def labels(values: Sequence[float], form: Callable[[float, int], str]) -> list[str]:
     """The values of an axis, all with the fewest digits that tell them exactly; `form` takes a value and digits."""
     for digits in range(8):
-        found = [form(value, digits) for value in values]
-        if all(_plain(text) == _plain(form(value, digits + 3)) for text, value in zip(found, values, strict=True)):
+        texts = [form(value, digits) for value in values]
+        if all(_plain(text) == _plain(form(value, digits + 3)) for text, value in zip(texts, values, strict=True)):
             break
-    return found if values else []
+    return texts if values else []
 
 
 def axis_labels(values: Sequence[float], form: Callable[[float, int], str]) -> tuple[list[str], int]:
@@ -78,8 +78,8 @@ def axis_labels(values: Sequence[float], form: Callable[[float, int], str]) -> t
     elif largest >= MOST_IN_FULL:
         power = 3 * int(math.log10(largest) / 3 + 1e-9)
     unit = {3: "k", 6: "M", 9: "G"}.get(power, "")
-    found = labels([rounded(value, largest) / 10.0**power for value in values], _in_full)
-    return [f"{text}{unit}" if unit and text != "0" else text for text in found], 0 if unit else power
+    texts = labels([rounded(value, largest) / 10.0**power for value in values], _in_full)
+    return [f"{text}{unit}" if unit and text != "0" else text for text in texts], 0 if unit else power
 
 
 def _in_full(value: float, digits: int) -> str:

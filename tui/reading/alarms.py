@@ -25,28 +25,28 @@ def alarms(glance: dict[str, Any], columns: dict[str, Floats], chance: float | N
     is the loss of features that tell nothing where that is known; `silent` is how many seconds ago the last line was
     written.
     """
-    found = []
+    sentences = []
     why = str(glance.get("why") or "").splitlines()
     if glance.get("state") in ("failed", "lost", "stale", "gone", "unreadable") and why:
-        found.append(f"{glance['state']}: {why[0]}")
-    found += [s for s in (_not_finite(columns), _collapse(columns), _at_chance(columns, chance)) if s]
+        sentences.append(f"{glance['state']}: {why[0]}")
+    sentences += [s for s in (_not_finite(columns), _collapse(columns), _at_chance(columns, chance)) if s]
     if glance.get("state") == "running":
-        found += [s for s in (_waiting(columns), _no_progress(columns, silent)) if s]
-    return found
+        sentences += [s for s in (_waiting(columns), _no_progress(columns, silent)) if s]
+    return sentences
 
 
 def thresholds(columns: dict[str, Floats]) -> dict[str, float]:
     """Where the alarms begin: below a feature_std and an effective_rank, above a data_wait; charts show it too."""
-    found = {}
+    limits = {}
     for name in CONTRASTIVE_ONLY:
         values = _finite(columns, name)
         if len(values) >= FEWEST:
-            found[name] = SMALL_SHARE * float(values.max())
-    if "feature_std" in found:
-        found["feature_std"] = min(SMALL_STD, found["feature_std"])
+            limits[name] = SMALL_SHARE * float(values.max())
+    if "feature_std" in limits:
+        limits["feature_std"] = min(SMALL_STD, limits["feature_std"])
     if "data_wait" in columns:
-        found["data_wait"] = LONG_WAIT
-    return found
+        limits["data_wait"] = LONG_WAIT
+    return limits
 
 
 def _finite(columns: dict[str, Floats], name: str) -> Floats:

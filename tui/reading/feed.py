@@ -121,14 +121,14 @@ class Feed:
     def columns(self, *names: str, last: int = 0) -> dict[str, Floats]:
         """Copies of columns as numbers, or of their `last` ones; those that no line has are left out."""
         begin = -last if last else None
-        found: dict[str, Floats] = {}
+        columns: dict[str, Floats] = {}
         with self._lock:
             for name in names:
                 if name == "step":
-                    found[name] = np.array(self._table.steps[begin:], dtype=np.float64)
+                    columns[name] = np.array(self._table.steps[begin:], dtype=np.float64)
                 elif name in self._table.columns:
-                    found[name] = np.array(self._table.columns[name][begin:], dtype=np.float64)
-        return {name: _reckonable(column) for name, column in found.items()}
+                    columns[name] = np.array(self._table.columns[name][begin:], dtype=np.float64)
+        return {name: _reckonable(column) for name, column in columns.items()}
 
     def discarded(self, *names: str) -> list[dict[str, Floats]]:
         """Stretches that a resumed run went through again, as far as they have such columns."""
@@ -160,13 +160,13 @@ class Feed:
         return self._axis
 
     def _axis_values(self, name: str) -> Floats:
-        found = self.columns("step", name)
-        steps = found["step"]
-        values = found.get(name, steps)
+        columns = self.columns("step", name)
+        steps = columns["step"]
+        values = columns.get(name, steps)
         if len(values) != len(steps) or not np.isfinite(values).all():
             finite = np.isfinite(values)
             values = np.interp(steps, steps[finite], values[finite]) if finite.any() else steps
-        if name == "time" and name in found and len(values):
+        if name == "time" and name in columns and len(values):
             values = self.hours(values)
         return np.maximum.accumulate(values) if len(values) else values
 
@@ -347,7 +347,7 @@ def expected_figures(text: str) -> dict[str, tuple[str, float]]:
     {'linear': ('paper', 0.693)}
     """
     whose = text.partition(":")[0].partition(",")[0].strip()
-    found: dict[str, tuple[str, float]] = {}
+    figures: dict[str, tuple[str, float]] = {}
     for kind, figure in re.findall(r"(linear|kNN)(?: top-1)?(?: about)? (\d+(?:\.\d+)?) ?%", text):
-        found.setdefault(kind, (whose, float(figure) / 100))
-    return found
+        figures.setdefault(kind, (whose, float(figure) / 100))
+    return figures

@@ -51,5 +51,5 @@ def plain(line: bytes) -> str:
 
 def log_files(folder: Path) -> list[Path]:
     """The logs of a run: ranks first, in order, then what else spoke."""
-    found = [path for path in folder.glob("*.log") if not path.name.startswith(".")]
-    return sorted(found, key=lambda path: (not path.name.startswith("rank_"), len(path.name), path.name))
+    files = [path for path in folder.glob("*.log") if not path.name.startswith(".")]
+    return sorted(files, key=lambda path: (not path.name.startswith("rank_"), len(path.name), path.name))

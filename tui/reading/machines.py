@@ -21,12 +21,12 @@ class Machines:
 
     def in_words(self, lines: dict[str, dict[str, Any]], *, ascii_only: bool) -> list[str]:
         """A phrase a machine; `lines` holds the newest line of each system.<host>.jsonl."""
-        found = []
+        parts = []
         for host, line in lines.items():
             words = [*self._processor(host, line, ascii_only), *_memory(line), *_gpus(line, ascii_only)]
             if words:
-                found.append("  ".join([host, *words] if len(lines) > 1 else words))
-        return found
+                parts.append("  ".join([host, *words] if len(lines) > 1 else words))
+        return parts
 
     def _processor(self, host: str, line: dict[str, Any], ascii_only: bool) -> list[str]:
         cpu = line.get("cpu")

@@ -71,14 +71,14 @@ class RunList:
 
 def signature(run: Run) -> tuple[int, ...]:
     """Sizes and times of the files that a line depends on, the metrics' first."""
-    found: list[int] = []
+    marks: list[int] = []
     for path in (run.metrics_file, run.status_file, run.events_file, run.recipe_file, run.stop_file):
         try:
             status = path.stat()
-            found += [status.st_size, status.st_mtime_ns]
+            marks += [status.st_size, status.st_mtime_ns]
         except OSError:
-            found += [-1, -1]
-    return tuple(found)
+            marks += [-1, -1]
+    return tuple(marks)
 
 
 def line_of(run: Run, before: Line | None = None) -> Line:
@@ -100,14 +100,14 @@ def line_of(run: Run, before: Line | None = None) -> Line:
 
 def _last_numbers(run: Run) -> dict[str, Any]:
     """The newest accuracies; kNN may stand some lines back."""
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for i, values in enumerate(last_objects(run.metrics_file)):
         for key in (*TASK_ACCURACIES, "probe_accuracy", "knn_accuracy"):
             if is_number(values.get(key)):
-                found.setdefault(key, values[key])
-        if i >= 500 or len(found) == 3:
+                numbers.setdefault(key, values[key])
+        if i >= 500 or len(numbers) == 3:
             break
-    return found
+    return numbers
 
 
 def samples(path: Path, key: str, count: int = SAMPLES) -> list[float]:
@@ -118,17 +118,17 @@ def samples(path: Path, key: str, count: int = SAMPLES) -> list[float]:
         return []
     try:
         end = os.fstat(descriptor).st_size
-        found = []
+        losses = []
         for i in range(count):
             place = end * i // count
             lines = os.pread(descriptor, BLOCK, place).split(b"\n")
             whole = lines[:-1] if place == 0 else lines[1:-1]
             if whole:
-                found.append(_value(whole[0], key))
+                losses.append(_value(whole[0], key))
     finally:
         os.close(descriptor)
     last = next(last_objects(path), {})
-    return [*found, _finite(last.get(key))] if found else []
+    return [*losses, _finite(last.get(key))] if losses else []
 
 
 def _value(line: bytes, key: str) -> float:

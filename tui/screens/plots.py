@@ -102,7 +102,7 @@ def curves_of(
     `span`: the x that is shown; the average is worked out there. `color`: the run's own where several share a chart.
     """
     x = feed.axis(axis)
-    found = []
+    curves = []
     for name, y in feed.columns(*plot.columns).items():
         n = min(len(x), len(y))
         known = np.isfinite(y[:n])
@@ -111,19 +111,19 @@ def curves_of(
         if not known.any():
             continue
         if is_sparse(name, known):
-            found.append(_measured(Curve(label, x[:n][known], y[:n][known], hue, dotted=True), name, feed))
+            curves.append(_measured(Curve(label, x[:n][known], y[:n][known], hue, dotted=True), name, feed))
             continue
         raw = Curve(label, x if n == len(x) else x[:n], y[:n], hue, dotted=n < FEW)
         if plot.smoothed and width > 0 and n >= FEW:
             inside = _around(raw.x, span, width)
             at, average = centred(raw.x[inside], raw.y[inside], width)
-            found.append(Curve("", raw.x, raw.y, hue, faint=True, band=True))
-            found.append(Curve(label, at, average, hue, of=raw))
+            curves.append(Curve("", raw.x, raw.y, hue, faint=True, band=True))
+            curves.append(Curve(label, at, average, hue, of=raw))
         else:
-            found.append(raw)
+            curves.append(raw)
     if plot.key == "accuracy" and feed.facts.knn_results:
-        found.append(_evaluated(feed, axis, prefix, color))
-    return [curve for curve in found if len(curve.x)]
+        curves.append(_evaluated(feed, axis, prefix, color))
+    return [curve for curve in curves if len(curve.x)]
 
 
 def is_sparse(name: str, known: np.ndarray) -> bool:
@@ -184,23 +184,23 @@ def captions_of(plot: Plot, feed: Feed) -> list[Sequence[str]]:
     """What the figures of a chart stand on, each in words of several lengths."""
     if plot.key != "accuracy":
         return []
-    found: list[Sequence[str]] = []
+    captions: list[Sequence[str]] = []
     if feed.has("knn_accuracy") and feed.start is not None:
         knn = feed.start.knn
-        found.append(
+        captions.append(
             (knn.name(), f"kNN ({knn.queries:,} held out, bank {knn.bank:,})", f"kNN: {knn.queries:,} held out")
         )
     for basis in {result.basis: None for result in feed.facts.knn_results}:
         what = basis.name() if basis is not None else "kNN of a checkpoint"
-        found.append((f"◆ evaluate: {what}", "◆ evaluate knn"))
+        captions.append((f"◆ evaluate: {what}", "◆ evaluate knn"))
     if feed.has("probe_accuracy"):
-        found.append(("probe: on augmented training images", "probe: on augmented images"))
-    return found
+        captions.append(("probe: on augmented training images", "probe: on augmented images"))
+    return captions
 
 
 def discarded_curves(plot: Plot, feed: Feed, axis: str) -> list[Curve]:
     """What a run logged before it was resumed from an earlier step and went through the same steps again: faint."""
-    found = []
+    curves = []
     for stretch in feed.discarded(axis, *plot.columns):
         x = stretch.get(axis)
         if x is None or not np.isfinite(x).all():
@@ -211,8 +211,8 @@ def discarded_curves(plot: Plot, feed: Feed, axis: str) -> list[Curve]:
             known = np.isfinite(y) if y is not None else np.empty(0, dtype=bool)
             if y is not None and known.any():
                 points = (x[known], y[known]) if is_sparse(name, known) else (x, y)
-                found.append(Curve("", *points, "foreground", faint=True))
-    return found
+                curves.append(Curve("", *points, "foreground", faint=True))
+    return curves
 
 
 def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> list[Level]:
@@ -228,14 +228,14 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
         classes = feed.start.classes if feed is not None and feed.start is not None else 0
         by_chance = [Level(f"chance, {classes} classes:", 1 / classes)] if classes > 1 else []
         return [*by_chance, *_stated(recipe, feed)]
-    found = []
+    levels = []
     if plot.key == "rank":
-        found.append(Level("of", _largest_rank(recipe, feed)))
+        levels.append(Level("of", _largest_rank(recipe, feed)))
     limits = thresholds(alarm_columns(feed)) if feed is not None else {}
     for name, word in (("data_wait", "above"), ("effective_rank", "below"), ("feature_std", "below")):
         if name in plot.columns and name in limits:
-            found.append(Level(f"alarm {word}", limits[name], own=word == "below"))
-    return found
+            levels.append(Level(f"alarm {word}", limits[name], own=word == "below"))
+    return levels
 
 
 def alarm_columns(feed: Feed) -> dict[str, Floats]:

@@ -142,10 +142,10 @@ class RunScreen(ChartScreen):
                 shown = time.monotonic()
                 self.post_message(self.HasRead())
             time.sleep(SECONDS_FOR_OTHERS)
-        found = log_files(self.run_folder.logs)
-        self._logs = len(found)
-        if found and not self._log_was_chosen and (self.log_tail is None or self.log_tail.path != found[0]):
-            self.log_tail = LogTail(found[0])  # the launcher's is there before the ranks'
+        files = log_files(self.run_folder.logs)
+        self._logs = len(files)
+        if files and not self._log_was_chosen and (self.log_tail is None or self.log_tail.path != files[0]):
+            self.log_tail = LogTail(files[0])  # the launcher's is there before the ranks'
 
     def on_resize(self) -> None:
         """As many charts as there is room for, and as long lines of the log."""
@@ -348,15 +348,15 @@ class RunScreen(ChartScreen):
         facts = self.feed.facts
         chance = facts.recipe.method.chance_loss(facts.recipe) if facts.recipe is not None else None
         silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
-        found = alarms(facts.glance, alarm_columns(self.feed), chance, silent)
+        sentences = alarms(facts.glance, alarm_columns(self.feed), chance, silent)
         why, state = str(facts.glance.get("why") or ""), facts.glance.get("state")
-        if found and state in IN_TROUBLE and why and not self.feed.lines:
-            found[0] = f"{state}: {why}"  # there is room for all of it
-        if facts.trouble and not any(facts.trouble in sentence for sentence in found):
-            found.append(facts.trouble)
+        if sentences and state in IN_TROUBLE and why and not self.feed.lines:
+            sentences[0] = f"{state}: {why}"  # there is room for all of it
+        if facts.trouble and not any(facts.trouble in sentence for sentence in sentences):
+            sentences.append(facts.trouble)
         box = self.query_one("#alarms", Static)
-        box.display = bool(found)
-        box.update(Text("\n".join(f"! {sentence}" for sentence in found[:MOST_ALARMS])))
+        box.display = bool(sentences)
+        box.update(Text("\n".join(f"! {sentence}" for sentence in sentences[:MOST_ALARMS])))
 
     def _show_log(self, *, anew: bool = False) -> None:
         if not self.is_whole:
@@ -449,13 +449,13 @@ class RunScreen(ChartScreen):
 
     def action_next_log(self) -> None:
         """Another file of the logs folder."""
-        found = log_files(self.run_folder.logs)
-        if not found:
+        files = log_files(self.run_folder.logs)
+        if not files:
             self.notify("the run has no logs yet", severity="warning")
             return
         now = self.log_tail.path if self.log_tail is not None else None
         self._log_was_chosen = True
-        self.log_tail = LogTail(found[(found.index(now) + 1) % len(found) if now in found else 0])
+        self.log_tail = LogTail(files[(files.index(now) + 1) % len(files) if now in files else 0])
         self._show_log(anew=True)
 
     def action_filter(self) -> None:
