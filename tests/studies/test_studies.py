@@ -73,7 +73,7 @@ def test_the_plan_at_the_papers_scale_has_the_papers_runs(name: str) -> None:
         assert recipe.data.expected_images == IMAGENET and recipe.augmentation.image_size == 224
         assert recipe.encoder.depth == 50 or name == "model-size"
         assert recipe.training.batch_size == 4096 or name == "batch-and-epochs"
-        if recipe.loss.name == "cross_entropy":
+        if recipe.method.name == "supervised":
             assert (recipe.optimizer.name, recipe.optimizer.learning_rate) == ("sgd", 0.1)
             assert recipe.optimizer.weight_decay == 1e-4
         else:
