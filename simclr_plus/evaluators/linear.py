@@ -45,7 +45,7 @@ def evaluate_linear(
     state: State | None = None,
     keep: Callable[[nn.Linear], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # the options of the command, and how a training of hours is kept
     """The paper's protocol: every epoch sees new crops and flips; "nesterov", or "lars" as in pretraining.
 
     Several processes share each batch; with a state a training that was cut off goes on where it was saved. keep:

@@ -21,7 +21,6 @@ from simclr_plus.distributed import from_main, rank
 from simclr_plus.errors import RecipeError
 from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
-from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, subjects
 from simclr_plus.features.cache import decoded_digest
@@ -48,7 +47,6 @@ from simclr_plus.weights.head_files import save_head
 from simclr_plus.weights.tensor_files import read_header
 
 Evaluator = Callable[..., dict[str, Any]]
-LINEAR = (evaluate_linear, evaluate_linear_fast)  # they train a classifier, which is kept
 SELECTORS = {"h": "0", "z": "-1"}  # as verify and heads.py count what a classifier stands on
 
 
@@ -83,9 +81,8 @@ def evaluate_target(
     train = train.first(labels)
     require_several_classes(train)
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
-    evaluated = subjects(
-        load_encoder(weights), recipe.law, baselines=baselines, native_size=native_size, pixels_side=pixels_side
-    )
+    sides = {"native_size": native_size, "pixels_side": pixels_side}
+    evaluated = subjects(load_encoder(weights), recipe.law, baselines=baselines, **sides)
     digest = evaluated[0].digest
     require_one_evaluation(digest, train, held_out)
     if on == "z":
@@ -99,32 +96,39 @@ def evaluate_target(
     stem = result_name(name, weights.stem, other, changed=changed)
     place = _Place(folder.results, from_main(name_for(folder, stem, evaluation.key_for(evaluated[0]))), weights, on)
     kept = KeptOutcomes()
-    numbers = {}
-    for i, subject in enumerate(evaluated):
-        keeps = evaluator in LINEAR and i == 0
-        numbers[subject.name] = evaluation.kept_numbers(subject, place, kept, keeps_classifier=keeps)
-    result = {
-        "schema": 1,
-        "evaluator": name,
-        "weights": str(weights),
-        "digest": digest,
-        "key": evaluation.key_for(evaluated[0]),
-        "encoder": recipe.architecture.title,
-        "step": int(header["step"]) if "step" in header else None,
-        **evaluation.as_dict(),
-        "on": on,
-        "settings": settings,
-        "changed": changed,
-        "results": numbers,
-        "classifier": place.classifier.name if evaluator in LINEAR else None,
-        "left_out": told_left_out((train, held_out), device, say),
+    numbers = {
+        subject.name: evaluation.kept_numbers(subject, place, kept, keeps_classifier=i == 0)
+        for i, subject in enumerate(evaluated)
     }
+    about = {"encoder": recipe.architecture.title, "step": int(header["step"]) if "step" in header else None}
+    key = {"digest": digest, "key": evaluation.key_for(evaluated[0])}
+    result = _result(evaluation, place, key | about, changed, numbers)
     path = folder.results / f"{place.name}.json"
     if rank() == 0:
         write_note(folder, str(weights), digest, recipe.architecture.title)
         folder.write_result(place.name, with_earlier(path, result))
     kept.forget()
     return result, path
+
+
+def _result(
+    evaluation: _Evaluation, place: _Place, encoder: dict[str, Any], changed: dict[str, Any], numbers: dict[str, Any]
+) -> dict[str, Any]:
+    """What is written and returned."""
+    parts = (evaluation.train, evaluation.held_out)
+    return {
+        "schema": 1,
+        "evaluator": evaluation.name,
+        "weights": str(place.weights),
+        **encoder,
+        **evaluation.as_dict(),
+        "on": place.on,
+        "settings": evaluation.settings,
+        "changed": changed,
+        "results": numbers,
+        "classifier": place.classifier.name if evaluation.takes("keep") else None,
+        "left_out": told_left_out(parts, evaluation.device, evaluation.say),
+    }
 
 
 def _check_features(on: str, *, baselines: bool) -> None:
@@ -171,6 +175,10 @@ class _Evaluation:
             "test_images": len(self.held_out),
         }
 
+    def takes(self, parameter: str) -> bool:
+        """What an evaluator can is seen in its signature: a `state` to go on from, `keep` its classifier, `say`."""
+        return parameter in inspect.signature(self.evaluator).parameters
+
     def key_for(self, subject: Subject) -> str:
         """Two of one key have one outcome."""
         return key_of(self.name, subject.digest, repr(subject.law), self.digests, self.settings)
@@ -185,9 +193,9 @@ class _Evaluation:
         moved = replace(subject, encoder=subject.encoder.to(self.device))
         whole = not (self.train.skip_bad or self.held_out.skip_bad)  # which are left out is known when they were read
         options: dict[str, Any] = {}
-        if self.evaluator is evaluate_linear:  # hours on large sets: it goes on where it was cut off
+        if self.takes("state"):  # hours on large sets: it goes on where it was cut off
             options["state"] = state
-        if keeps_classifier:
+        if keeps_classifier and self.takes("keep"):
             options["keep"] = _keeper(place, self.name, self.train, key)
             whole = whole and place.classifier.is_file() and read_header(place.classifier).get("key") == key
         compute = partial(self.numbers, moved, options)
@@ -198,19 +206,19 @@ class _Evaluation:
 
     def numbers(self, subject: Subject, options: dict[str, Any]) -> dict[str, Any]:
         """Evaluate; where the evaluator does not tell itself how far it is, the images shown are told."""
-        telling_itself = {"say": self.say} if self.evaluator in LINEAR else {}
+        telling_itself = {"say": self.say} if self.takes("say") else {}
         arguments = {"device": self.device, **self.settings, **options, **telling_itself}
-        if self.evaluator is evaluate_linear:
+        if self.takes("state"):  # it shows all images every epoch and tells its steps
             return self.evaluator(subject, self.train, self.held_out, **arguments)
         with telling(subject.encoder, subject.name, len(self.train) + len(self.held_out), self.say):
             return self.evaluator(subject, self.train, self.held_out, **arguments)
 
 
-def _changed(evaluator: Evaluator, settings: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+def _changed(evaluator: Evaluator, settings: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """What differs from the evaluator's own values and from evaluating h on all labels of the recipe's data."""
     usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
     usual |= {"on": "h", "labels": 0, "test": "", "raw_pixels": PIXELS_SIDE}
-    return changed_settings(asked | settings, usual)
+    return changed_settings(options | settings, usual)
 
 
 def with_earlier(file: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +226,7 @@ def with_earlier(file: Path, result: dict[str, Any]) -> dict[str, Any]:
     earlier = read_result(file) or {}
     if earlier.get("key") != result["key"]:
         return result
-    others = {who: found for who, found in earlier["results"].items() if who not in result["results"]}
+    others = {who: numbers for who, numbers in earlier["results"].items() if who not in result["results"]}
     return result | {"results": result["results"] | others}
 
 

@@ -69,23 +69,23 @@ def transfer(
     say: Say,
     skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # the options of the command, by their names
     """Logistic regression on frozen features; returns the result as written, and the file as `file`."""
     if relative_to not in RELATIVE_TO:
         raise RecipeError(f'--relative-to {relative_to!r} is unknown; use "sum" or "mean"')
-    found, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
+    opened, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
     settings = {"relative_to": relative_to, "seed": seed}
     changed = _changed(target, test=test, seed=seed)
     mean = "_mean" if relative_to == "mean" else ""
-    asked = _asked(target, f"transfer{mean}", found, settings, changed)
+    evaluation = _evaluation_of(target, f"transfer{mean}", opened, settings, changed)
     cache = target.run.path.parent / ".features"
     outcomes, keeping = {}, kept or KeptOutcomes()
     for subject in target.subjects(baselines=baselines):
-        say(f"transfer to {found.name}: {subject.name}")
-        compute = partial(_transferred, subject, found, device, cache, relative_to, say)
-        part, key = f"{asked.name}_{subject.name}", asked.key_for(subject)
-        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
-    result = _written(target, asked, found, outcomes, image_choices=found.choices, say=say)
+        say(f"transfer to {opened.name}: {subject.name}")
+        compute = partial(_transferred, subject, opened, device, cache, relative_to, say)
+        part, key = f"{evaluation.name}_{subject.name}", evaluation.key_for(subject)
+        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(opened))
+    result = _written(target, evaluation, opened, outcomes, image_choices=opened.choices, say=say)
     if kept is None:
         keeping.forget()
     return result
@@ -116,31 +116,33 @@ def fine_tune(
     say: Say,
     skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any] | None:  # the options of the command, by their names
     """The grid of rates and decays; None while other parts are still missing."""
-    found, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
+    opened, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
     subject = target.subjects(baselines=True)[1] if random_start else target.subject
     protocols = [
         replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
         for cell in grid(cells, random_start=random_start)
     ]
-    folder = target.run.results / "cells" / result_name(target.stem, found.name, changed={})
+    folder = target.run.results / "cells" / result_name(target.stem, opened.name, changed={})
     settings = {"grid": cells, "seed": seed, "steps": protocols[0].steps, "batch_size": protocols[0].batch_size}
     other_grid = "" if cells == "paper" else cells
     changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed)
-    asked = _asked(target, "fine_tuned_random" if random_start else "fine_tuned", found, settings, changed)
+    evaluation = _evaluation_of(
+        target, "fine_tuned_random" if random_start else "fine_tuned", opened, settings, changed
+    )
     keeping = kept or KeptOutcomes()
     outcome = keeping.perhaps(
         target.run.results,
-        f"{asked.name}_{subject.name}",
-        asked.key_for(subject),
-        lambda: evaluate_grid(_on(subject, device), found, protocols, folder, device=device, part=part, say=say),
-        whole=_all_read(found),
+        f"{evaluation.name}_{subject.name}",
+        evaluation.key_for(subject),
+        lambda: evaluate_grid(_on(subject, device), opened, protocols, folder, device=device, part=part, say=say),
+        whole=_all_read(opened),
     )
     if outcome is None:
         return None
-    choices = (*found.choices, *FINE_TUNING_CHOICES)
-    result = _written(target, asked, found, {subject.name: outcome}, image_choices=choices, say=say)
+    choices = (*opened.choices, *FINE_TUNING_CHOICES)
+    result = _written(target, evaluation, opened, {subject.name: outcome}, image_choices=choices, say=say)
     if kept is None:
         keeping.forget()
     return result
@@ -168,18 +170,15 @@ def few_labels(
     say: Say,
     skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # the options of the command, by their names
     """Fine-tuning on a share of the labels; the images that keep theirs are listed in results/splits."""
     if target.data is None and not data:
         raise RecipeError(f"{target.name} does not say what it was trained on: name a data set or folder with --data")
     train, held_out = labelled_images(target.data or Data(), data, test, skip_bad=skip_bad)
     device = start("auto")
     require_one_evaluation(target.digest, train, held_out)
-    if list_file:
-        indices = listed_indices(train, Path(list_file))
-        share = len(indices) / len(train)
-    else:
-        indices = share_indices(train, share, seed)
+    indices = listed_indices(train, Path(list_file)) if list_file else share_indices(train, share, seed)
+    share = len(indices) / len(train) if list_file else share
     labelled = train.subset(indices)
     require_several_classes(labelled)
     protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
@@ -187,45 +186,43 @@ def few_labels(
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
     changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes)
     settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
-    found = LabelledSet(train.name, labelled, labelled, held_out)
+    labelled_set = LabelledSet(train.name, labelled, labelled, held_out)
     facts = [repr(protocol), "" if head is None else encoder_digest(head)]
-    asked = _asked(target, kind, found, settings, changed, *facts)
+    evaluation = _evaluation_of(target, kind, labelled_set, settings, changed, *facts)
     if rank() == 0:
-        write_text_whole(target.run.results / "splits" / f"{asked.name}.txt", as_list(train, indices))
+        write_text_whole(target.run.results / "splits" / f"{evaluation.name}.txt", as_list(train, indices))
+    evaluate = partial(
+        evaluate_few_labels, labelled=labelled, test=held_out, protocol=protocol, device=device, rates=rates, say=say
+    )
     outcomes, keeping = {}, kept or KeptOutcomes()
     for subject in target.subjects(baselines=baselines and protocol.from_layer == 0):
         say(f"{len(labelled):,} labels of {train.name}, {protocol_name}: {subject.name}")
-        own = head if subject.name == "encoder" else None
-        part, key = f"{asked.name}_{subject.name}", asked.key_for(subject)
+        part, key = f"{evaluation.name}_{subject.name}", evaluation.key_for(subject)
         state = State(target.run.results / f".{plain(part, keep='_.')}.safetensors", key)
-        compute = partial(
-            evaluate_few_labels,
-            _on(subject, device),
-            labelled,
-            held_out,
-            protocol,
-            device=device,
-            head=None if own is None else own.to(device),
-            rates=rates,
-            state=state,
-            say=say,
-        )
-        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(found))
+        its_head = head.to(device) if head is not None and subject.name == "encoder" else None
+        compute = partial(evaluate, _on(subject, device), head=its_head, state=state)
+        outcomes[subject.name] = keeping.outcome(target.run.results, part, key, compute, whole=_all_read(labelled_set))
         if rank() == 0:
             state.file.unlink(missing_ok=True)
-    choices = ["linear layer starts from zero, cosine decay to 0 (the paper does not say)"]
-    if not list_file:
-        choices.append("labels: an equal share of each class, drawn by the seed")
-    if protocol_name == "simclr_v2" and share > 0.05:
-        choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
-    result = _written(target, asked, found, outcomes, image_choices=choices, say=say)
+    choices = _few_labels_choices(list_file, protocol_name, share)
+    result = _written(target, evaluation, labelled_set, outcomes, image_choices=choices, say=say)
     if kept is None:
         keeping.forget()
     return result
 
 
+def _few_labels_choices(list_file: str, protocol_name: str, share: float) -> list[str]:
+    """What was decided here, because the paper does not say it."""
+    choices = ["linear layer starts from zero, cosine decay to 0 (the paper does not say)"]
+    if not list_file:
+        choices.append("labels: an equal share of each class, drawn by the seed")
+    if protocol_name == "simclr_v2" and share > 0.05:
+        choices.append("30 epochs and the head's first layer for 10 % (the authors' README leaves both to the paper)")
+    return choices
+
+
 @dataclass(frozen=True)
-class Asked:
+class Evaluation:
     """An evaluation: the name of its result, and all that its outcome depends on beside the subject."""
 
     kind: str
@@ -240,38 +237,38 @@ class Asked:
         return key_of(self.kind, subject.digest, repr(subject.law), self.images, self.settings, self.facts)
 
 
-def _asked(
+def _evaluation_of(
     target: Target, kind: str, data: LabelledSet, settings: dict[str, Any], changed: dict[str, Any], *facts: Any
-) -> Asked:
+) -> Evaluation:
     parts = (data.train, data.validation, data.test)
     images = from_main([decoded_digest(part) for part in parts] if rank() == 0 else [])
     name = result_name(kind, target.stem, data.name, changed=changed)
-    asked = Asked(kind, name, settings, changed, images, (data.metric, *facts))
-    return replace(asked, name=from_main(name_for(target.run, name, asked.key_for(target.subject))))
+    evaluation = Evaluation(kind, name, settings, changed, images, (data.metric, *facts))
+    return replace(evaluation, name=from_main(name_for(target.run, name, evaluation.key_for(target.subject))))
 
 
 def _changed(target: Target, **settings: Any) -> dict[str, Any]:
     """What was asked for beyond the protocol: options that are not empty."""
-    given = {"image_size": target.image_size, "normalize": target.normalize} | settings
-    return {key: value for key, value in given.items() if value}
+    options = {"image_size": target.image_size, "normalize": target.normalize} | settings
+    return {key: value for key, value in options.items() if value}
 
 
 def _opened(target: Target, data: str, root: str, test: str, seed: int, skip_bad: bool, say: Say) -> LabelledSet:
-    found = open_labelled_set(data, root, test=test, seed=seed)
-    found = found.without_bad_images() if skip_bad else found
-    found = found.read_as(reading_of(target.data)) if target.data else found  # as its encoder's images were
-    say(f"found {found.found()}")
-    require_one_evaluation(target.digest, found.train, found.validation, found.test)
-    note = told_twins(found.train_and_validation, found.test) if rank() == 0 else ""
+    opened = open_labelled_set(data, root, test=test, seed=seed)
+    opened = opened.without_bad_images() if skip_bad else opened
+    opened = opened.read_as(reading_of(target.data)) if target.data else opened  # as its encoder's images were
+    say(f"found {opened.found()}")
+    require_one_evaluation(target.digest, opened.train, opened.validation, opened.test)
+    note = told_twins(opened.train_and_validation, opened.test) if rank() == 0 else ""
     if note:
         say(f"note: {note}")
-        found = replace(found, notes=(*found.notes, note))
-    return found
+        opened = replace(opened, notes=(*opened.notes, note))
+    return opened
 
 
 def _written(
     target: Target,
-    asked: Asked,
+    evaluation: Evaluation,
     data: LabelledSet,
     outcomes: dict[str, Outcome],
     *,
@@ -279,29 +276,29 @@ def _written(
     say: Say,
 ) -> dict[str, Any]:
     """The result, written with its predictions; `file` is where, and is not in the file itself."""
-    file = target.run.results / f"{asked.name}.json"
+    file = target.run.results / f"{evaluation.name}.json"
     unread = told_left_out((data.train, data.validation, data.test), start("auto"), say)
     result = {
         "schema": 1,
-        "evaluator": asked.kind,
+        "evaluator": evaluation.kind,
         "weights": str(target.file or target.name),
         "digest": target.digest,
-        "key": asked.key_for(target.subject),
+        "key": evaluation.key_for(target.subject),
         "encoder": target.title,
         "step": target.step,
         "data": data.name,
-        "test_digest": asked.images[2],
+        "test_digest": evaluation.images[2],
         "found": data.found(),
         "train_images": len(data.train),
         "validation_images": len(data.validation),
         "test_images": len(data.test),
         "image_size": target.subject.law.size,
-        "settings": asked.settings,
-        "changed": asked.changed,
+        "settings": evaluation.settings,
+        "changed": evaluation.changed,
         "choices": [*target.choices, *image_choices],
         "notes": list(data.notes),
         "results": {subject: outcome.numbers for subject, outcome in outcomes.items()},
-        "predictions": f"predictions/{asked.name}.safetensors",
+        "predictions": f"predictions/{evaluation.name}.safetensors",
         "left_out": unread,
     }
     if rank() == 0:
@@ -319,9 +316,9 @@ def _written(
             about={"key": str(result["key"]), "encoder": target.digest, "digests": _digests(target, said | others)},
         )
         if data.choices:
-            _write_split(target.run.results / "splits" / f"{asked.name}.json", data)
+            _write_split(target.run.results / "splits" / f"{evaluation.name}.json", data)
         write_note(target.run, str(target.file or target.name), target.digest, target.title)
-        target.run.write_result(asked.name, whole)
+        target.run.write_result(evaluation.name, whole)
     return result | {"file": str(file)}
 
 
