@@ -29,7 +29,7 @@ from simclr_plus import distributed
 from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.training import trainer
+from simclr_plus.training import preparing, trainer
 from simclr_plus.training.trainer import train
 
 PROCESSES = 3
@@ -86,44 +86,44 @@ def work(folder: Path) -> dict[str, Any]:
     with patched(1, Run, "checkpoint_files", lambda run: files(run)[:-1]):
         found["behind"] = outcome(new_run(folder, "behind", begin_at=(2, 3)))
 
-    opened = trainer.open_training_images
+    opened = preparing.open_training_images
 
     def in_another_order(recipe: Any) -> Any:
         images = opened(recipe)
         return images.subset(np.arange(len(images))[::-1].copy())
 
-    with patched(1, trainer, "open_training_images", in_another_order):
+    with patched(1, preparing, "open_training_images", in_another_order):
         found["other images"] = outcome(new_run(folder, "other images"))
 
     def one_less(recipe: Any) -> Any:
         images = opened(recipe)
         return images.first(len(images) - 1)
 
-    with patched(2, trainer, "open_training_images", one_less):
+    with patched(2, preparing, "open_training_images", one_less):
         found["one less"] = outcome(new_run(folder, "one less"))
 
     def absent(_recipe: Any) -> Any:
         raise NotFoundError("data folder /photos does not exist")
 
-    with patched(2, trainer, "open_training_images", absent):
+    with patched(2, preparing, "open_training_images", absent):
         found["no images"] = outcome(new_run(folder, "no images"))
 
-    with patched(0, trainer, "_knn_images", absent):
+    with patched(0, preparing, "knn_images_of", absent):
         found["no test images"] = outcome(new_run(folder, "no test images", "monitor.knn_every_epochs=1"))
 
-    elsewhere = trainer._appeared
+    elsewhere = preparing.appeared
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "SECONDS_TO_APPEAR", 0.3)
-        with patched(1, trainer, "_appeared", lambda path: elsewhere(folder / "node1" / path.name)):
+        patch.setattr(preparing, "SECONDS_TO_APPEAR", 0.3)
+        with patched(1, preparing, "appeared", lambda path: elsewhere(folder / "node1" / path.name)):
             found["no such file"] = outcome(new_run(folder, "no such file", begin_at=(3,)))
 
-    read = trainer.load_checkpoint
+    read = preparing.load_checkpoint
 
     def of_another_run(path: Path) -> Any:
         checkpoint = read(path)
         return replace(checkpoint, tensors={name: 2 * tensor for name, tensor in checkpoint.tensors.items()})
 
-    with patched(2, trainer, "load_checkpoint", of_another_run):
+    with patched(2, preparing, "load_checkpoint", of_another_run):
         found["other file"] = outcome(new_run(folder, "other file", begin_at=(3,)))
 
     updated = trainer.update
@@ -237,4 +237,4 @@ def test_a_signal_to_one_process_is_heard_by_all_long_before_the_end_though_noth
 def test_a_checkpoint_that_a_network_shows_late_is_waited_for(tmp_path: Path) -> None:
     file = tmp_path / "step_00000003.safetensors"
     threading.Timer(0.5, file.write_bytes, (b"",)).start()
-    assert trainer._appeared(file).exists()
+    assert preparing.appeared(file).exists()
