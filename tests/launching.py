@@ -27,7 +27,7 @@ def environment(folder: Path, fault: str = "") -> dict[str, str]:
     """
     found = {**os.environ, "OMP_NUM_THREADS": "1"}
     if fault:
-        code = "import sys\nif 'simclr_plus.training.trainer' in sys.orig_argv:\n" + textwrap.indent(
+        code = "import sys\nif 'simclr_plus.training.process' in sys.orig_argv:\n" + textwrap.indent(
             textwrap.dedent(fault), "    "
         )
         place = folder / "fault"

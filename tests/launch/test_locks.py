@@ -208,7 +208,7 @@ def test_a_run_without_locks_is_trained_once_killed_and_resumed(tmp_path: Path, 
     fault = AT_STEP + "at_step(0, 0, lambda: time.sleep(0.2))"
     indented = "\n".join(f"    {line}" for line in fault.splitlines())
     slow.write_text(
-        slow.read_text() + f"\nimport sys\nif 'simclr_plus.training.trainer' in sys.orig_argv:\n{indented}\n"
+        slow.read_text() + f"\nimport sys\nif 'simclr_plus.training.process' in sys.orig_argv:\n{indented}\n"
     )
 
     def command(*words: str) -> subprocess.CompletedProcess[str]:

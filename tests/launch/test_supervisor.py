@@ -50,7 +50,7 @@ def test_a_detached_run_is_watched_stopped_and_resumed_to_the_same_bytes(
 ) -> None:
     tiny += ["training.epochs=4"]
     whole = unbroken(tmp_path, tiny)
-    slow = AT_STEP + "at_step(0, 0, lambda: time.sleep(2))"
+    slow = AT_STEP + "at_step(0, 0, lambda: time.sleep(1))"
     process = start(tmp_path, *tiny, "--name", "x", "-d", "--json", fault=slow)
     told, _ = process.communicate(timeout=200)
     run = Run(tmp_path / "x")
