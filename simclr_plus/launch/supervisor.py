@@ -208,10 +208,12 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
                     note_failure(s.run.logs, failure)
                 end_hung(pulses, process)
                 return failure
-        if pulses and time.monotonic() >= next_line:  # from when there are processes to speak of
-            next_line = time.monotonic() + SECONDS_BETWEEN_LINES
-            with suppress(OSError):
-                s.run.log_system(socket.gethostname(), figures.look(pulse.pid for pulse in pulses.values()))
+        if pulses and time.monotonic() >= next_line:
+            alive = [p.pid for p in pulses.values() if processes.is_alive(p.pid, p.started)]
+            if alive:  # from when there are processes to speak of; those of the attempt before left their pulses
+                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+                with suppress(OSError):
+                    s.run.log_system(socket.gethostname(), figures.look(alive))
         with suppress(subprocess.TimeoutExpired):
             process.wait(SECONDS_BETWEEN_LOOKS)
     s.look_at_stop_file()
