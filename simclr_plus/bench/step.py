@@ -29,7 +29,7 @@ from simclr_plus.training.model import build_encoder, build_model
 from simclr_plus.training.optimizers import build_optimizer
 from simclr_plus.training.precision import autocast_enabled
 from simclr_plus.training.state import Training
-from simclr_plus.training.trainer import on_device, update, view_batches
+from simclr_plus.training.trainer import update, view_batches
 from simclr_plus.weights.background_saving import CheckpointSaver
 
 OURS, LIGHTLYS = "SimCLR+ step", "Lightly's step"
@@ -146,7 +146,7 @@ def _training(recipe: Recipe, images: Images, device: torch.device) -> Training:
 
 def _ours(training: Training, batch: Batch) -> Callable[[], None]:
     def step() -> None:
-        update(training, training.model, on_device(training, batch), training.plan.peak_learning_rate)
+        update(training, training.model, batch, training.plan.peak_learning_rate)
         _finish(training.device)
 
     return step
@@ -217,7 +217,7 @@ def _wait(training: Training, batches: ViewBatches, rounds: int) -> float:
             started = time.perf_counter()  # nothing could run ahead of the first
         else:
             waited += batch.waited
-        update(training, training.model, on_device(training, batch), training.plan.peak_learning_rate)
+        update(training, training.model, batch, training.plan.peak_learning_rate)
         _finish(training.device)
     return waited / (time.perf_counter() - started)
 

@@ -17,7 +17,7 @@ from simclr_plus.machine import torchrun
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.pulse import PulseWriter, pulse_file
-from simclr_plus.training.model import laid_out, memory_format
+from simclr_plus.training.model import laid_out
 from simclr_plus.training.monitor import Clock, knn_accuracy, measure
 from simclr_plus.training.precision import autocast, numbers_of
 from simclr_plus.training.preparing import in_processes, prepare
@@ -64,7 +64,7 @@ def _loop(t: Training, stop: StopRequest) -> str:
     for batch in batches.batches(t.step, t.plan.total_steps):
         t.pulse.beat(t.step, "step")
         rate = t.plan.learning_rate(t.step)
-        updated = update(t, model, on_device(t, batch), rate)
+        updated = update(t, model, batch, rate)
         note_saved(t, t.saver.finished())
         first_bad = torch.where(torch.isfinite(updated.objective), first_bad, first_bad.clamp(max=t.step))
         t.step += 1
@@ -124,6 +124,7 @@ def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBa
 
 def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     """One step: what the method prepares goes through the network in one pass; one update of its objective."""
+    batch = replace(batch, views=batch.views.to(numbers_of(t.recipe)))
     inputs = t.model.prepare(batch)  # two views of an image, or turned, cut, shuffled ones
     with autocast(t.recipe, t.device):
         outputs = model(laid_out(inputs.images, t.recipe))  # h = f(x), z = g(h)
@@ -140,13 +141,6 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     t.optimizer.step()  # LARS
     t.model.after_step(result, batch)
     return Update(result, probe, objective.detach())
-
-
-def on_device(t: Training, batch: Batch) -> Batch:
-    """The batch where the network is, its views in the network's numbers and layout."""
-    views = batch.views.to(t.device, numbers_of(t.recipe), non_blocking=True, memory_format=memory_format(t.recipe))
-    labels, indices, epochs = (x.to(t.device, non_blocking=True) for x in (batch.labels, batch.indices, batch.epochs))
-    return replace(batch, views=views, labels=labels, indices=indices, epochs=epochs)
 
 
 def _leave(t: Training, reason: str, **values: Any) -> str:
