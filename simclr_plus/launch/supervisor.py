@@ -210,7 +210,7 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
                 return failure
         if pulses and time.monotonic() >= next_line:
             alive = [p.pid for p in pulses.values() if processes.is_alive(p.pid, p.started)]
-            if alive:  # from when there are processes to speak of; those of the attempt before left their pulses
+            if alive:  # not before there are processes, and not of one that has just ended: it has no memory
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
                 with suppress(OSError):
                     s.run.log_system(socket.gethostname(), figures.look(alive))

@@ -42,13 +42,15 @@ class StopListener:
         """Look; raises SimclrPlusError on all processes where a loss was not finite, so that none is left behind."""
         t = self._t
         asked = self._stop.asked or (t.is_main and t.run.stop_file.exists())
-        told = [float(asked), float(first_bad < t.plan.total_steps), float(self._steps_to_wait() if t.is_main else 0)]
+        steps = self._steps_to_wait() if t.is_main else 0
+        votes = [float(asked), float(first_bad < t.plan.total_steps), float(steps)]
         if distributed.world_size() > 1:
-            told = distributed.sum_over_processes(torch.tensor(told, device=t.device)).tolist()
-        self._last, self._next, self._at = t.step, t.step + int(told[2]), time.monotonic()
-        if told[1]:
+            votes = distributed.sum_over_processes(torch.tensor(votes, device=t.device)).tolist()
+        stop, bad, steps = votes[0] > 0, votes[1] > 0, int(votes[2])
+        self._last, self._next, self._at = t.step, t.step + steps, time.monotonic()
+        if bad:
             require_finite(t, first_bad)
-        return told[0] > 0
+        return stop
 
     def _steps_to_wait(self) -> int:
         done = self._t.step - self._last
@@ -59,10 +61,10 @@ class StopListener:
 def require_finite(t: Training, first_bad: Tensor) -> None:
     """All processes stop together when a loss was not finite since the last look, or the weights no longer are."""
     norms = torch.stack(list(torch._foreach_norm([p.detach() for p in t.model.parameters()])))
-    own = torch.stack([first_bad.to(torch.float64), torch.isfinite(norms).all().to(torch.float64)])
-    bad, weights = own.tolist()
+    here = torch.stack([first_bad.to(torch.float64), torch.isfinite(norms).all().to(torch.float64)])
+    bad, weights = here.tolist()
     if distributed.world_size() > 1:
-        bad, weights = distributed.all_gather(own).amin(dim=0).tolist()
+        bad, weights = distributed.all_gather(here).amin(dim=0).tolist()
     if bad == t.plan.total_steps and weights:
         return
     note_saved(t, t.saver.wait())
