@@ -56,9 +56,8 @@ class Figure:
 class MethodKeys(Section):
     """The section of a method; the class variables and functions are what is known of it without building it."""
 
-    title: ClassVar[str]
     views: ClassVar[int] = 1  # that are made of each image
-    reads: ClassVar[tuple[str, ...]] = ()  # sections of the recipe that no other method need read
+    reads: ClassVar[tuple[str, ...]] = ()  # sections of the recipe that methods need not read, and this one does
     learns_labels: ClassVar[bool] = False  # then only labelled images that no evaluation holds out are trained on
     defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
 
@@ -96,7 +95,6 @@ class MethodKeys(Section):
 class SimCLRKeys(MethodKeys):
     """SimCLR (Chen et al. 2020): its losses are chosen in [loss], its projection head in [head]."""
 
-    title: ClassVar[str] = "SimCLR"
     views: ClassVar[int] = 2
     reads: ClassVar[tuple[str, ...]] = ("head", "loss")
     name: Literal["simclr"] = "simclr"
@@ -125,8 +123,6 @@ class SimCLRKeys(MethodKeys):
 class SupervisedKeys(MethodKeys):
     """Supervised training of the same network in the same loop: the cross entropy of a linear classifier on f."""
 
-    title: ClassVar[str] = "supervised"
-    reads: ClassVar[tuple[str, ...]] = ()  # sections of the recipe that no other method need read
     learns_labels: ClassVar[bool] = True
     name: Literal["supervised"]
 
@@ -162,7 +158,6 @@ class SupervisedKeys(MethodKeys):
 class RotationKeys(MethodKeys):
     """Rotation prediction (Gidaris, Singh, Komodakis 2018): by which angle was the image turned?"""
 
-    title: ClassVar[str] = "rotation"
     defaults: ClassVar[dict[str, Any]] = {
         "augmentation.jitter_prob": 0.0,
         "augmentation.gray_prob": 0.0,

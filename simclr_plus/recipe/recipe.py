@@ -176,7 +176,8 @@ class Recipe(Section):
                 f"{section}.{key}" for key in values.model_fields_set if getattr(values, key) != values.usual(key)
             ]
             if changed:
-                yield f'{", ".join(sorted(changed))} without effect with method.name = "{self.method.name}"'
+                verb = "does" if len(changed) == 1 else "do"
+                yield f'{", ".join(sorted(changed))} {verb} nothing with method.name = "{self.method.name}"'
 
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:
@@ -198,6 +199,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "rec
     for override in given:
         _apply_override(values, override)
     _choose_method(values, origin)
+    _refuse_a_loss_that_is_not_read(values, given)
     fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
@@ -245,6 +247,20 @@ def _choose_method(values: dict[str, Any], origin: str) -> None:
         table = values.setdefault(section, {})
         if isinstance(table, dict):
             table.setdefault(name, value)
+
+
+def _refuse_a_loss_that_is_not_read(values: dict[str, Any], overrides: list[str]) -> None:
+    """Whoever types `loss.name=...` wants another training than that of a method without [loss]."""
+    name = values["method"].get("name") if isinstance(values["method"], dict) else None
+    if name not in METHODS or "loss" in METHODS[name].reads:
+        return
+    for override in overrides:
+        key, _, word = override.partition("=")
+        if key.strip() == "loss.name" and word.strip(" \"'") != "cross_entropy":  # that one has chosen the method
+            raise RecipeError(
+                f'override {override!r} means nothing to method.name = "{name}", which does not read [loss]; leave it '
+                "out, or give method.name=simclr beside it"
+            )
 
 
 def load_recipe(path_or_name: str | Path, overrides: Iterable[str] = ()) -> Recipe:

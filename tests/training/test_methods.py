@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe, method_keys, parse_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.methods.catalogue import METHODS
@@ -39,6 +40,16 @@ def test_a_run_that_goes_on_from_any_checkpoint_ends_with_the_bytes_of_an_unbrok
         assert (resumed.checkpoints / file.name).read_bytes() == file.read_bytes(), file.name
     with safe_open(later[-1], framework="pt") as file:
         assert file.metadata()["method"] == name
+
+
+def test_a_loss_that_is_typed_is_learnt_or_refused_and_never_passed_over() -> None:
+    recorded = parse_recipe("", ["loss.name=cross_entropy"]).to_toml()
+    with pytest.raises(RecipeError, match=r"loss.name=margin.*supervised.*method.name=simclr"):
+        parse_recipe(recorded, ["loss.name=margin"])
+    both = parse_recipe(recorded, ["method.name=simclr", "loss.name=margin"])
+    assert (both.method.name, both.loss.name) == ("simclr", "margin")
+    back = parse_recipe(both.to_toml(), ["loss.name=cross_entropy"])
+    assert back.method.name == "supervised" and back.method.learns_labels
 
 
 def test_each_method_has_a_class_a_section_and_a_paper() -> None:
