@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from simclr_plus.lazy import loads
 
 if TYPE_CHECKING:
     from simclr_plus.augmentations.transform import SimCLRTransform
@@ -54,12 +55,7 @@ _HOME = {
     "load_recipe": "recipe.recipe",
     "save_encoder": "weights.encoder_files",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loads(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -5,8 +5,9 @@ Names load on first use: the law needs neither torch nor numba.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from simclr_plus.lazy import loads
 
 if TYPE_CHECKING:
     from simclr_plus.augmentations.draws import draw_views, epoch_order
@@ -43,9 +44,4 @@ _HOME = dict.fromkeys(__all__, "operations") | {
     "draw_views": "draws",
     "epoch_order": "draws",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loads(__name__, _HOME)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from simclr_plus.lazy import loads
 
 if TYPE_CHECKING:
     from simclr_plus.encoders.resnet import ResNet
@@ -11,9 +12,4 @@ if TYPE_CHECKING:
 __all__ = ["ResNet"]
 
 _HOME = dict.fromkeys(__all__, "resnet")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = loads(__name__, _HOME)
