@@ -21,6 +21,11 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     @property
+    def title(self) -> str:
+        """What people call it."""
+        raise NotImplementedError
+
+    @property
     def spec(self) -> dict[str, Any]:
         """All that builds the same network again, for JSON; `family` says which class, where it is no ResNet."""
         raise NotImplementedError

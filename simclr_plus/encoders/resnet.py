@@ -91,6 +91,11 @@ class ResNet(Encoder):
         return maps
 
     @property
+    def title(self) -> str:
+        """Depth, width, stem."""
+        return self.architecture.title
+
+    @property
     def spec(self) -> dict[str, Any]:
         """The architecture's numbers."""
         return self.architecture.as_dict()

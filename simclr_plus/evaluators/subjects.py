@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.encoders.build import build
 from simclr_plus.encoders.digest import encoder_digest
-from simclr_plus.encoders.resnet import ResNet
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.heads import SimCLRProjectionHead
 
 RANDOM_SEED = 0
@@ -64,7 +65,7 @@ def projected(subject: Subject, head: SimCLRProjectionHead) -> Subject:
 
 
 def subjects(
-    encoder: ResNet, law: ViewLaw, *, baselines: bool, native_size: int = 0, pixels_side: int = PIXELS_SIDE
+    encoder: Encoder, law: ViewLaw, *, baselines: bool, native_size: int = 0, pixels_side: int = PIXELS_SIDE
 ) -> list[Subject]:
     """The encoder and, on request, the two baselines that show what training added.
 
@@ -75,7 +76,7 @@ def subjects(
     if baselines:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(RANDOM_SEED)
-            random = ResNet(**encoder.architecture.as_dict()).eval()
+            random = build(encoder.spec).eval()
         pixel_law = replace(law, size=native_size, evaluation_crop=1.0) if native_size else law
         side = min(pixels_side or pixel_law.size, pixel_law.size)
         averaged = f", {side}x{side}" if side < pixel_law.size else ""

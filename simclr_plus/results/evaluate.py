@@ -82,7 +82,8 @@ def evaluate_target(
     require_several_classes(train)
     native_size = 0 if train.pixels is None else train.pixels.shape[1]
     sides = {"native_size": native_size, "pixels_side": pixels_side}
-    evaluated = subjects(load_encoder(weights), recipe.law, baselines=baselines, **sides)
+    encoder = load_encoder(weights)
+    evaluated = subjects(encoder, recipe.law, baselines=baselines, **sides)
     digest = evaluated[0].digest
     require_one_evaluation(digest, train, held_out)
     if on == "z":
@@ -100,12 +101,12 @@ def evaluate_target(
         subject.name: evaluation.kept_numbers(subject, place, kept, keeps_classifier=i == 0)
         for i, subject in enumerate(evaluated)
     }
-    about = {"encoder": recipe.architecture.title, "step": int(header["step"]) if "step" in header else None}
+    about = {"encoder": encoder.title, "step": int(header["step"]) if "step" in header else None}
     key = {"digest": digest, "key": evaluation.key_for(evaluated[0])}
     result = _result(evaluation, place, key | about, changed, numbers)
     path = folder.results / f"{place.name}.json"
     if rank() == 0:
-        write_note(folder, str(weights), digest, recipe.architecture.title)
+        write_note(folder, str(weights), digest, encoder.title)
         folder.write_result(place.name, with_earlier(path, result))
     kept.forget()
     return result, path

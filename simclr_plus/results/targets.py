@@ -12,7 +12,7 @@ import torch
 from simclr_plus.datasets.identity import listing_digest
 from simclr_plus.datasets.images import TEST, TRAIN, Images, data_named, open_folder, open_images, require_same_classes
 from simclr_plus.distributed import from_main, require_agreement, start, world_size
-from simclr_plus.encoders.resnet import ResNet
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.features.extraction import left_out, listed
@@ -122,11 +122,11 @@ class Target:
 
     def subjects(self, *, baselines: bool) -> list[Subject]:
         """The encoder, and on request the same network with random weights."""
-        if baselines and not isinstance(self.subject.encoder, ResNet):
+        if baselines and not isinstance(self.subject.encoder, Encoder):
             raise RecipeError("--baselines makes a random encoder of an encoder of ours; a foreign one has none here")
         if not baselines:
             return [self.subject]
-        assert isinstance(self.subject.encoder, ResNet)
+        assert isinstance(self.subject.encoder, Encoder)
         candidates = subjects(self.subject.encoder, self.subject.law, baselines=True)
         return [subject for subject in candidates if not isinstance(subject.encoder, RawPixels)]
 
@@ -153,7 +153,7 @@ def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "
             folder_of(str(file), file, subject.digest, runs),
             file,
             int(header["step"]) if "step" in header else None,
-            encoder.architecture.title,
+            encoder.title,
             recipe.data if "recipe" in header else None,
         )
     if image_size:

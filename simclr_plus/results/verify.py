@@ -12,6 +12,8 @@ import torch
 
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.images import NAMES, TEST, Images, data_named, open_folder, open_images, require_labels
+from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.features.metrics import summary
@@ -48,7 +50,7 @@ def verify(
     """
     encoder = load_encoder(weights).to(device)
     if published:
-        stated = stated_top1(published, encoder.architecture)
+        stated = _stated_for(encoder, published)
     head = head or own_head(weights)
     linear = _linear_head(head)
     about = _own_header(head)
@@ -73,7 +75,7 @@ def verify(
         "evaluator": "verify",
         "weights": str(weights),
         "files": {part: {"path": str(path), "sha256": sha256(path)} for part, path in files.items()},
-        "architecture": encoder.architecture.as_dict(),
+        "architecture": encoder.spec,
         "selector": selector,
         "data": images.name,
         "test_images": len(seen),
@@ -177,3 +179,10 @@ def _labels_in_order(images: Images, classes: tuple[str, ...], count: int, head:
             f"{', '.join(classes[:5])}{', ...' if count > 5 else ''}); with --classes FILE name them as the images do"
         )
     return torch.from_numpy(np.array([number[name] for name in images.classes], dtype=np.int64))
+
+
+def _stated_for(encoder: Encoder, published: str) -> float:
+    """The authors' figure for that network; RecipeError where they state none."""
+    if not isinstance(encoder, ResNet):
+        raise RecipeError(f"the authors state no figure for {encoder.title}; give --stated PERCENT yourself")
+    return stated_top1(published, encoder.architecture)

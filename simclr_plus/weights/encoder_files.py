@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.build import build
 from simclr_plus.encoders.encoder import Encoder
-from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import CheckpointError
 from simclr_plus.recipe.recipe import Recipe, parse_recipe
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
@@ -52,7 +51,7 @@ def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
     }
 
 
-def load_encoder(path: str | Path) -> ResNet:
+def load_encoder(path: str | Path) -> Encoder:
     """Rebuild an encoder from an encoder file or a checkpoint, in eval mode: images [B, 3, S, S] -> h [B, feature_dim].
 
     Raises NotFoundError, or CheckpointError for a damaged or foreign file.
@@ -61,32 +60,30 @@ def load_encoder(path: str | Path) -> ResNet:
     header, tensors = read(path)
     if header.get("format") == ENCODER_FORMAT:
         try:
-            architecture = Architecture(**json.loads(header["architecture"]))
+            encoder = build(json.loads(header["architecture"]))
         except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} describes an encoder that this version cannot build: {error}") from None
     elif header.get("format") == CHECKPOINT_FORMAT:
-        architecture = parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture
+        encoder = build(parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture.as_dict())
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
         raise CheckpointError(
             f"{path} was not written by SimCLR+: its header does not say how to build the encoder; `simclr-plus import "
             f"{path} -o encoder.safetensors` makes one of another trainer's file"
         )
-    encoder = ResNet(**architecture.as_dict())
     load_into(encoder, tensors, path)
     return encoder.eval()
 
 
-def encoder_to_start_from(recipe: Recipe) -> ResNet:
+def encoder_to_start_from(recipe: Recipe) -> Encoder:
     """The encoder that training.init_from names; raises CheckpointError where it is another, or holds no numbers."""
     path = recipe.training.init_from
-    given = load_encoder(path)
-    if given.architecture != recipe.architecture:
+    encoder, wanted = load_encoder(path), recipe.architecture.as_dict()
+    if encoder.spec != wanted:
         raise CheckpointError(
-            f"training.init_from = {path!r} holds {given.architecture}, the recipe {recipe.architecture}; "
-            "set [encoder] to match"
+            f"training.init_from = {path!r} holds {encoder.spec}, the recipe {wanted}; set [encoder] to match"
         )
-    for name, tensor in given.state_dict().items():
+    for name, tensor in encoder.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"training.init_from = {path!r} holds numbers that are not finite, in {name}")
-    return given
+    return encoder

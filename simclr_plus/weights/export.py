@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.whole_files import write_text_whole
@@ -27,7 +28,7 @@ def recipe_of(path: Path) -> Recipe:
     return parse_recipe(header.get("recipe", views), origin=f"recipe in {path}")
 
 
-def export_encoder(source: Path, target: Path, *, anonymous: bool = False) -> ResNet:
+def export_encoder(source: Path, target: Path, *, anonymous: bool = False) -> Encoder:
     """Checkpoint or encoder file -> encoder file: weights alone, and in the header all that one must know of them.
 
     anonymous: no path of this machine.
@@ -42,6 +43,8 @@ def export_timm(source: Path, folder: Path, *, anonymous: bool = False) -> ResNe
     """A folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`; RecipeError where timm has no such net."""
     require_output(folder / "model.safetensors", ENCODER_FORMAT, inputs=[source])
     encoder = load_encoder(source)
+    if not isinstance(encoder, ResNet):
+        raise RecipeError(f"no folder for timm is made of {encoder.title}; simclr_plus.load_encoder(path) rebuilds it")
     a = encoder.architecture
     reasons = [
         *([f"width {a.width:g}"] if a.width != 1 else []),

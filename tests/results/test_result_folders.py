@@ -28,6 +28,7 @@ from simclr_plus.results.evaluate_on_sets import few_labels, transfer
 from simclr_plus.results.report import make_report, results_folder
 from simclr_plus.results.targets import open_target, weights_of
 from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.result_folders import noted
 from simclr_plus.training.model import build_model
 from simclr_plus.weights.checkpoints import save_checkpoint
 from simclr_plus.weights.encoder_files import load_encoder, save_encoder
@@ -94,6 +95,14 @@ def test_a_recipe_beside_a_file_makes_no_run_of_its_folder(tmp_path: Path) -> No
     assert weights_of(str(file), tmp_path / "runs") == (file, None)
     (file.parent / "events.jsonl").write_text("")
     assert weights_of(str(file), tmp_path / "runs") == (file, Run(file.parent))
+
+
+def test_a_result_names_the_network_of_a_file_that_does_not_say_how_it_was_trained(tmp_path: Path, drawn: Path) -> None:
+    file = a_file(tmp_path / "e.safetensors", 1)
+    result, path = knn(file, drawn, tmp_path / "runs")
+    title = ResNet(18, 0.125, stem="cifar").title
+    assert result["encoder"] == json.loads(path.read_text())["encoder"] == title
+    assert noted(path.parent.parent)["encoder"] == title
 
 
 def test_encoders_of_one_name_keep_their_results_apart(tmp_path: Path, drawn: Path) -> None:
