@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from simclr_plus.heads import SimCLRProjectionHead
     from simclr_plus.lars import LARS
     from simclr_plus.losses.contrastive import NTXentLoss
-    from simclr_plus.recipe.recipe import Recipe, load_recipe
+    from simclr_plus.recipe.reading import load_recipe
+    from simclr_plus.recipe.recipe import Recipe
     from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 
 __all__ = [
@@ -52,7 +53,7 @@ _HOME = {
     "SimCLRTransform": "augmentations.transform",
     "convert_global_batch_norm": "global_batch_norm",
     "load_encoder": "weights.encoder_files",
-    "load_recipe": "recipe.recipe",
+    "load_recipe": "recipe.reading",
     "save_encoder": "weights.encoder_files",
 }
 __getattr__ = loads(__name__, _HOME)

@@ -103,7 +103,7 @@ def loaded_after(code: str) -> set[str]:
     [
         "simclr_plus",
         "simclr_plus.cli.app",
-        "simclr_plus.recipe.recipe",
+        "simclr_plus.recipe.reading",
         "simclr_plus.runs.folder",
         "simclr_plus.recipe.plan",
     ],

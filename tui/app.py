@@ -19,7 +19,7 @@ from textual.screen import Screen
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.launch.start import stop
 from simclr_plus.machine.printing import visible
-from simclr_plus.recipe.recipe import recipe_text
+from simclr_plus.recipe.reading import recipe_text
 from simclr_plus.runs.folder import Run
 
 from .base_app import BaseApp

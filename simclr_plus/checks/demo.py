@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from simclr_plus.recipe.recipe import load_recipe
+from simclr_plus.recipe.reading import load_recipe
 from simclr_plus.runs.folder import create_numbered_run, default_name
 
 LABELS, K = 4000, 20

@@ -16,7 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from simclr_plus.launch.start import launch
-from simclr_plus.recipe.recipe import load_recipe
+from simclr_plus.recipe.reading import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.weights.checkpoints import load_checkpoint
 

@@ -92,7 +92,7 @@ def bench_the_step(
     """A training step beside Lightly's example, and whether the data path keeps up with it."""
     from simclr_plus.bench.step import bench_step
     from simclr_plus.distributed import start
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
 
     loaded, place = load_recipe(recipe, overrides or []), start(device)
     say("preparing: compiling the view-making loops (the first time takes about half a minute)")
@@ -112,7 +112,7 @@ def bench_the_checkpoint(
     """How long the loop stops for a checkpoint with momenta."""
     from simclr_plus.bench.checkpoint import bench_checkpoint
     from simclr_plus.distributed import start
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
 
     loaded, place = load_recipe(recipe, overrides or []), start(device)
     _show_bench(bench_checkpoint(loaded, folder, rounds=rounds, threads=threads, device=place), as_json)

@@ -26,7 +26,7 @@ def preview(
     """Draw augmented views of an image: the middle of it, then columns of two views."""
     from simclr_plus.datasets.decoding import reading_of
     from simclr_plus.datasets.images import Images
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
     from simclr_plus.results.curves import preview_grid, save_png
 
     if not image.is_file():

@@ -21,7 +21,7 @@ app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=Tr
 @app.command("ls")
 def list_recipes(as_json: AsJson = False) -> None:
     """The shipped recipes."""
-    from simclr_plus.recipe.recipe import load_recipe, shipped_recipes
+    from simclr_plus.recipe.reading import load_recipe, shipped_recipes
 
     about = {path.stem: load_recipe(path).about for path in shipped_recipes()}
     if as_json:
@@ -40,7 +40,7 @@ def show_recipe(
     as_json: AsJson = False,
 ) -> None:
     """A recipe with every key, overrides applied; or its choices beside those of paper, authors and Lightly."""
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     if against:
@@ -75,7 +75,7 @@ def copy_recipe(
     recipe: RecipeName, target: Annotated[Path, typer.Argument(help="File to write; must not exist.")]
 ) -> None:
     """Copy a recipe, to make it yours."""
-    from simclr_plus.recipe.recipe import find_recipe
+    from simclr_plus.recipe.reading import find_recipe
 
     source = find_recipe(recipe)
     target = target / source.name if target.is_dir() else target
@@ -88,7 +88,7 @@ def copy_recipe(
 @app.command("validate")
 def validate_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Check a recipe; unknown keys, wrong types and impossible values are errors."""
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     loaded.with_whole_paths()  # whether they could be recorded

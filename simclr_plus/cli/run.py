@@ -72,7 +72,7 @@ def run(
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
     from simclr_plus.launch.batch_scripts import batch_script
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
 
     loaded = load_recipe(recipe, overrides or []).with_whole_paths()
@@ -237,7 +237,7 @@ def _branched(parent: Run, overrides: list[str], processes: int) -> tuple[Recipe
     """The recipe of a run with keys changed and what it comes to; nothing is written before both are sound."""
     from simclr_plus.datasets.images import open_training_images
     from simclr_plus.recipe.plan import make_plan
-    from simclr_plus.recipe.recipe import parse_recipe, recipe_text
+    from simclr_plus.recipe.reading import parse_recipe, recipe_text
     from simclr_plus.training.continuation import require_branch
     from simclr_plus.weights.checkpoints import load_checkpoint
 

@@ -209,7 +209,7 @@ def _look_at_colors(planned: PlannedStudy, images: Images) -> None:
 
 
 def _base(definition: Study, scale: str, recipe: str, overrides: list[str]) -> Recipe:
-    from simclr_plus.recipe.recipe import load_recipe
+    from simclr_plus.recipe.reading import load_recipe
     from simclr_plus.studies.study import SCALES
 
     if scale not in SCALES:

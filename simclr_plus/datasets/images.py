@@ -20,7 +20,8 @@ from simclr_plus.datasets.file_list import SUFFIXES, FileList, list_images, list
 from simclr_plus.datasets.splits import are_parts, parts_of
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
 from simclr_plus.recipe.keys import Data
-from simclr_plus.recipe.recipe import Recipe, whole_path
+from simclr_plus.recipe.paths import whole_path
+from simclr_plus.recipe.recipe import Recipe
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 LOOKED_AT = 64  # images that are looked at for transparency before training

@@ -18,7 +18,7 @@ from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
 from simclr_plus.features.extraction import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.keys import Data
-from simclr_plus.recipe.recipe import whole_path
+from simclr_plus.recipe.paths import whole_path
 from simclr_plus.runs.folder import Run, find_run
 from simclr_plus.runs.result_folders import find_results, folder_of, noted, run_of
 from simclr_plus.runs.result_names import plain

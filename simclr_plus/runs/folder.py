@@ -30,7 +30,8 @@ from simclr_plus.machine import locks
 from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.json_lines import Tail, append_line, without_nan
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe.recipe import Recipe, parse_recipe, recipe_text
+from simclr_plus.recipe.reading import parse_recipe, recipe_text
+from simclr_plus.recipe.recipe import Recipe
 
 LATEST = "latest"  # stands for the newest run
 LONGEST_NAME = 200  # bytes; file systems take 255, and a study or SLURM adds to it

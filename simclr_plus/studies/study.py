@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from simclr_plus.recipe.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.reading import parse_recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import Page
 

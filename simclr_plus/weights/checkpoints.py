@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from simclr_plus.errors import CheckpointError
-from simclr_plus.recipe.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.reading import parse_recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.weights.tensor_files import load_into, read, read_header, write_tensors
 
 CHECKPOINT_FORMAT = "simclr-plus checkpoint 1"

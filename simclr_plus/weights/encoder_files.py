@@ -13,7 +13,8 @@ from torch import nn
 from simclr_plus.encoders.build import build
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import CheckpointError
-from simclr_plus.recipe.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.reading import parse_recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
 from simclr_plus.weights.tensor_files import load_into, read, write_tensors
 

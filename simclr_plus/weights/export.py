@@ -10,7 +10,8 @@ from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.reading import parse_recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
 from simclr_plus.weights.encoder_files import ENCODER_FORMAT, encoder_metadata, load_encoder, save_encoder
 from simclr_plus.weights.outputs import require_output

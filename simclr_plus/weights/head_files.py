@@ -11,7 +11,7 @@ from torch import nn
 
 from simclr_plus.errors import CheckpointError
 from simclr_plus.heads import SimCLRProjectionHead
-from simclr_plus.recipe.recipe import parse_recipe
+from simclr_plus.recipe.reading import parse_recipe
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
 from simclr_plus.weights.tensor_files import load_into, read, write_tensors
 

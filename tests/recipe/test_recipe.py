@@ -13,15 +13,8 @@ from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe.keys import StudyOperation
 from simclr_plus.recipe.plan import make_plan
-from simclr_plus.recipe.recipe import (
-    documented_keys,
-    find_recipe,
-    load_recipe,
-    parse_recipe,
-    recipe_text,
-    shipped_recipes,
-    typed_value,
-)
+from simclr_plus.recipe.reading import find_recipe, load_recipe, parse_recipe, recipe_text, shipped_recipes, typed_value
+from simclr_plus.recipe.recipe import documented_keys
 from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {

@@ -19,7 +19,8 @@ import numpy as np
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.json_lines import Tail, last_objects
 from simclr_plus.recipe.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
-from simclr_plus.recipe.recipe import Recipe, load_recipe, shipped_recipes
+from simclr_plus.recipe.reading import load_recipe, shipped_recipes
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.metrics_table import MetricsTable
 from simclr_plus.runs.overview import glance

@@ -13,7 +13,7 @@ from textual.widgets import Input
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.printing import visible
-from simclr_plus.recipe.recipe import recipe_text
+from simclr_plus.recipe.reading import recipe_text
 
 from ..looks.words import Words
 from ..starting.recipe_form import Form, found_recipes

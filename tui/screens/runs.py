@@ -15,7 +15,7 @@ from textual.widgets import Input
 from simclr_plus.machine.printing import visible
 from simclr_plus.machine.words import duration
 from simclr_plus.recipe.method_keys import TASK_ACCURACIES
-from simclr_plus.recipe.recipe import find_recipe
+from simclr_plus.recipe.reading import find_recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import recipe_title
 

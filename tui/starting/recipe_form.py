@@ -12,7 +12,8 @@ from typing import Any
 
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.plan import Plan, known_size, make_plan
-from simclr_plus.recipe.recipe import Recipe, documented_keys, parse_recipe, recipe_text, shipped_recipes, typed_value
+from simclr_plus.recipe.reading import parse_recipe, recipe_text, shipped_recipes, typed_value
+from simclr_plus.recipe.recipe import Recipe, documented_keys
 from simclr_plus.runs.folder import default_name, run_name_problem
 
 from ..charts.ticks import short, size

@@ -32,7 +32,8 @@ from simclr_plus.machine import slurm
 from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.processes import signals_go_to
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe.recipe import Recipe, parse_recipe
+from simclr_plus.recipe.reading import parse_recipe
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.states import FINISHED, state_of
 from simclr_plus.studies.catalogue import find_study
