@@ -29,6 +29,8 @@ from simclr_plus.recipe.keys import (
 from simclr_plus.recipe.method_keys import METHODS, AnyMethod, SimCLRKeys
 from simclr_plus.recipe.paths import whole_path
 
+_FOR_SOME = {section for keys in METHODS.values() for section in keys.reads}  # sections that not all methods read
+
 
 class Recipe(Section):
     """A whole recipe; every value has a default, every key is known."""
@@ -93,6 +95,13 @@ class Recipe(Section):
         """The value of a dotted key; None for one of another method."""
         section, _, name = key.partition(".")
         return getattr(getattr(self, section), name, None) if name else getattr(self, section)
+
+    def reads(self, key: str) -> bool:
+        """Whether the method reads a dotted key: none of another method, or of a section that is not for this one."""
+        section, _, name = key.partition(".")
+        if section == "method":
+            return name in type(self.method).model_fields
+        return section in self.method.reads or section not in _FOR_SOME
 
     def differences(self, other: Recipe) -> list[str]:
         """Keys of which the other has another value, with both values."""
@@ -161,8 +170,7 @@ class Recipe(Section):
 
     def _without_effect(self) -> Iterator[str]:
         """Keys of sections that other methods read."""
-        sections = {section for keys in METHODS.values() for section in keys.reads} - set(self.method.reads)
-        for section in sorted(sections):
+        for section in sorted(_FOR_SOME - set(self.method.reads)):
             values = getattr(self, section)
             changed = [
                 f"{section}.{key}" for key in values.model_fields_set if getattr(values, key) != values.usual(key)

@@ -21,7 +21,7 @@ from simclr_plus.tui.reading.logs import LogTail, log_files, plain
 from simclr_plus.tui.reading.machines import Machines
 from simclr_plus.tui.reading.run_list import RunList, samples
 from simclr_plus.tui.screens.compare import colors_of
-from simclr_plus.tui.screens.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of
+from simclr_plus.tui.screens.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of, title_of
 from simclr_plus.tui.starting.commands import override, shown
 from simclr_plus.tui.starting.recipe_form import LAUNCH, Form, found_recipes, rows_of
 from simclr_plus.tui.widgets.key_bar import fitting
@@ -515,6 +515,27 @@ def test_the_lines_of_reference_are_chance_and_the_stated_scores() -> None:
         "linear": ("measured", pytest.approx(0.848)),
     }
     assert expected_figures("not run by us") == expected_figures("depends on the images") == {}
+
+
+def test_the_chart_of_the_task_has_the_name_and_the_chance_of_its_method() -> None:
+    (plot,) = (plot for plot in PLOTS if plot.key == "task")
+    simclr, rotation, labels = (load_recipe("demo", [f"method.name={n}"]) for n in ("simclr", "rotation", "supervised"))
+    assert [title_of(plot, [recipe]) for recipe in (simclr, rotation)] == ["contrastive accuracy", "rotation accuracy"]
+    assert title_of(plot, [simclr, rotation]) == title_of(plot, [labels]) == plot.title
+    assert [[level.y for level in levels_of(plot, r)] for r in (simclr, rotation, labels)] == [[1 / 128], [0.25], []]
+    (loss,) = levels_of(PLOTS[0], rotation)
+    assert loss.y == pytest.approx(math.log(4))
+
+
+def test_the_form_shows_the_keys_of_the_method_that_is_chosen(tmp_path: Path) -> None:
+    form = form_of("demo", tmp_path)
+    assert "method.angles" not in [key.name for key, _, _ in rows_of(form)]
+    form.change("method.name", "rotation")
+    form.change("method.angles", "[0, 180]")
+    assert ("method.angles", "[0, 180]", True) in [(key.name, value, changed) for key, value, changed in rows_of(form)]
+    assert form.recipe().method.rows == 2
+    form.change("method.name", "simclr")
+    assert "method.angles" not in [key.name for key, _, _ in rows_of(form)]
 
 
 @pytest.mark.parametrize("overrides", [[], ["checkpoints.every_epochs=7", "training.round_up_to_checkpoint=true"]])

@@ -87,10 +87,15 @@ class Form:
             raise RecipeError(problem)
         if key in LAUNCH:
             self.launch[key] = text.strip()
-        elif key in KEYS and self.base.value_of(key) == self._parsed(self.overrides | {key: text}).value_of(key):
+            return
+        self.overrides = self._with(key, text)
+        if key in KEYS and self.base.value_of(key) == self.recipe().value_of(key):
             self.overrides.pop(key, None)
-        else:
-            self.overrides[key] = text.strip()
+
+    def _with(self, key: str, text: str) -> dict[str, str]:
+        """The overrides with one more; another method takes the keys of the one before along."""
+        kept = {k: v for k, v in self.overrides.items() if key != "method.name" or not k.startswith("method.")}
+        return kept | {key: text.strip()}
 
     def forget(self, key: str) -> None:
         """Set a key back to the recipe's value."""
@@ -103,7 +108,7 @@ class Form:
         if key in LAUNCH:
             return self._launch_problem(key, text.strip())
         try:
-            recipe = self._parsed(self.overrides | {key: text.strip()})
+            recipe = self._parsed(self._with(key, text))
             if key in ("data.root", "training.init_from"):
                 recipe.with_whole_paths()
         except RecipeError as error:
@@ -118,6 +123,13 @@ class Form:
             return _typed(self.recipe(), key)
         except RecipeError:
             return self.overrides.get(key, _typed(self.base, key))
+
+    def reads(self, key: str) -> bool:
+        """Whether the chosen method reads a key."""
+        try:
+            return self.recipe().reads(key)
+        except RecipeError:
+            return self.base.reads(key)
 
     def changes(self) -> list[tuple[str, str, str]]:
         """(key, the recipe's value, the value now) of every key that differs from the recipe, its followers too."""
@@ -264,7 +276,7 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
     for key in (*LAUNCH.values(), *KEYS.values()):
         if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
             continue
-        if key.name.startswith("method.") and not form.value(key.name):  # of another method
+        if key.name in KEYS and not form.reads(key.name):
             continue
         text = f"{key.name} {key.help}".lower()
         given = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
