@@ -124,13 +124,6 @@ class Form:
         except RecipeError:
             return self.overrides.get(key, _typed(self.base, key))
 
-    def reads(self, key: str) -> bool:
-        """Whether the chosen method reads a key."""
-        try:
-            return self.recipe().reads(key)
-        except RecipeError:
-            return self.base.reads(key)
-
     def changes(self) -> list[tuple[str, str, str]]:
         """(key, the recipe's value, the value now) of every key that differs from the recipe, its followers too."""
         recipe = self.recipe()
@@ -271,15 +264,15 @@ def _without_origin(message: str, name: str) -> str:
 
 def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iterator[tuple[Key, str, bool]]:
     """(key, value, whether it was changed) for the keys whose name or help holds every word of `wanted`."""
-    recipe_keys = {key for key, _, _ in form.changes()}
+    recipe, recipe_keys = form.recipe(), {key for key, _, _ in form.changes()}
     slurm = form.launch["start.where"] == "SLURM"
     for key in (*LAUNCH.values(), *KEYS.values()):
         if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
             continue
-        if key.name in KEYS and not form.reads(key.name):
+        if key.name in KEYS and not recipe.reads(key.name):
             continue
         text = f"{key.name} {key.help}".lower()
-        given = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
-        changed = key.name in recipe_keys or given
+        launch = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
+        changed = key.name in recipe_keys or launch
         if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):
-            yield key, form.value(key.name), changed
+            yield key, form.launch[key.name] if key.name in LAUNCH else _typed(recipe, key.name), changed
