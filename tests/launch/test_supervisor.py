@@ -66,7 +66,8 @@ def test_a_detached_run_is_watched_stopped_and_resumed_to_the_same_bytes(
     pids = pids_of(run)
     done = simclr_plus("stop", "x", "--runs", tmp_path, "--json", cwd=tmp_path)
     assert done.returncode == 0 and json.loads(done.stdout)["state"] == "stopped"
-    assert gone(pids) and not processes_naming(run) and not run.stop_file.exists()
+    assert not run.stop_file.exists()
+    wait_for(lambda: gone(pids) and not processes_naming(run), "the processes' end", seconds=20)  # told just before it
     assert 0 < int(run.latest_checkpoint().stem[5:]) < 33
     assert ps(tmp_path, "x")["state"] == "stopped" and read_status(run)["exit_code"] == 0
     assert "not at work: stopped" in simclr_plus("stop", "x", "--runs", tmp_path, cwd=tmp_path).stderr
