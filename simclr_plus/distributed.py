@@ -77,14 +77,14 @@ def _devices_together(device: str, place: torchrun.Place, store: Any) -> torch.d
     except EnvironmentNotAbleError as raised:
         error = raised
     store.set(f"device of {place.rank}", f"failed: {error}" if error else own_device.type)
-    told = [store.get(f"device of {rank}").decode() for rank in range(place.world_size)]
+    devices = [store.get(f"device of {rank}").decode() for rank in range(place.world_size)]
     if error is not None:
         raise error
-    failed = [rank for rank, text in enumerate(told) if text.startswith("failed")]
+    failed = [rank for rank, text in enumerate(devices) if text.startswith("failed")]
     if failed:
-        raise AnotherProcessError(f"{_numbered(failed)} {told[failed[0]]}")
-    if len(set(told)) > 1:
-        gpus = _numbered([rank for rank, text in enumerate(told) if text == "cuda"])
+        raise AnotherProcessError(f"{_numbered(failed)} {devices[failed[0]]}")
+    if len(set(devices)) > 1:
+        gpus = _numbered([rank for rank, text in enumerate(devices) if text == "cuda"])
         raise EnvironmentNotAbleError(
             f"{gpus} found a GPU, the others none: they cannot train together; set training.device = "
             '"cpu", or start processes where there are GPUs'
@@ -182,15 +182,15 @@ def require_agreement(facts: Mapping[str, object], remedy: str) -> None:
     """
     if world_size() == 1:
         return
-    told: list[dict[str, str]] = [{}] * world_size()
-    dist.all_gather_object(told, {name: str(value) for name, value in facts.items()})
-    differing = [name for name in told[0] if len({process.get(name) for process in told}) > 1]
+    facts_by_rank: list[dict[str, str]] = [{}] * world_size()
+    dist.all_gather_object(facts_by_rank, {name: str(value) for name, value in facts.items()})
+    differing = [name for name in facts_by_rank[0] if len({process.get(name) for process in facts_by_rank}) > 1]
     if not differing:
         return
     lines = []
     for name in differing:
         holders: dict[str | None, list[int]] = {}
-        for number, process in enumerate(told):
+        for number, process in enumerate(facts_by_rank):
             holders.setdefault(process.get(name), []).append(number)
         each = "; ".join(f"{value} on {_numbered(numbers)}" for value, numbers in holders.items())
         lines.append(f"{name}: {each}")

@@ -232,7 +232,7 @@ class SimclrPlusApp(BaseApp):
 
 def result_in_words(result: dict[str, Any], answer: Path) -> str:
     """What an evaluation says that it found, of which step, and the file that holds it."""
-    scores = [f"{who}: {score(found, result.get('test_images'))}" for who, found in result["results"].items()]
+    scores = [f"{who}: {score(scores_of, result.get('test_images'))}" for who, scores_of in result["results"].items()]
     step = [f"step {result['step']:,}"] if isinstance(result.get("step"), int) else []
     return "\n".join([*scores, ", ".join([*step, f"in {result.get('file') or answer}"])])
 

@@ -66,14 +66,14 @@ def bench_data(
 
 def needs(needed: float, delivered: float, threads: int, per_core: float) -> str:
     """The verdict: does the data path keep up with a consumer of `needed` images a second, and what to do if not."""
-    said = f"the step takes {needed:,.0f} images/s, {threads} threads deliver {delivered:,.0f}"
+    sentence = f"the step takes {needed:,.0f} images/s, {threads} threads deliver {delivered:,.0f}"
     if delivered >= 1.1 * needed:
-        return f"{said}: data is not the bottleneck"
+        return f"{sentence}: data is not the bottleneck"
     if delivered >= 0.9 * needed:
-        return f"{said}: just enough; a core more would be safe"
+        return f"{sentence}: just enough; a core more would be safe"
     cores = int(np.ceil(1.1 * needed / per_core))
     return (
-        f"{said}: data is the bottleneck; give a process {cores} cores (data.threads), store smaller images, "
+        f"{sentence}: data is the bottleneck; give a process {cores} cores (data.threads), store smaller images, "
         'or, with a GPU, set augmentation.augment_on = "device"'
     )
 

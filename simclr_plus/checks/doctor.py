@@ -83,8 +83,8 @@ def _numba_cache() -> tuple[str, str]:
     """Where numba keeps compiled code, and the remedy where it cannot."""
     from simclr_plus import augmentations
 
-    own = os.environ.get("NUMBA_CACHE_DIR")
-    folder = Path(own) if own else Path(str(augmentations.__file__)).parent / "__pycache__"
+    chosen_folder = os.environ.get("NUMBA_CACHE_DIR")
+    folder = Path(chosen_folder) if chosen_folder else Path(str(augmentations.__file__)).parent / "__pycache__"
     nearest = next(p for p in (folder, *folder.parents) if p.exists())
     if os.access(nearest, os.W_OK):
         return f"kept in {folder}", ""
@@ -102,12 +102,12 @@ def _devices() -> Iterator[Look]:
         gpu = torch.cuda.get_device_properties(i)
         can = "bfloat16" if gpu.major >= 8 else "no fast bfloat16"
         remedy = "" if gpu.major >= 8 else 'training.precision = "auto" means "float32" there, "bfloat16" is refused'
-        found = f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}, {can}"
-        yield Look("devices", f"GPU {i}", found, remedy)
+        text = f"{gpu.name}, {gpu.total_memory / GIB:.0f} GiB, compute capability {gpu.major}.{gpu.minor}, {can}"
+        yield Look("devices", f"GPU {i}", text, remedy)
     yield Look("devices", "CUDA", str(torch.version.cuda))
     nccl = torch.distributed.is_nccl_available()
-    found = ".".join(map(str, torch.cuda.nccl.version())) if nccl else "missing"  # type: ignore[no-untyped-call]
-    yield Look("devices", "NCCL", found, "" if nccl else "several GPUs need a PyTorch with NCCL")
+    text = ".".join(map(str, torch.cuda.nccl.version())) if nccl else "missing"  # type: ignore[no-untyped-call]
+    yield Look("devices", "NCCL", text, "" if nccl else "several GPUs need a PyTorch with NCCL")
 
 
 def _disk(runs: Path) -> Iterator[Look]:

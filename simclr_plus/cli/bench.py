@@ -148,8 +148,8 @@ def _show_bench(report: Report, as_json: bool) -> None:
             for row in table.rows
         ]
         columns = ["", "median ms", "middle half", table.items, f"times {table.base}", "peak memory"]
-        shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
-        print_table(columns[:shown], [row[:shown] for row in rows], table.title)
+        columns_shown = len(columns) if any(row[-1] for row in rows) else len(columns) - 1
+        print_table(columns[:columns_shown], [row[:columns_shown] for row in rows], table.title)
     for verdict in report.verdicts:
         print(verdict)
     say(

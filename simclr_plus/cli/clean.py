@@ -27,17 +27,19 @@ def clean(
 
     if not runs.is_dir():
         raise NotFoundError(f"no folder {runs}; name the folder of the runs with --runs")
-    found = leftovers(runs, days=days)
+    files_to_remove = leftovers(runs, days=days)
     if not dry_run:
-        remove(found)
+        remove(files_to_remove)
     if as_json:
-        files = [{"path": str(leftover.path), "kind": leftover.kind, "bytes": leftover.bytes} for leftover in found]
-        total = sum(leftover.bytes for leftover in found)
+        files = [
+            {"path": str(leftover.path), "kind": leftover.kind, "bytes": leftover.bytes} for leftover in files_to_remove
+        ]
+        total = sum(leftover.bytes for leftover in files_to_remove)
         print_json({"schema": 1, "removed": not dry_run, "bytes": total, "files": files})
         return
     rows = []
     for kind in (FEATURES, UNFINISHED, STATES):
-        sizes = [leftover.bytes for leftover in found if leftover.kind == kind]
+        sizes = [leftover.bytes for leftover in files_to_remove if leftover.kind == kind]
         rows.append([kind, f"{len(sizes):,}", f"{sum(sizes):,}"])
     print_table(["", "files", "bytes"], rows)
-    say("nothing was removed (--dry-run)" if dry_run else f"{len(found):,} files removed from {runs}")
+    say("nothing was removed (--dry-run)" if dry_run else f"{len(files_to_remove):,} files removed from {runs}")

@@ -70,9 +70,9 @@ def knn(
     """k nearest neighbours on frozen features."""
     from simclr_plus.evaluators.knn import evaluate_knn
 
-    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
-    given |= {"baselines": baselines, "pixels_side": pixels}
-    _evaluate(target, "knn", evaluate_knn, {"k": k}, given, runs, as_json)
+    options: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
+    options |= {"baselines": baselines, "pixels_side": pixels}
+    _evaluate(target, "knn", evaluate_knn, {"k": k}, options, runs, as_json)
 
 
 @app.command()
@@ -112,9 +112,9 @@ def linear(
         settings["optimizer"] = optimizer
     evaluator = evaluate_linear_fast if fast else evaluate_linear
     name = "linear_fast" if fast else "linear"
-    given: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
-    given |= {"baselines": baselines, "pixels_side": pixels}
-    _evaluate(target, name, evaluator, settings, given, runs, as_json)
+    options: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
+    options |= {"baselines": baselines, "pixels_side": pixels}
+    _evaluate(target, name, evaluator, settings, options, runs, as_json)
 
 
 @app.command("few-labels")
@@ -147,7 +147,7 @@ def few_labels(
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
-    given = {"epochs": epochs, "batch_size": batch_size}
+    settings = {"epochs": epochs, "batch_size": batch_size}
 
     def one(number: int) -> dict[str, Any]:
         return evaluate(
@@ -157,7 +157,7 @@ def few_labels(
             share=share,
             list_file=labels,
             protocol_name=protocol,
-            changes={key: value for key, value in given.items() if value},
+            changes={key: value for key, value in settings.items() if value},
             rates=_numbers(rates),
             seed=number,
             head_file=head,
@@ -199,11 +199,11 @@ def transfer(
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
-    given: dict[str, Any] = {"test": test, "relative_to": relative_to, "seed": seed, "baselines": baselines}
-    given["skip_bad"] = skip_bad
+    settings: dict[str, Any] = {"test": test, "relative_to": relative_to, "seed": seed, "baselines": baselines}
+    settings["skip_bad"] = skip_bad
 
     def one(name: str) -> dict[str, Any]:
-        return evaluate(opened, name, str(root), **given, say=say, kept=kept)
+        return evaluate(opened, name, str(root), **settings, say=say, kept=kept)
 
     with offering_skip_bad(skip_bad):
         results = _of_each(data, one)
@@ -286,11 +286,11 @@ def compare(
         return
     rows = []
     for pair in pairs:
-        found = pair.found
-        mcnemar = "" if found.p_mcnemar is None else f"{found.p_mcnemar:.4g}"
-        row = [pair.a.title, f"{found.a:.2%}", f"{found.b:.2%}", f"{100 * found.difference:+.2f}"]
-        row += [f"{100 * found.low:+.2f} to {100 * found.high:+.2f}", f"{found.p:.4g}", mcnemar]
-        rows.append([*row, "significant" if found.significant else "not significant"])
+        comparison = pair.found
+        mcnemar = "" if comparison.p_mcnemar is None else f"{comparison.p_mcnemar:.4g}"
+        row = [pair.a.title, f"{comparison.a:.2%}", f"{comparison.b:.2%}", f"{100 * comparison.difference:+.2f}"]
+        row += [f"{100 * comparison.low:+.2f} to {100 * comparison.high:+.2f}", f"{comparison.p:.4g}", mcnemar]
+        rows.append([*row, "significant" if comparison.significant else "not significant"])
     columns = ["", "a", "b", "a - b (points)", "95 % interval", "p (permutations)", "p (McNemar)", "at 0.05"]
     print_table(columns, rows)
 
@@ -323,14 +323,14 @@ def _evaluate(
     name: str,
     evaluator: Any,
     settings: dict[str, Any],
-    given: dict[str, Any],
+    options: dict[str, Any],
     runs: Path,
     as_json: bool,
 ) -> None:
     from simclr_plus.results.evaluate import evaluate_target
 
-    with offering_skip_bad(given["skip_bad"]):
-        result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **given)
+    with offering_skip_bad(options["skip_bad"]):
+        result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **options)
     if as_json:
         print_json(result | {"file": str(path)})
     else:
@@ -339,10 +339,10 @@ def _evaluate(
 
 
 def show_result(name: str, result: dict[str, Any]) -> None:
-    """Print what `evaluate_target` found, a line a subject."""
+    """Print a result of `evaluate_target`, a line a subject."""
     rows = [
-        [who, *(f"{found[m]:.1%}" if m in found else "" for m in ("top1", "top5", "mean_per_class"))]
-        for who, found in result["results"].items()
+        [who, *(f"{scores[m]:.1%}" if m in scores else "" for m in ("top1", "top5", "mean_per_class"))]
+        for who, scores in result["results"].items()
     ]
     title = (
         f"{name}: {result['train_images']:,} labelled images, {result['test_images']:,} test images of {result['data']}"
@@ -354,10 +354,10 @@ def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> lis
     """What evaluating finds on a set, or on "all" of the twelve; of these, sets that are not there are passed over."""
     from simclr_plus.datasets.transfer_sets import TWELVE
 
-    found, absent = [], []
+    results, absent = [], []
     for name in TWELVE if data == "all" else (data,):
         try:
-            found.append(evaluate(name))
+            results.append(evaluate(name))
         except NotFoundError as error:
             if data != "all":
                 raise
@@ -365,7 +365,7 @@ def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> lis
             absent.append(name)
     if len(absent) == len(TWELVE):
         raise NotFoundError("none of the twelve data sets is there; name the folder that holds theirs with --root")
-    return [result for result in found if result is not None]
+    return [result for result in results if result is not None]
 
 
 def _numbers(text: str) -> list[float]:
@@ -388,13 +388,13 @@ def _show(results: list[dict[str, Any]], as_json: bool) -> None:
         return
     names = {"top1": "top-1", "top5": "top-5", "mean_per_class": "mean per class", "map11": "11-point mAP"}
     rows = [
-        [r["data"], r["evaluator"], subject, *(f"{found[m]:.2%}" if m in found else "" for m in names)]
+        [r["data"], r["evaluator"], subject, *(f"{scores[m]:.2%}" if m in scores else "" for m in names)]
         for r in results
-        for subject, found in r["results"].items()
+        for subject, scores in r["results"].items()
     ]
-    shown = [i for i in range(3 + len(names)) if any(row[i] for row in rows)]
+    filled = [i for i in range(3 + len(names)) if any(row[i] for row in rows)]
     columns = ["data", "evaluator", "", *names.values()]
     if rows:
-        print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
+        print_table([columns[i] for i in filled], [[row[i] for i in filled] for row in rows])
     for choice in dict.fromkeys(c for r in results for c in r["choices"]):
         say(f"our choice: {choice}")

@@ -58,16 +58,16 @@ def _show_choices(recipe: Recipe, against: str, as_json: bool) -> None:
 
     if against not in SOURCES:
         raise RecipeError(f"--against {against!r} is no source of choices; use {', '.join(SOURCES)}")
-    found = choices(recipe)
-    other = [choice for choice in found if choice.differs_from(against)]
+    every_choice = choices(recipe)
+    other = [choice for choice in every_choice if choice.differs_from(against)]
     if as_json:
-        rows = [{**asdict(c), "differs": {s: c.differs_from(s) for s in SOURCES}} for c in found]
+        rows = [{**asdict(c), "differs": {s: c.differs_from(s) for s in SOURCES}} for c in every_choice]
         print_json({"schema": 1, "against": against, "differ": len(other), "choices": rows})
         return
-    table = [[c.name, "≠" if c in other else "", c.ours, c.paper, c.authors, c.lightly, c.key] for c in found]
+    table = [[c.name, "≠" if c in other else "", c.ours, c.paper, c.authors, c.lightly, c.key] for c in every_choice]
     print_table(["choice", "", "this recipe", "paper", "authors' code", "Lightly", "key"], table)
     names = {"paper": "the paper", "authors": "the authors' code", "lightly": "Lightly"}
-    say(f"{len(other)} of {len(found)} choices differ from {names[against]}")
+    say(f"{len(other)} of {len(every_choice)} choices differ from {names[against]}")
 
 
 @app.command("cp")

@@ -182,25 +182,27 @@ def _losses_of(
     for rate in rates:
         if f"{rate:g}" in losses:
             continue
-        own = state and State(state.file.with_suffix(".try.safetensors"), f"{state.key} rate {rate:g}")
+        rate_state = state and State(state.file.with_suffix(".try.safetensors"), f"{state.key} rate {rate:g}")
         try:
             tuned = replace(protocol, rate=rate)
-            model = fine_tuned(subject, labelled.subset(kept), tuned, device=device, head=head, state=own, say=say)
+            model = fine_tuned(
+                subject, labelled.subset(kept), tuned, device=device, head=head, state=rate_state, say=say
+            )
             scores, seen = cached_features(model, labelled.subset(held), subject.law, None, device=device)
             losses[f"{rate:g}"] = from_main(float(F.cross_entropy(scores, labels_of(seen))))
         except NotFiniteError as error:  # a rate that diverges is a bad rate, not the end
             say(f"rate {rate:g}: {error}")
             losses[f"{rate:g}"] = None
-        if tried and state and own and rank() == 0:
+        if tried and state and rate_state and rank() == 0:
             write_text_whole(tried, json.dumps({"key": state.key, "found": losses}))
-            own.file.unlink(missing_ok=True)
+            rate_state.file.unlink(missing_ok=True)
     return losses
 
 
 def _tried(file: Path, state: State) -> dict[str, float | None]:
     """What rates gave that were tried before this training was cut off."""
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return dict(known["found"]) if known.get("key") == state.key else {}
+    losses = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(losses["found"]) if losses.get("key") == state.key else {}
 
 
 def _score(model: Classifier, subject: Subject, images: Images, metric: str, device: torch.device) -> float:
@@ -320,5 +322,5 @@ def _at_edge(value: float, values: list[float]) -> bool:
 
 
 def _key(cell: Protocol, subject: Subject, *parts: str) -> str:
-    told = [asdict(cell), repr(subject.law), subject.digest, *parts]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:24]
+    parts_of_key = [asdict(cell), repr(subject.law), subject.digest, *parts]
+    return hashlib.sha256(json.dumps(parts_of_key).encode()).hexdigest()[:24]

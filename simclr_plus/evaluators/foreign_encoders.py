@@ -115,8 +115,8 @@ def _of_torchvision(name: str) -> ForeignNetwork:
             f"torchvision:{name}: {cached} is not there and could not be fetched ({_first_line(error)}); put there "
             f"what {weights.url} gives, or name another file as torchvision:{name}@FILE"
         ) from None
-    shown: Any = weights.transforms()
-    return _foreign(Normalised(_headless(network), tuple(shown.mean), tuple(shown.std)), _law_of(weights))
+    preset: Any = weights.transforms()
+    return _foreign(Normalised(_headless(network), tuple(preset.mean), tuple(preset.std)), _law_of(weights))
 
 
 def _of_torchvisions_file(name: str, file: Path, normalize: str) -> ForeignNetwork:
@@ -128,8 +128,8 @@ def _of_torchvisions_file(name: str, file: Path, normalize: str) -> ForeignNetwo
     header = read_header(file) if is_safetensors(file) else {}
     if header.get("format") == CHECKPOINT_FORMAT:
         raise CheckpointError(f"{file} is a checkpoint of SimCLR+: evaluate it by its own name, without torchvision:")
-    shown: Any = weights.transforms()
-    mean, std = tuple(shown.mean), tuple(shown.std)
+    preset: Any = weights.transforms()
+    mean, std = tuple(preset.mean), tuple(preset.std)
     choices: tuple[str, ...] = ()
     if header.get("format") == ENCODER_FORMAT:
         mean, std = _normalisation_in(header, file, normalize)
@@ -183,8 +183,8 @@ def _normalisation_in(header: dict[str, str], file: Path, normalize: str) -> tup
 
 
 def _law_of(weights: Any) -> ViewLaw:
-    shown = weights.transforms()
-    size, resized = shown.crop_size[0], shown.resize_size[0]
+    preset = weights.transforms()
+    size, resized = preset.crop_size[0], preset.resize_size[0]
     return simclr_law(size, evaluation_crop=min(1.0, size / resized))
 
 

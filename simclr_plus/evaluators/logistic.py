@@ -195,9 +195,9 @@ def _search(
     """
     low, slope_low, high, slope_high, step = 0.0, slope, 0.0, 0.0, 1.0
     for _ in range(SEARCHES):
-        there = scores + step * direction
-        found = loss(there)
-        slope_here = float((found[1] * direction).sum() + along[0] + step * along[1])
+        scores_there = scores + step * direction
+        evaluated = loss(scores_there)
+        slope_here = float((evaluated[1] * direction).sum() + along[0] + step * along[1])
         if abs(slope_here) <= SLOPE_LEFT * abs(slope):
             break
         if slope_here < 0:
@@ -209,4 +209,4 @@ def _search(
         else:
             step = low - (high - low) * slope_low / (slope_high - slope_low)
             step = min(max(step, low + 0.1 * (high - low)), high - 0.1 * (high - low))
-    return step, there, found
+    return step, scores_there, evaluated

@@ -32,12 +32,12 @@ class Pace:
 @contextmanager
 def telling(encoder: nn.Module, name: str, images: int, say: Callable[[str], None]) -> Iterator[None]:
     """Tell of the images that the encoder is shown meanwhile."""
-    pace, shown = Pace(f"{name}, images shown", images, say), 0
+    pace, images_shown = Pace(f"{name}, images shown", images, say), 0
 
     def count(_: nn.Module, arguments: tuple[Any, ...], __: Any) -> None:
-        nonlocal shown
-        shown += len(arguments[0])
-        pace.at(shown)
+        nonlocal images_shown
+        images_shown += len(arguments[0])
+        pace.at(images_shown)
 
     hook = encoder.register_forward_hook(count)
     try:

@@ -50,15 +50,15 @@ def evaluate_transfer(
     path = fit_path(_turned(h, basis), labels, classes, [l2 * scale for l2 in PENALTIES])
     turned = _turned(h_validation, basis)
     values = [main_number(path.scores(turned, i), labels_validation, data.metric) for i in range(len(PENALTIES))]
-    chosen = chosen_penalty(values)
+    best = chosen_penalty(values)
     h_all, labels_all = torch.cat([h, h_validation]), torch.cat([labels, labels_validation])
     scale = 1 if relative_to == "sum" else len(h_all)
     basis = spanning(h_all)
-    last = fit_path(_turned(h_all, basis), labels_all, classes, [PENALTIES[chosen] * scale])
+    last = fit_path(_turned(h_all, basis), labels_all, classes, [PENALTIES[best] * scale])
     warnings = []
-    if chosen in (0, len(PENALTIES) - 1):
+    if best in (0, len(PENALTIES) - 1):
         warnings.append(
-            f"{data.name}: the chosen penalty {PENALTIES[chosen]:g} is at the edge of the range; a value outside of it "
+            f"{data.name}: the chosen penalty {PENALTIES[best]:g} is at the edge of the range; a value outside of it "
             f'may do better (relative_to = "{"mean" if relative_to == "sum" else "sum"}" shifts the range)'
         )
     short = sum(not done for done in (*path.converged, *last.converged))
@@ -72,7 +72,7 @@ def evaluate_transfer(
         labels_test,
         data.metric,
         protocol="logistic regression by L-BFGS on frozen features of central squares",
-        l2=PENALTIES[chosen],
+        l2=PENALTIES[best],
         l2_relative_to=relative_to,
         validation={f"{l2:.6g}": value for l2, value in zip(PENALTIES, values, strict=True)},
         converged=short == 0,
@@ -84,7 +84,7 @@ def _turned(h: Tensor, basis: Tensor | None) -> Tensor:
     return h if basis is None else h.double() @ basis
 
 
-def chosen_penalty(found: list[float]) -> int:
+def chosen_penalty(values: list[float]) -> int:
     """The number of the best value; among equals the strongest penalty, which is the last."""
-    best = max(found)
-    return max(i for i, value in enumerate(found) if value == best)
+    best = max(values)
+    return max(i for i, value in enumerate(values) if value == best)

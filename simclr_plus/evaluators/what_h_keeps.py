@@ -62,9 +62,9 @@ def predict_transformation(
     """
     if task not in TASKS:
         raise RecipeError(f"task {task!r} is unknown; use {', '.join(TASKS)}")
-    chosen = TASKS[task]
-    features, labels = _of_transformed(subject, train, chosen, seed, 0, device)
-    test_features, test_labels = _of_transformed(subject, test, chosen, seed, 1, device)
+    transformation = TASKS[task]
+    features, labels = _of_transformed(subject, train, transformation, seed, 0, device)
+    test_features, test_labels = _of_transformed(subject, test, transformation, seed, 1, device)
     mean, std = features.mean(dim=0), features.std(dim=0).clamp_min(1e-6)
     held, kept = (torch.from_numpy(i) for i in held_out_indices(labels.cpu().numpy(), 0.1, seed))
     features = (features - mean) / std
@@ -73,7 +73,7 @@ def predict_transformation(
         labels[kept],
         features[held],
         labels[held],
-        classes=len(chosen.classes),
+        classes=len(transformation.classes),
         hidden=hidden,
         epochs=epochs,
         seed=seed,
@@ -82,7 +82,7 @@ def predict_transformation(
         scores = model((test_features - mean) / std)
     return summary(scores, test_labels) | {
         "task": task,
-        "classes": list(chosen.classes),
+        "classes": list(transformation.classes),
         "chance": int(torch.bincount(test_labels).max()) / len(test_labels),
         "train_images": len(labels),
         "test_images": len(test_labels),

@@ -47,8 +47,8 @@ def cached_features(
 def decoded_digest(images: Images, *, times: bool = False) -> str:
     """Digest of the pixels that come of the images: `images_digest`, and all that says how they are decoded."""
     named = ("name", "pixels", "paths", "labels", "classes")  # the digest of the images tells of these
-    told = [field.name for field in fields(images) if field.compare and field.name not in named]
-    decoding = {name: repr(getattr(images, name)) for name in told}
+    decoding_fields = [field.name for field in fields(images) if field.compare and field.name not in named]
+    decoding = {name: repr(getattr(images, name)) for name in decoding_fields}
     return hashlib.sha256(json.dumps([images_digest(images, times=times), decoding]).encode()).hexdigest()[:32]
 
 
@@ -57,8 +57,8 @@ def _name(encoder: nn.Module, images: Images, law: ViewLaw) -> str:
     if rank() != 0:
         return ""
     place = os.path.realpath(images.paths[0]) if images.pixels is None and len(images) else ""
-    told = [encoder_digest(encoder), decoded_digest(images, times=True), repr(law), os.fsencode(place).hex()]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    parts = [encoder_digest(encoder), decoded_digest(images, times=True), repr(law), os.fsencode(place).hex()]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def _stored(file: Path | None, device: torch.device) -> tuple[Tensor, Tensor] | None:

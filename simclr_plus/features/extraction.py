@@ -48,10 +48,10 @@ def features_of(
     if not features:
         raise UnreadableImageError(f"no image of {images.name} can be read; all {len(images)} were tried")
     kept = np.concatenate(seen)
-    found, images = torch.cat(features), images if len(kept) == len(images) else images.subset(kept)
+    all_features, images = torch.cat(features), images if len(kept) == len(images) else images.subset(kept)
     if finite:
-        require_finite(found, images)
-    return found, images
+        require_finite(all_features, images)
+    return all_features, images
 
 
 def require_finite(features: Tensor, images: Images) -> None:
@@ -64,10 +64,10 @@ def require_finite(features: Tensor, images: Images) -> None:
             f"the features of all {len(images)} images of {images.name} are not finite (NaN or infinite): the weights "
             "are not, or they are those of a training that diverged; take an earlier checkpoint"
         )
-    shown = listed([str(images.paths[i]) if images.pixels is None else f"number {i}" for i in broken])
+    places = listed([str(images.paths[i]) if images.pixels is None else f"number {i}" for i in broken])
     raise NotFiniteError(
         f"the features of {len(broken)} of {len(images)} images of {images.name} are not finite (NaN or infinite): "
-        f"{shown}; look at these images, and at the weights"
+        f"{places}; look at these images, and at the weights"
     )
 
 

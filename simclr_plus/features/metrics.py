@@ -31,10 +31,10 @@ def summary(scores: Tensor, labels: Tensor) -> dict[str, float]:
     NaN would count as the highest score, so that a classifier that diverged had the accuracy of one class.
     """
     require_finite_scores(scores)
-    found = {"top1": top_k_accuracy(scores, labels, 1), "mean_per_class": mean_per_class_accuracy(scores, labels)}
+    metrics = {"top1": top_k_accuracy(scores, labels, 1), "mean_per_class": mean_per_class_accuracy(scores, labels)}
     if scores.shape[1] >= 5:
-        found["top5"] = top_k_accuracy(scores, labels, 5)
-    return found
+        metrics["top5"] = top_k_accuracy(scores, labels, 5)
+    return metrics
 
 
 def require_finite_scores(scores: Tensor) -> None:
@@ -57,10 +57,10 @@ def knn_scores(
     if not temperature >= 0.0125:  # exp(1 / temperature) leaves float32
         raise ValueError(f"temperature = {temperature} of kNN; use 0.0125 or more (the usual value is 0.1)")
     k = min(k, len(bank))
-    known = (bank_labels >= 0) & (bank_labels < classes)
-    if not k or not bool(known.all()):
+    has_label = (bank_labels >= 0) & (bank_labels < classes)
+    if not k or not bool(has_label.all()):
         raise UnlabelledError(
-            f"{len(bank) - int(known.sum())} of the {len(bank)} images that vote in kNN have no label of {classes} "
+            f"{len(bank) - int(has_label.sum())} of the {len(bank)} images that vote in kNN have no label of {classes} "
             "classes; take labelled images alone"
         )
     unit = torch.nn.functional.normalize

@@ -221,26 +221,27 @@ def _convolutions(encoder: Mapping[str, Place], shapes: Mapping[str, tuple[int, 
     return [(kernels[rank][0], *kernels[rank][2:], rank in offsets) for rank in sorted(kernels)]  # type: ignore[misc]
 
 
-def _architecture_of(found: list[_Kernel]) -> Architecture:
+def _architecture_of(kernels: list[_Kernel]) -> Architecture:
     """The one architecture whose convolutions these are."""
     for depth, (_, bottleneck) in BLOCKS.items():
         for stem in STEMS:
             for selective in (False, True):
                 deep = 2 if selective and stem == "imagenet" else 0
-                if len(found) <= deep:
+                if len(kernels) <= deep:
                     continue
-                width = found[deep][2] / 64
+                width = kernels[deep][2] / 64
                 ratio = 0.0
-                if found[-1][3]:  # squeezed from the outer width; a share of the base width
-                    ratio = found[-1][1] / (found[-1][2] // (4 if bottleneck else 1))
+                if kernels[-1][3]:  # squeezed from the outer width; a share of the base width
+                    ratio = kernels[-1][1] / (kernels[-1][2] // (4 if bottleneck else 1))
                 width = int(width) if width.is_integer() else width
                 architecture = Architecture(depth, width, stem, "reference", selective, ratio)
                 expected = [(c.kernel, c.width_in, c.width_out, c.bias) for c in architecture.convolutions(32)]
-                if expected == found:
+                if expected == kernels:
                     return architecture
+    side, width_in, width_out, _ = kernels[0]
     raise CheckpointError(
-        f"its {len(found)} convolutions (the first is {found[0][0]}x{found[0][0]}, {found[0][1]} to {found[0][2]} "
-        f"channels) make up no ResNet of SimCLR (depth {', '.join(map(str, BLOCKS))}); is a variable missing?"
+        f"its {len(kernels)} convolutions (the first is {side}x{side}, {width_in} to {width_out} channels) make up "
+        f"no ResNet of SimCLR (depth {', '.join(map(str, BLOCKS))}); is a variable missing?"
     )
 
 

@@ -69,14 +69,14 @@ def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: s
     """
     with torch.device("meta"):  # no time for initial weights that nobody reads
         module = build()
-    own = module.state_dict()
-    counters = {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
-    missing = [f"missing {key}" for key in sorted(own.keys() - tensors.keys() - counters.keys())]
-    foreign = [f"unknown {key}" for key in sorted(tensors.keys() - own.keys())]
+    parameters = module.state_dict()
+    counters = {key: torch.tensor(0) for key in parameters if key.endswith("num_batches_tracked")}
+    missing = [f"missing {key}" for key in sorted(parameters.keys() - tensors.keys() - counters.keys())]
+    foreign = [f"unknown {key}" for key in sorted(tensors.keys() - parameters.keys())]
     wrong = [
-        f"{key} is {list(tensors[key].shape)}, not {list(own[key].shape)}"
-        for key in sorted(own.keys() & tensors.keys())
-        if own[key].shape != tensors[key].shape
+        f"{key} is {list(tensors[key].shape)}, not {list(parameters[key].shape)}"
+        for key in sorted(parameters.keys() & tensors.keys())
+        if parameters[key].shape != tensors[key].shape
     ]
     if missing or foreign or wrong:
         raise CheckpointError(
@@ -85,10 +85,10 @@ def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: s
         )
     broken = [key for key in sorted(tensors) if not bool(tensors[key].isfinite().all())]
     if broken:
-        shown = ", ".join(broken[:4]) + (", ..." if len(broken) > 4 else "")
+        some = ", ".join(broken[:4]) + (", ..." if len(broken) > 4 else "")
         raise CheckpointError(
             f"{origin} holds numbers that are not finite (NaN or infinite) in {len(broken)} of {len(tensors)} tensors "
-            f"({shown}): its training diverged, or the file is damaged; take an earlier checkpoint of it"
+            f"({some}): its training diverged, or the file is damaged; take an earlier checkpoint of it"
         )
     module.load_state_dict(tensors | counters, assign=True)
     return module

@@ -108,20 +108,20 @@ def find_bundle(path: Path) -> Path:
         if (path / "saved_model.pb").is_file() or (path / "variables" / "variables.index").is_file():
             return path / "variables" / "variables"
         if (path / "checkpoint").is_file():
-            named = re.search(
+            match = re.search(
                 r'^model_checkpoint_path: "(.+)"',
                 (path / "checkpoint").read_text("utf-8", errors="replace"),
                 re.MULTILINE,
             )
-            if named:
-                return path / Path(named[1]).name
-        found = sorted(path.glob("*.index"))
-        if len(found) != 1:
+            if match:
+                return path / Path(match[1]).name
+        indices = sorted(path.glob("*.index"))
+        if len(indices) != 1:
             raise NotFoundError(
-                f"folder {path} holds {len(found)} TensorFlow checkpoints; name one by its prefix, "
+                f"folder {path} holds {len(indices)} TensorFlow checkpoints; name one by its prefix, "
                 f"e.g. {path / 'model.ckpt-250228'}"
             )
-        path = found[0]
+        path = indices[0]
     if path.name == "saved_model.pb":
         return path.parent / "variables" / "variables"
     return path.with_name(re.sub(r"\.(index|data-\d+-of-\d+)$", "", path.name))

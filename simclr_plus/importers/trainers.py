@@ -218,22 +218,22 @@ def _choose(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> _Found:
     """The ResNet at the prefix given, else the only one that is no momentum or teacher's copy of another."""
     every = list(_networks(tensors))
     wanted = prefix.rstrip(".") + "." if prefix else ""
-    found = [network for network in every if not prefix or network.prefix == wanted]
-    if not found and prefix:
-        there = ", ".join(repr(network.prefix) for network in every) or "none at all"
-        raise RecipeError(f"{path} has no ResNet under the prefix {prefix!r}; found: {there}")
-    if not found:
+    networks = [network for network in every if not prefix or network.prefix == wanted]
+    if not networks and prefix:
+        prefixes = ", ".join(repr(network.prefix) for network in every) or "none at all"
+        raise RecipeError(f"{path} has no ResNet under the prefix {prefix!r}; found: {prefixes}")
+    if not networks:
         some = ", ".join(sorted(tensors)[:4])
         raise CheckpointError(
             f"{path} holds no ResNet: no conv1, bn1 and layer1 to layer4 side by side among its {len(tensors)} tensors "
             f"({some}, ...)"
         )
-    if len(found) > 1:
-        found = [network for network in found if not _COPIES.search(network.prefix)] or found
-    if len(found) > 1:
-        there = ", ".join(repr(network.prefix) for network in found)
-        raise RecipeError(f"{path} holds {len(found)} encoders ({there}); choose one by its prefix")
-    return found[0]
+    if len(networks) > 1:
+        networks = [network for network in networks if not _COPIES.search(network.prefix)] or networks
+    if len(networks) > 1:
+        prefixes = ", ".join(repr(network.prefix) for network in networks)
+        raise RecipeError(f"{path} holds {len(networks)} encoders ({prefixes}); choose one by its prefix")
+    return networks[0]
 
 
 def _networks(tensors: Mapping[str, Tensor]) -> Iterator[_Found]:
@@ -249,10 +249,10 @@ def _networks(tensors: Mapping[str, Tensor]) -> Iterator[_Found]:
                 yield _Found(prefix, layout)
 
 
-def _renamed(tensors: Mapping[str, Tensor], found: _Found) -> Iterator[tuple[str, str]]:
+def _renamed(tensors: Mapping[str, Tensor], network: _Found) -> Iterator[tuple[str, str]]:
     """Our name and theirs of each tensor below the network's parts."""
-    for part, called in found.layout.items():
-        start = f"{found.prefix}{called}."
+    for part, called in network.layout.items():
+        start = f"{network.prefix}{called}."
         for name in tensors:
             if name.startswith(start):
                 rest = name[len(start) :].replace("shortcut.", "downsample.")  # as Lightly's ResNetGenerator has it
@@ -260,38 +260,38 @@ def _renamed(tensors: Mapping[str, Tensor], found: _Found) -> Iterator[tuple[str
 
 
 def _architecture_of(
-    found: _Found, own: Mapping[str, str], tensors: Mapping[str, Tensor], stem: str, path: Path
+    network: _Found, names: Mapping[str, str], tensors: Mapping[str, Tensor], stem: str, path: Path
 ) -> tuple[Architecture, tuple[str, ...]]:
     """Depth, width, stem, flavor and squeeze-excitation by names and shapes, and what had to be assumed."""
-    blocks = tuple(len({k.split(".")[1] for k in own if k.startswith(f"{part}.")}) for part in _PARTS[2:])
-    bottleneck = "layer1.0.conv3.weight" in own
+    blocks = tuple(len({k.split(".")[1] for k in names if k.startswith(f"{part}.")}) for part in _PARTS[2:])
+    bottleneck = "layer1.0.conv3.weight" in names
     depths = [depth for depth, kind in BLOCKS.items() if kind == (blocks, bottleneck)]
     if not depths:
         kind = "bottleneck" if bottleneck else "basic"
         raise CheckpointError(f"{path} holds a ResNet with {blocks} {kind} blocks; SimCLR+ has none like it")
-    kernel = tensors[own["conv1.weight"]]
+    kernel = tensors[names["conv1.weight"]]
     possible = ("imagenet",) if kernel.shape[2] == 7 else tuple(stem for stem in STEMS if stem != "imagenet")
     if stem and stem not in possible:
         raise RecipeError(f"stem {stem!r} does not fit {path}: its first kernel is {kernel.shape[2]}x{kernel.shape[3]}")
     notes: tuple[str, ...] = ()
     if not stem and len(possible) > 1:
-        stem, notes = _small_stem(found, tensors)
+        stem, notes = _small_stem(network, tensors)
     ratio = 0.0
-    if "layer1.0.se.fc1.weight" in own:
-        inner = len(tensors[own["layer1.0.conv1.weight"]])
-        ratio = len(tensors[own["layer1.0.se.fc1.weight"]]) / inner
+    if "layer1.0.se.fc1.weight" in names:
+        inner = len(tensors[names["layer1.0.conv1.weight"]])
+        ratio = len(tensors[names["layer1.0.se.fc1.weight"]]) / inner
     # a shortcut in the first group of basic blocks is the authors'; their max-pool differs, and a 3x3 stem has none
-    projects = not bottleneck and "layer1.0.downsample.0.weight" in own and stem.startswith("cifar")
+    projects = not bottleneck and "layer1.0.downsample.0.weight" in names and stem.startswith("cifar")
     width = kernel.shape[0] / 64
     width = int(width) if width.is_integer() else width
     flavor = "reference" if projects else "torchvision"
     return Architecture(depths[0], width, stem or possible[0], flavor, se_ratio=ratio), notes
 
 
-def _small_stem(found: _Found, tensors: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
+def _small_stem(network: _Found, tensors: Mapping[str, Tensor]) -> tuple[str, tuple[str, ...]]:
     """What follows a 3x3 kernel is not in the file: it is taken by the names of the trainer, and said."""
     names = {part for name in tensors for part in name.split(".")[:2]}
-    if found.layout is _GENERATED:
+    if network.layout is _GENERATED:
         return "cifar_no_relu", ("a Sequential of Lightly's ResNetGenerator has no ReLU after its stem; nor has this",)
     if {"projector", "classifier"} <= names:
         return "cifar_pad2", (
@@ -300,12 +300,12 @@ def _small_stem(found: _Found, tensors: Mapping[str, Tensor]) -> tuple[str, tupl
     return "cifar", ("the 3x3 stem is taken to be padded by 1; if it is solo-learn's: --stem cifar_pad2",)
 
 
-def _classifier(tensors: Mapping[str, Tensor], found: _Found, width: int) -> dict[str, str]:
+def _classifier(tensors: Mapping[str, Tensor], network: _Found, width: int) -> dict[str, str]:
     """A linear classifier on the features: `fc` of a plain network, or one beside the encoder."""
-    outer = found.prefix
+    outer = network.prefix
     while match := _WRAPPERS.match(outer):
         outer = outer[match.end() :]
-    wrappers = found.prefix[: len(found.prefix) - len(outer)]
+    wrappers = network.prefix[: len(network.prefix) - len(outer)]
     places = [f"{wrappers}{name}" for name in _CLASSIFIERS]
     for place in places:
         weight, bias = tensors.get(f"{place}.weight"), tensors.get(f"{place}.bias")

@@ -32,8 +32,8 @@ def nt_xent_other_view(
         rows, columns, first = rows_and_columns(z0, z1, normalize, gather, equal_rows)
         n = len(z0)
         logits = rows.view(2, n, -1) @ _views(columns).flip(0).mT / temperature  # [2, N, M]
-        own = torch.arange(first, first + n, device=z0.device)
-        return F.cross_entropy(logits.flatten(0, 1), own.repeat(2))
+        rows_of_process = torch.arange(first, first + n, device=z0.device)
+        return F.cross_entropy(logits.flatten(0, 1), rows_of_process.repeat(2))
 
 
 def nt_logistic(
@@ -117,9 +117,9 @@ def _similarities(
     if m < 2:
         raise ValueError("one image has no negatives; the loss needs two or more")
     views = _views(columns)
-    own = torch.arange(first, first + n, device=z0.device)
-    positive = (rows.view(2, n, -1) * views.flip(0)[:, own]).sum(dim=-1).flatten()
-    is_other = torch.arange(m, device=z0.device) != own[:, None]  # [N, M]
+    rows_of_process = torch.arange(first, first + n, device=z0.device)
+    positive = (rows.view(2, n, -1) * views.flip(0)[:, rows_of_process]).sum(dim=-1).flatten()
+    is_other = torch.arange(m, device=z0.device) != rows_of_process[:, None]  # [N, M]
     if negatives == "both_views":
         return positive, rows @ columns.T, is_other.repeat(2, 2)
     similar = rows.view(2, n, -1) @ views.flip(0).mT

@@ -186,8 +186,8 @@ class _RowsAgainstColumns(torch.autograd.Function):
 def _itself_and_positive(rows: Tensor, columns: Tensor, first: int) -> tuple[Tensor, Tensor]:
     """For each row [2N], which column is the row itself and which is the other view of its image."""
     n, m = len(rows) // 2, len(columns) // 2
-    own = torch.arange(first, first + n, device=rows.device)
-    return torch.cat([own, own + m]), torch.cat([own + m, own])
+    rows_of_process = torch.arange(first, first + n, device=rows.device)
+    return torch.cat([rows_of_process, rows_of_process + m]), torch.cat([rows_of_process + m, rows_of_process])
 
 
 def _plain_loss(rows: Tensor, columns: Tensor, temperature: float, first: int) -> Tensor:

@@ -144,10 +144,10 @@ class SupervisedKeys(MethodKeys):
 
     def problem(self, recipe: Sections) -> str:
         """There are no negatives that could be chosen."""
-        usual = Loss()
+        defaults = Loss()
         for key in ("negatives", "semi_hard"):
             value = getattr(recipe.loss, key)
-            if value != getattr(usual, key):
+            if value != getattr(defaults, key):
                 return (
                     f'loss.{key} = {value!r} means nothing to method.name = "supervised", which has no negatives; '
                     'leave it out, or use method.name = "simclr"'

@@ -26,9 +26,9 @@ def whole_path(text: str, key: str) -> str:
     try:
         whole.encode()
     except UnicodeEncodeError:
-        named = os.fsencode(whole).decode("utf-8", "backslashreplace")
+        readable = os.fsencode(whole).decode("utf-8", "backslashreplace")
         raise RecipeError(
-            f"{key} = {named}: a recipe is UTF-8 text, which this name is not; rename the folder, or give a link to it"
+            f"{key} = {readable}: a recipe is UTF-8 text, which this name is not; rename the folder, or link to it"
         ) from None
     return whole
 

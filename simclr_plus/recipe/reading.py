@@ -42,16 +42,16 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "rec
     except (ValueError, RecursionError) as error:
         raise RecipeError(f"{origin} is not valid TOML: {error}") from None
     _fill_in_older(values)
-    given = list(overrides)
-    for override in given:
+    pairs = list(overrides)
+    for override in pairs:
         _apply_override(values, override)
     _choose_method(values, origin)
-    _refuse_a_loss_that_is_not_read(values, given)
+    _refuse_a_loss_that_is_not_read(values, pairs)
     fill_in(values)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        overridden = {override.partition("=")[0].strip() for override in given}
+        overridden = {override.partition("=")[0].strip() for override in pairs}
         places = {key: line for key, line in _lines_of_keys(text).items() if key not in overridden}
         raise RecipeError("\n".join(f"{origin}: {_explained(e, places)}" for e in error.errors())) from None
     _check_together(recipe, origin)
@@ -162,9 +162,9 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     section, _, name = key.strip().partition(".")
     if not equals:
         raise RecipeError(f"override {override!r} has no value; write it as key.path=value, e.g. training.epochs=20")
-    known = [k for k, *_ in documented_keys()]
-    if key.strip() not in known:
-        raise RecipeError(f"unknown key {key.strip()!r} in override {override!r}{_did_you_mean(key.strip(), known)}")
+    keys = [k for k, *_ in documented_keys()]
+    if key.strip() not in keys:
+        raise RecipeError(f"unknown key {key.strip()!r} in override {override!r}{_did_you_mean(key.strip(), keys)}")
     if not text.strip():
         raise RecipeError(f"override {override!r}: {key.strip()} is empty; give a value, or leave the override out")
     value = typed_value(key.strip(), text)
@@ -230,13 +230,13 @@ def _lines_of_keys(text: str) -> dict[str, int]:
     return places
 
 
-def _did_you_mean(key: str, known: list[str]) -> str:
+def _did_you_mean(key: str, keys: list[str]) -> str:
     name = key.rsplit(".", 1)[-1]
     name = _SYNONYMS.get(name, name)
-    same_name = [k for k in known if k.rsplit(".", 1)[-1] == name]
-    near = same_name or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    same_name = [k for k in keys if k.rsplit(".", 1)[-1] == name]
+    near = same_name or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     if not near:
-        last = {k.rsplit(".", 1)[-1]: k for k in known}
+        last = {k.rsplit(".", 1)[-1]: k for k in keys}
         near = [last[n] for n in difflib.get_close_matches(name, last, n=1, cutoff=0.6)]
     return f"; did you mean {' or '.join(near)}?" if near else "; `simclr-plus recipes keys` lists them all"
 
@@ -250,16 +250,16 @@ def _explained(error: Any, places: dict[str, int]) -> str:
     key = ".".join(str(part) for part in loc)
     at = _at_line(key, places)
     if error["type"] == "extra_forbidden":
-        known = [k for k, *_ in documented_keys()]
-        if loc[0] == "method" and key in known:
+        every_key = [k for k, *_ in documented_keys()]
+        if loc[0] == "method" and key in every_key:
             owner = next(name for name, keys in METHODS.items() if loc[1] in keys.model_fields)
-            named = error["loc"][1]
-            return f'{key} is a key of method.name = "{owner}", not of "{named}"; leave it out{at}'
+            chosen = error["loc"][1]
+            return f'{key} is a key of method.name = "{owner}", not of "{chosen}"; leave it out{at}'
         if len(loc) == 1:
             sections = difflib.get_close_matches(key, list(Recipe.model_fields), n=1)
-            hint = f"; did you mean [{sections[0]}]?" if sections else _did_you_mean(key, known)
+            hint = f"; did you mean [{sections[0]}]?" if sections else _did_you_mean(key, every_key)
             return f"unknown section or key {key!r}{hint}{at}"
-        return f"unknown key {key!r}{_did_you_mean(key, known)}{at}"
+        return f"unknown key {key!r}{_did_you_mean(key, every_key)}{at}"
     help_text = {k: text for k, _, _, text in documented_keys()}.get(key)
     remedy = f" ({help_text})" if help_text else ""
     message = str(error["msg"])

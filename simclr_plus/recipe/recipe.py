@@ -164,8 +164,8 @@ class Recipe(Section):
                     "augmentation.same_crop makes both views of a pair the same; give augmentation.operations"
                 )
             for key, plain in (("operations_on", "both"), ("operation_prob", 1)):
-                if (given := getattr(self.augmentation, key)) != plain:
-                    sentences.append(f"augmentation.{key} = {given!r} does nothing without augmentation.operations")
+                if (value := getattr(self.augmentation, key)) != plain:
+                    sentences.append(f"augmentation.{key} = {value!r} does nothing without augmentation.operations")
         return sentences
 
     def _without_effect(self) -> Iterator[str]:

@@ -29,8 +29,8 @@ class Said:
     @property
     def evaluation(self) -> str:
         """How it was evaluated: the same for two encoders that were treated alike."""
-        told = [self.result.get(key) for key in ("evaluator", "changed", "image_size")]
-        return json.dumps(told) if self.result else ""
+        settings = [self.result.get(key) for key in ("evaluator", "changed", "image_size")]
+        return json.dumps(settings) if self.result else ""
 
     @property
     def title(self) -> str:
@@ -98,8 +98,8 @@ def _said(name: str, runs: Path) -> list[Said]:
 def _is_of(said: Said, digest: str, weights: Path | None) -> bool:
     if "encoder" in said.header:
         return said.header["encoder"] == digest
-    named = said.result.get("weights")  # of an earlier version
-    return weights is not None and isinstance(named, str) and Path(named).resolve() == weights.resolve()
+    weights_file = said.result.get("weights")  # of an earlier version
+    return weights is not None and isinstance(weights_file, str) and Path(weights_file).resolve() == weights.resolve()
 
 
 def _read(file: Path) -> Said:

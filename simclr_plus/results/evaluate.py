@@ -191,7 +191,7 @@ class _Evaluation:
         self.say(f"{self.name}: {subject.name}")
         key = self.key_for(subject)
         state = State(place.folder / f".{place.name}_{plain(subject.name)}.safetensors", key)
-        moved = replace(subject, encoder=subject.encoder.to(self.device))
+        on_device = replace(subject, encoder=subject.encoder.to(self.device))
         whole = not (self.train.skip_bad or self.held_out.skip_bad)  # which are left out is known when they were read
         options: dict[str, Any] = {}
         if self.takes("state"):  # hours on large sets: it goes on where it was cut off
@@ -199,7 +199,7 @@ class _Evaluation:
         if keeps_classifier and self.takes("keep"):
             options["keep"] = _keeper(place, self.name, self.train, key)
             whole = whole and place.classifier.is_file() and read_header(place.classifier).get("key") == key
-        compute = partial(self.numbers, moved, options)
+        compute = partial(self.numbers, on_device, options)
         numbers = kept.numbers(place.folder, f"{place.name}_{subject.name}", state.key, compute, whole=whole)
         if rank() == 0:
             state.file.unlink(missing_ok=True)
@@ -217,9 +217,9 @@ class _Evaluation:
 
 def _changed(evaluator: Evaluator, settings: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """What differs from the evaluator's own values and from evaluating h on all labels of the recipe's data."""
-    usual = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
-    usual |= {"on": "h", "labels": 0, "test": "", "raw_pixels": PIXELS_SIDE}
-    return changed_settings(options | settings, usual)
+    defaults = {key: parameter.default for key, parameter in inspect.signature(evaluator).parameters.items()}
+    defaults |= {"on": "h", "labels": 0, "test": "", "raw_pixels": PIXELS_SIDE}
+    return changed_settings(options | settings, defaults)
 
 
 def with_earlier(file: Path, result: dict[str, Any]) -> dict[str, Any]:

@@ -329,8 +329,8 @@ def _all_read(data: LabelledSet) -> bool:
 
 def _digests(target: Target, subjects: Iterable[str]) -> str:
     """Which network each subject is, as JSON."""
-    known = [target.subject] if set(subjects) == {"encoder"} else target.subjects(baselines=True)
-    return json.dumps({subject.name: subject.digest for subject in known})
+    all_subjects = [target.subject] if set(subjects) == {"encoder"} else target.subjects(baselines=True)
+    return json.dumps({subject.name: subject.digest for subject in all_subjects})
 
 
 def _read_ones(images: Images, left_out: set[str]) -> Images:

@@ -47,13 +47,13 @@ def paper_figure(evaluation: str, data: str, metric: str, *, width: float = 1, i
     """
     if data in TWELVE:
         kind = "transfer" if evaluation == "transfer_mean" else evaluation
-        found = {w: of.split()[TWELVE.index(data)] for (e, w), of in _TRANSFER.items() if e == kind}
-        if not found:
+        figures_by_width = {w: of.split()[TWELVE.index(data)] for (e, w), of in _TRANSFER.items() if e == kind}
+        if not figures_by_width:
             return ""
-        nearest = int(width) if width in found else min(found)
+        nearest = int(width) if width in figures_by_width else min(figures_by_width)
         supervised = _SUPERVISED.get((kind, nearest))
         beside = f" (supervised {supervised.split()[TWELVE.index(data)]})" if supervised else ""
-        return f"{_network(nearest)} {found[nearest]}{beside}"
+        return f"{_network(nearest)} {figures_by_width[nearest]}{beside}"
     place = {"top1": 0, "top5": 1}.get(metric)
     figures = _LINEAR if evaluation == "linear" else _of_few_labels(evaluation)
     if not imagenet or place is None or not figures:

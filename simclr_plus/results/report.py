@@ -131,7 +131,7 @@ def _read(run: Run, file: Path) -> tuple[list[Row], list[str], list[str]]:
         return [], [], []
     choices = [*result.get("choices", [])]
     choices += [_CHOICES[result["evaluator"]]] if result["evaluator"] in _CHOICES else []
-    warnings = [text for found in result["results"].values() for text in found.get("warnings", [])]
+    warnings = [text for scores in result["results"].values() for text in scores.get("warnings", [])]
     return list(_rows_of(run, result)), choices, warnings
 
 
@@ -147,18 +147,18 @@ def _rows_of(run: Run, result: dict[str, Any]) -> Iterable[Row]:
     for told_elsewhere in ("seed", "on"):  # by the number of seeds, by the subject
         changed.pop(told_elsewhere, None)
     evaluation = ", ".join(text for text in (kind, described(changed)) if text)
-    for subject, found in result["results"].items():
-        metrics = [found["metric"]] if found.get("metric") else ["top1"]
-        metrics += ["top5"] if metrics == ["top1"] and "top5" in found else []
+    for subject, scores in result["results"].items():
+        metrics = [scores["metric"]] if scores.get("metric") else ["top1"]
+        metrics += ["top5"] if metrics == ["top1"] and "top5" in scores else []
         for metric in metrics:
-            low, high = found.get(f"{metric}_interval_95") or (None, None)
+            low, high = scores.get(f"{metric}_interval_95") or (None, None)
             yield Row(
                 evaluation,
                 result["data"],
                 f"{run.name}{step}",
                 subject,
                 metric,
-                float(found[metric]),
+                float(scores[metric]),
                 low,
                 high,
                 1,
@@ -208,15 +208,15 @@ def _told_apart(rows: Sequence[Row]) -> list[Row]:
     alike: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         alike.setdefault(told(row), []).append(row)
-    named = []
+    distinct = []
     for row in rows:
         group = alike[told(row)]
         if row.digest and len({other.digest for other in group}) > 1:
             row = replace(row, encoder=f"{row.encoder} ({row.digest[:8]})")
         if row.images and len({other.images for other in group}) > 1:
             row = replace(row, data=f"{row.data} (images {row.images[:8]})")
-        named.append(row)
-    return named
+        distinct.append(row)
+    return distinct
 
 
 def _seeds_together(rows: Sequence[Row]) -> list[Row]:
@@ -261,11 +261,11 @@ def _with_best_marked(rows: Sequence[Row]) -> list[Row]:
             marked.append(row)
             continue
         try:
-            found = compare_predictions(Path(best.predictions), Path(row.predictions), best.subject, row.subject)
+            comparison = compare_predictions(Path(best.predictions), Path(row.predictions), best.subject, row.subject)
         except (RecipeError, NotFoundError):  # of other test images, or without this subject
             marked.append(row)
             continue
-        marked.append(replace(row, best=row is best or not found.significant))
+        marked.append(replace(row, best=row is best or not comparison.significant))
     return marked
 
 
@@ -277,14 +277,14 @@ def cells(row: Row) -> list[str]:
         spread = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         if row.n > 1:
             spread = f"± {50 * (row.high - row.low):.1f} (n = {row.n})"
-    shown = f"**{value}**" if row.best else value
+    figure = f"**{value}**" if row.best else value
     return [
         row.evaluation.replace("_", " "),
         row.data,
         row.encoder,
         row.subject,
         METRICS.get(row.metric, row.metric),
-        shown,
+        figure,
         spread,
         row.paper,
     ]
@@ -395,7 +395,7 @@ def bars_figure(rows: Sequence[Row]) -> Any:
     groups = {
         name: [row for row in rows if row.evaluation == name] for name in dict.fromkeys(r.evaluation for r in rows)
     }
-    told = [key for key in ("data", "encoder") if len({getattr(row, key) for row in rows}) > 1] + ["subject"]
+    label_keys = [key for key in ("data", "encoder") if len({getattr(row, key) for row in rows}) > 1] + ["subject"]
     heights = [len(group) + 1.2 for group in groups.values()]  # in bars: a title takes one
     figure, panels = pyplot.subplots(
         len(groups),
@@ -414,7 +414,7 @@ def bars_figure(rows: Sequence[Row]) -> Any:
                 axes.plot([100 * row.low, 100 * row.high], [y, y], color="black", linewidth=1.5)
                 ends = max(ends, 100 * row.high)
             axes.text(ends + 1, y, f"{value:.1f}", va="center", fontweight="bold" if row.best else "normal")
-        axes.set_yticks(range(len(group)), [" · ".join(getattr(row, key) for key in told) for row in group])
+        axes.set_yticks(range(len(group)), [" · ".join(getattr(row, key) for key in label_keys) for row in group])
         axes.set_ylim(len(group) - 0.4, -0.6)
         metrics = ", ".join(dict.fromkeys(METRICS.get(row.metric, row.metric) for row in group))
         axes.set_title(f"{name.replace('_', ' ')}: {metrics}", loc="left", fontsize=10)

@@ -36,18 +36,18 @@ def weights_of(target: str, runs: Path) -> tuple[Path, Run | None]:
         run = find_run(target, runs)
     except NotFoundError as error:
         with suppress(NotFoundError):
-            named = Path(str(noted(find_results(target, runs).path).get("weights", "")))
-            if named.is_file():
-                return named, run_of(named)
+            weights = Path(str(noted(find_results(target, runs).path).get("weights", "")))
+            if weights.is_file():
+                return weights, run_of(weights)
         raise NotFoundError(f"{error}. {target!r} is no file either") from None
     return run.latest_checkpoint(), run
 
 
 def projection_head_of(file: Path) -> SimCLRProjectionHead:
     """The projection head in a checkpoint or a head file, or in the file beside an encoder; else CheckpointError."""
-    own = beside(file, "projection")
+    file_beside = beside(file, "projection")
     try:
-        head = load_head(own if own.is_file() else file, "projection")
+        head = load_head(file_beside if file_beside.is_file() else file, "projection")
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}; this needs the projection head: name a run or one of its checkpoints (few-labels takes --head)"
@@ -64,8 +64,8 @@ def best_device() -> torch.device:
 def require_one_evaluation(digest: str, *images: Images) -> None:
     """All processes evaluate the same encoder on the same images; else SimclrPlusError on all of them."""
     if world_size() > 1:
-        shown = [f"{len(part)}, digest {listing_digest(part)[:8]}" for part in images]
-        facts: dict[str, object] = {"encoder": digest, "images by part": "; ".join(shown)}
+        described = [f"{len(part)}, digest {listing_digest(part)[:8]}" for part in images]
+        facts: dict[str, object] = {"encoder": digest, "images by part": "; ".join(described)}
         require_agreement(facts, "Give every process the same weights and a folder of the same images")
 
 
@@ -79,10 +79,12 @@ def told_left_out(parts: Sequence[Images], device: torch.device, say: Callable[[
 
 def trained_on_these(trained_on: Data, data: str) -> bool:
     """Whether --data, however it is written, names what the encoder was trained on."""
-    named = data_named(data, trained_on) if data else trained_on
-    if named.name != trained_on.name:
+    evaluated_on = data_named(data, trained_on) if data else trained_on
+    if evaluated_on.name != trained_on.name:
         return False
-    return named.name != "folder" or whole_path(named.root, "--data") == whole_path(trained_on.root, "data.root")
+    return evaluated_on.name != "folder" or whole_path(evaluated_on.root, "--data") == whole_path(
+        trained_on.root, "data.root"
+    )
 
 
 def labelled_images(data: Data, other: str, test: str, *, skip_bad: bool = False) -> tuple[Images, Images]:

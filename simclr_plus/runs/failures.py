@@ -113,13 +113,13 @@ def root_cause(noted: list[Failure], exits: list[Exit], *, memory_kills: int = 0
 
     `memory_kills`: processes that the kernel killed for want of memory meanwhile.
     """
-    own = [failure for failure in noted if not _is_about_others(failure)]
-    told_before = {failure.rank for failure in own}
+    causes = [failure for failure in noted if not _is_about_others(failure)]
+    told_before = {failure.rank for failure in causes}
     for end in exits:
         if end.code < 0 and end.rank not in told_before:
             return _killed(end, memory_kills)
-    if own:
-        return own[0]
+    if causes:
+        return causes[0]
     silent = [end for end in exits if end.rank not in {failure.rank for failure in noted}]
     if silent:
         rank, code = silent[0].rank, silent[0].code

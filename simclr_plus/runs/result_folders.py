@@ -83,8 +83,8 @@ def key_of(*facts: Any) -> str:
 
 def name_for(folder: Run, name: str, key: str) -> str:
     """The name of a result: with the key's beginning where another evaluation has taken the name itself."""
-    known = read_result(folder.results / f"{name}.json") or {}
-    return name if known.get("key", key) == key else f"{name}-{key[:8]}"
+    earlier = read_result(folder.results / f"{name}.json") or {}
+    return name if earlier.get("key", key) == key else f"{name}-{key[:8]}"
 
 
 def read_result(file: Path) -> dict[str, Any] | None:

@@ -14,9 +14,9 @@ from typing import Any
 LONGEST = 180  # of a name: file systems take 255 bytes, and endings are added
 
 
-def changed_settings(settings: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that are not the usual ones."""
-    return {key: value for key, value in settings.items() if value != usual.get(key)}
+def changed_settings(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are not the defaults."""
+    return {key: value for key, value in settings.items() if value != defaults.get(key)}
 
 
 def result_name(*parts: str, changed: Mapping[str, Any]) -> str:

@@ -93,8 +93,8 @@ def training_metadata(source: Path, *, anonymous: bool = False) -> dict[str, Any
     if header.get("format") == CHECKPOINT_FORMAT:
         metadata = encoder_metadata(parse_recipe(header["recipe"]), int(header["step"]))
     else:
-        known = ("recipe", "data", "image_size", "resize", "imported_from", "step")
-        metadata = {key: header[key] for key in known if key in header}
+        keys = ("recipe", "data", "image_size", "resize", "imported_from", "step")
+        metadata = {key: header[key] for key in keys if key in header}
     if anonymous and "recipe" in metadata:
         recipe = _without_paths(parse_recipe(metadata["recipe"], origin=f"recipe in {source}"))
         metadata |= {"recipe": recipe.to_toml(), "data": "folder" if recipe.data.name == "folder" else recipe.data.name}

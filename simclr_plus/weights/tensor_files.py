@@ -80,12 +80,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Put tensors into a module; raises CheckpointError naming the file where names or shapes differ."""
-    own = module.state_dict()
-    missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    parameters = module.state_dict()
+    missing, foreign = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
     other = [
-        f"{k} is {list(tensors[k].shape)} in the file, {list(own[k].shape)} here"
-        for k in own.keys() & tensors.keys()
-        if own[k].shape != tensors[k].shape
+        f"{k} is {list(tensors[k].shape)} in the file, {list(parameters[k].shape)} here"
+        for k in parameters.keys() & tensors.keys()
+        if parameters[k].shape != tensors[k].shape
     ]
     if missing or foreign or other:
         differences = [

@@ -100,8 +100,8 @@ class _Grid:
             spread = second / count - middle**2
             slope = np.where(spread > FLAT, (lever / count - middle * mean) / spread, 0.0)
             line = mean - slope * middle
-        known = count > 0
-        values: Floats = np.interp(np.arange(self.size), np.flatnonzero(known), line[known])
+        observed = count > 0
+        values: Floats = np.interp(np.arange(self.size), np.flatnonzero(observed), line[observed])
         return values
 
     def extremes(self, least: Floats, greatest: Floats) -> tuple[Floats, Floats]:

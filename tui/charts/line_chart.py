@@ -292,8 +292,8 @@ class LineChart(Widget):
         self._paint_bands(cells, dots, window)
         for curve in self.curves:
             if curve.faint and not curve.band:
-                found = characters(raster(curve.x, self._scaled(curve.y), window, W, H), self.marks)
-                cells.paint(found, self.color(curve.color) + DIM)
+                thin = characters(raster(curve.x, self._scaled(curve.y), window, W, H), self.marks)
+                cells.paint(thin, self.color(curve.color) + DIM)
         if bright:
             owner = shared([characters(each, self.marks) != " " for each in dots])
             together = characters(np.logical_or.reduce(dots), self.marks)
@@ -494,11 +494,11 @@ class Cells:
         self._styles: list[Style] = [Style()]
         self._grounds: list[Style] = [Style()]
 
-    def paint(self, found: NDArray[np.str_], how: Style) -> None:
+    def paint(self, characters: NDArray[np.str_], how: Style) -> None:
         """Lay characters over what is there; blanks are transparent."""
         self._styles.append(how)
-        marked = found != " "
-        self.text[marked] = found[marked]
+        marked = characters != " "
+        self.text[marked] = characters[marked]
         self._style[marked] = len(self._styles) - 1
         self.taken |= marked
 

@@ -105,7 +105,7 @@ def _no_progress(columns: dict[str, Floats], silent: float | None) -> str:
     times = columns.get("time")
     if silent is None or times is None or len(times) < 3:
         return ""
-    usual = float(np.nanmedian(np.diff(times[-RECENT:])))
-    if silent < max(60.0, 10 * usual):
+    interval = float(np.nanmedian(np.diff(times[-RECENT:])))
+    if silent < max(60.0, 10 * interval):
         return ""
-    return f"no progress for {duration(silent)}, where a line came every {duration(usual)}: see the log"
+    return f"no progress for {duration(silent)}, where a line came every {duration(interval)}: see the log"

@@ -60,11 +60,11 @@ class RunList:
 
     def _line(self, run: Run) -> Line:
         mark = signature(run)
-        known = self._known.get(run.name)
-        if known and known[0] == mark and known[1].state in (*ENDED, LOST, "unreadable"):
-            return known[1]
+        cached = self._known.get(run.name)
+        if cached and cached[0] == mark and cached[1].state in (*ENDED, LOST, "unreadable"):
+            return cached[1]
         self.read += 1
-        line = line_of(run, known[1] if known and known[0][:2] == mark[:2] else None)
+        line = line_of(run, cached[1] if cached and cached[0][:2] == mark[:2] else None)
         self._known[run.name] = (mark, line)
         return line
 

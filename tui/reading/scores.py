@@ -26,9 +26,9 @@ def with_interval(share: object, test_images: object) -> str:
     return f"{percent(share)} ±{100 * NORMAL_95 * math.sqrt(share * (1 - share) / test_images):.1f}"
 
 
-def score(found: Mapping[str, Any], test_images: object) -> str:
+def score(numbers: Mapping[str, Any], test_images: object) -> str:
     """The main figure of a subject, by its name."""
-    key = next((key for key in METRICS if key in found), None)
+    key = next((key for key in METRICS if key in numbers), None)
     if key is None:
         return "no figure"
-    return f"{METRICS[key]} {with_interval(found[key], test_images if key == 'top1' else None)}"
+    return f"{METRICS[key]} {with_interval(numbers[key], test_images if key == 'top1' else None)}"

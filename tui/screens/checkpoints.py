@@ -88,16 +88,16 @@ class CheckpointsScreen(AppScreen):
                 table.add_row(name, "" if name == "encoder" else step, size(length), ago(stamp), key=str(path))
             table.move_cursor(row=row, animate=False)
         paths = sorted(self.run_folder.results.glob("*.json"))
-        found = [(path.name, int(status[1])) for path in paths if (status := _status(path))]
+        files_seen = [(path.name, int(status[1])) for path in paths if (status := _status(path))]
         table = self.query_one("#results", Rows)
-        if found != self._results:
-            self._results = found
+        if files_seen != self._results:
+            self._results = files_seen
             table.clear()
             for path in paths:
                 for row_cells in result_rows(path):
                     table.add_row(*row_cells)
-        table.set_class(not found, "empty")
-        self.query_one("#no-results").set_class(bool(found), "full")
+        table.set_class(not files_seen, "empty")
+        self.query_one("#no-results").set_class(bool(files_seen), "full")
         self._show_chosen()
 
     def _paths(self) -> list[Path]:
@@ -181,9 +181,9 @@ def result_rows(path: Path) -> Iterator[list[str]]:
         if not path.is_file():
             raise ValueError("it is no file")
         result = json.loads(path.read_bytes())
-        for who, found in result["results"].items():
-            figures = [percent(found.get(key)) if key in found else "" for key in ("top5", "mean_per_class")]
-            top1 = with_interval(found.get("top1"), result.get("test_images"))
+        for who, scores in result["results"].items():
+            figures = [percent(scores.get(key)) if key in scores else "" for key in ("top5", "mean_per_class")]
+            top1 = with_interval(scores.get("top1"), result.get("test_images"))
             yield [path.stem, str(who), _text(result.get("step")), top1, *figures, _text(result.get("data"))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         yield [path.stem, "unreadable", "", "", "", "", str(error)]

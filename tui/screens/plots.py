@@ -105,13 +105,13 @@ def curves_of(
     curves = []
     for name, y in feed.columns(*plot.columns).items():
         n = min(len(x), len(y))
-        known = np.isfinite(y[:n])
+        finite = np.isfinite(y[:n])
         label = " ".join(part for part in (prefix, plot.columns[name] if len(plot.columns) > 1 else "") if part)
         hue = list(plot.columns).index(name) if color is None else color
-        if not known.any():
+        if not finite.any():
             continue
-        if is_sparse(name, known):
-            curves.append(_measured(Curve(label, x[:n][known], y[:n][known], hue, dotted=True), name, feed))
+        if is_sparse(name, finite):
+            curves.append(_measured(Curve(label, x[:n][finite], y[:n][finite], hue, dotted=True), name, feed))
             continue
         raw = Curve(label, x if n == len(x) else x[:n], y[:n], hue, dotted=n < FEW)
         if plot.smoothed and width > 0 and n >= FEW:
@@ -126,9 +126,9 @@ def curves_of(
     return [curve for curve in curves if len(curve.x)]
 
 
-def is_sparse(name: str, known: np.ndarray) -> bool:
+def is_sparse(name: str, finite: np.ndarray) -> bool:
     """Whether a column is measured now and then: its points are joined, for the rest is not missing."""
-    return name == "knn_accuracy" or (known.sum() < len(known) / 4 and name != "loss")
+    return name == "knn_accuracy" or (finite.sum() < len(finite) / 4 and name != "loss")
 
 
 def _around(x: Floats, span: tuple[float, float] | None, width: float) -> slice:
@@ -158,10 +158,10 @@ def _evaluated(feed: Feed, axis: str, prefix: str, color: int | None) -> Curve:
         x = np.interp(x, steps, hours) if len(steps) else x * np.nan
     else:
         x = x * feed.each(axis)
-    known = np.isfinite(x)
+    finite = np.isfinite(x)
     label = " ".join(part for part in (prefix, "◆") if part)
     hue = EVALUATED if color is None else color
-    return Curve(label, x[known], y[known], hue, dotted=True, marker="◆", joined=False)
+    return Curve(label, x[finite], y[finite], hue, dotted=True, marker="◆", joined=False)
 
 
 def wilson(share: Floats, count: int) -> tuple[Floats, Floats]:
@@ -208,9 +208,9 @@ def discarded_curves(plot: Plot, feed: Feed, axis: str) -> list[Curve]:
         x = np.maximum.accumulate(feed.hours(x) if axis == "time" else x)
         for name in plot.columns:
             y = stretch.get(name)
-            known = np.isfinite(y) if y is not None else np.empty(0, dtype=bool)
-            if y is not None and known.any():
-                points = (x[known], y[known]) if is_sparse(name, known) else (x, y)
+            finite = np.isfinite(y) if y is not None else np.empty(0, dtype=bool)
+            if y is not None and finite.any():
+                points = (x[finite], y[finite]) if is_sparse(name, finite) else (x, y)
                 curves.append(Curve("", *points, "foreground", faint=True))
     return curves
 

@@ -85,8 +85,8 @@ class RecipesScreen(AppScreen):
             about = form.base.about if isinstance(form, Form) else None
             text = f"{name} {' '.join(about.model_dump().values()) if about else form}".lower()
             if all(word in text for word in wanted.lower().split()):
-                own = name.endswith(".toml")
-                table.add_row(Text(visible(name), style="bold yellow" if own else "bold"), key=name)
+                is_own_file = name.endswith(".toml")
+                table.add_row(Text(visible(name), style="bold yellow" if is_own_file else "bold"), key=name)
         self._show_chosen()
 
     def _form(self, name: str) -> Form | str:
@@ -127,8 +127,8 @@ class RecipesScreen(AppScreen):
             text.append(f"{label:<14}", style="bold")
             text.append(f"{value}\n")
         text.append("\n")
-        own = name.endswith(".toml")
-        text.append(f"your own, {self.recipes[name]}" if own else "ships with SimCLR+", style="dim")
+        is_own_file = name.endswith(".toml")
+        text.append(f"your own, {self.recipes[name]}" if is_own_file else "ships with SimCLR+", style="dim")
         box.update(text)
 
     def on_data_table_row_highlighted(self) -> None:

@@ -238,8 +238,8 @@ class RunsScreen(LiveScreen):
         if self.sort == "newest":
             return lines
         key = SORTS[self.sort]
-        known = [line for line in lines if key(line) is not None]
-        return sorted(known, key=key) + [line for line in lines if key(line) is None]
+        with_value = [line for line in lines if key(line) is not None]
+        return sorted(with_value, key=key) + [line for line in lines if key(line) is None]
 
     def _show_chosen(self) -> None:
         line = self.chosen()

@@ -168,9 +168,9 @@ class Form:
 
     def words(self) -> list[str]:
         """The command that starts it, after `simclr-plus`."""
-        given = {key: typed_value(key, text) for key, text in self._ordered(self.overrides).items()}
+        typed = {key: typed_value(key, text) for key, text in self._ordered(self.overrides).items()}
         launch = {key.removeprefix("start."): text for key, text in self.launch.items()}
-        return run_words(self.name, given, launch, self.runs)
+        return run_words(self.name, typed, launch, self.runs)
 
     def save_as(self, path: Path) -> None:
         """Write the edited recipe as a file of one's own; raises RecipeError where the file exists."""
@@ -185,8 +185,8 @@ class Form:
             raise RecipeError(f"{path} cannot be written: {error}") from None
 
     def _parsed(self, overrides: dict[str, str]) -> Recipe:
-        given = [override(key, typed_value(key, text)) for key, text in self._ordered(overrides).items()]
-        return parse_recipe(self.text, given, origin=self.name)
+        typed = [override(key, typed_value(key, text)) for key, text in self._ordered(overrides).items()]
+        return parse_recipe(self.text, typed, origin=self.name)
 
     def _ordered(self, overrides: dict[str, str]) -> dict[str, str]:
         """The variant first: it sets other keys."""
@@ -218,8 +218,8 @@ def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
         files = sorted(folder.glob("*.toml"))
     except OSError:  # the folder is gone
         files = []
-    own = [(str(path), path) for path in files if _is_recipe(path)]
-    return [*own, *((path.stem, path) for path in shipped_recipes())]
+    own_files = [(str(path), path) for path in files if _is_recipe(path)]
+    return [*own_files, *((path.stem, path) for path in shipped_recipes())]
 
 
 def _is_recipe(path: Path) -> bool:

@@ -40,9 +40,9 @@ def fitting(widths: Sequence[int], always: Sequence[bool], room: int) -> list[bo
     [True, True, False, True]
     """
     room -= sum(width for width, kept in zip(widths, always, strict=True) if kept)
-    found, full = [], False
+    hints, full = [], False
     for width, kept in zip(widths, always, strict=True):
         full = full or (not kept and width > room)
-        found.append(kept or not full)
+        hints.append(kept or not full)
         room -= width if not (kept or full) else 0
-    return found
+    return hints

@@ -120,10 +120,10 @@ def plan_study(
 def record(planned: PlannedStudy, seeds: int) -> None:
     """Write study.json, or check that the folder holds the same study from the same recipe; seeds may grow."""
     file = planned.path / "study.json"
-    said = {"schema": 1, "study": planned.study.name, "scale": planned.scale, "recipe": planned.recipe.to_toml()}
+    document = {"schema": 1, "study": planned.study.name, "scale": planned.scale, "recipe": planned.recipe.to_toml()}
     if file.is_file():
         before = open_study(planned.path)
-        was, now = {"study": before.study.name, "scale": before.scale}, {k: said[k] for k in ("study", "scale")}
+        was, now = {"study": before.study.name, "scale": before.scale}, {k: document[k] for k in ("study", "scale")}
         was |= _by_keys(before.recipe)  # read anew: a later version may have more keys
         now |= _by_keys(planned.recipe)
         other = [f"{key} = {was[key]} (now {now[key]})" for key in was if was[key] != now[key]]
@@ -133,23 +133,25 @@ def record(planned: PlannedStudy, seeds: int) -> None:
             )
         seeds = max(seeds, *(cell.seed + 1 for cell in before.cells))
     planned.path.mkdir(parents=True, exist_ok=True)
-    write_text_whole(file, json.dumps({**said, "seeds": seeds}, indent=2) + "\n")
+    write_text_whole(file, json.dumps({**document, "seeds": seeds}, indent=2) + "\n")
 
 
 def open_study(path: Path) -> PlannedStudy:
     """The study of a folder, all of its cells; raises NotFoundError where there is none."""
     file = path / "study.json"
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
+        document = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise NotFoundError(f"{path} is no folder of a study: {error}") from None
     kinds = {"recipe": str, "study": str, "scale": str, "seeds": int}
-    wrong = [key for key, kind in kinds.items() if not isinstance(said, dict) or type(said.get(key)) is not kind]
+    wrong = [
+        key for key, kind in kinds.items() if not isinstance(document, dict) or type(document.get(key)) is not kind
+    ]
     if wrong:
         raise NotFoundError(f"{path} is no folder of a study: {file} says nothing usable of {', '.join(wrong)}")
-    recipe = parse_recipe(said["recipe"], origin=str(file))
-    study = find_study(said["study"])
-    return plan_study(path, study, said["scale"], said["seeds"], recipe)
+    recipe = parse_recipe(document["recipe"], origin=str(file))
+    study = find_study(document["study"])
+    return plan_study(path, study, document["scale"], document["seeds"], recipe)
 
 
 def result_of(planned: PlannedStudy, cell: Cell) -> dict[str, Any]:
