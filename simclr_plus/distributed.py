@@ -93,7 +93,7 @@ def _devices_together(device: str, place: torchrun.Place, store: Any) -> torch.d
 
 
 def collective_timeout(hung_after: float) -> timedelta:
-    """Longer than runs/pulse.py allows a process to wait, which is four times `hung_after`; a week where that is 0."""
+    """Longer than runs/heartbeat.py lets a process wait (four times `hung_after`); a week where that is 0."""
     return timedelta(seconds=min(4 * hung_after + 600, WEEK) if hung_after else WEEK)
 
 

@@ -14,7 +14,7 @@ from textual.pilot import Pilot
 
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.pulse import PulseWriter, pulse_file
+from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file
 from simclr_plus.runs.states import this_host, write_status
 
 SIZES = [(80, 24), (120, 34), (200, 60)]
@@ -56,7 +56,7 @@ def a_live_run(folder: Path, name: str) -> tuple[Run, int]:
     run = create_run(load_recipe("demo"), folder, name)
     run.log_event("start", steps=1000, processes=1, host="here")
     write_status(run, {"state": "running", "processes": 1, **this_host()})
-    PulseWriter(pulse_file(run.logs, 0), 60).beat(10, "step")
+    HeartbeatWriter(heartbeat_file(run.logs, 0), 60).beat(10, "step")
     lock = run.try_lock()
     assert lock is not None
     run.log_metrics(line(10, time=time.time()))

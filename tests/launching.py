@@ -14,7 +14,7 @@ from typing import Any
 
 from simclr_plus.machine.processes import is_alive
 from simclr_plus.runs.folder import Run
-from simclr_plus.runs.pulse import read_pulses
+from simclr_plus.runs.heartbeat import read_heartbeats
 from simclr_plus.runs.states import read_status
 
 CLI = [sys.executable, "-m", "simclr_plus.cli"]
@@ -66,7 +66,7 @@ def wait_for(found: Callable[[], Any], what: str, *, seconds: float = 120.0) -> 
 def pids_of(run: Run) -> dict[int, int | None]:
     """The run's supervisor and training processes with their start times, as far as they have told."""
     status = read_status(run)
-    found = {p.pid: p.started for p in read_pulses(run.logs).values()}
+    found = {p.pid: p.started for p in read_heartbeats(run.logs).values()}
     return found | ({status["pid"]: status["pid_started"]} if "pid" in status else {})
 
 

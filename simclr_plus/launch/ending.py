@@ -15,18 +15,18 @@ from simclr_plus.launch.order import Order
 from simclr_plus.machine import processes
 from simclr_plus.runs.failures import KILLED, Exit, Failure, noted_failures, root_cause
 from simclr_plus.runs.folder import Run
-from simclr_plus.runs.pulse import Pulse, read_pulses
+from simclr_plus.runs.heartbeat import Heartbeat, read_heartbeats
 
 
-def pulses_here(run: Run) -> dict[int, Pulse]:
-    """The pulses of the processes on this node."""
-    return {rank: p for rank, p in read_pulses(run.logs).items() if p.host == socket.gethostname()[:64]}
+def heartbeats_here(run: Run) -> dict[int, Heartbeat]:
+    """The heartbeats of the processes on this node."""
+    return {rank: p for rank, p in read_heartbeats(run.logs).items() if p.host == socket.gethostname()[:64]}
 
 
-def end_hung(pulses: dict[int, Pulse], process: subprocess.Popen[bytes]) -> None:
+def end_hung(heartbeats: dict[int, Heartbeat], process: subprocess.Popen[bytes]) -> None:
     """SIGABRT makes each process write its stacks (faulthandler) and end; then everything is killed."""
-    for pulse in pulses.values():
-        processes.kill(pulse.pid, pulse.started, signal.SIGABRT)
+    for heartbeat in heartbeats.values():
+        processes.kill(heartbeat.pid, heartbeat.started, signal.SIGABRT)
     time.sleep(2)
     kill_group(process)
     process.wait()
@@ -43,9 +43,9 @@ def end_leftovers(run: Run, process: subprocess.Popen[bytes], patience: float = 
     kill_group(process)
     end = time.monotonic() + patience
     while True:
-        alive = [p for p in pulses_here(run).values() if processes.is_alive(p.pid, p.started)]
-        for pulse in alive:
-            processes.kill(pulse.pid, pulse.started)
+        alive = [p for p in heartbeats_here(run).values() if processes.is_alive(p.pid, p.started)]
+        for heartbeat in alive:
+            processes.kill(heartbeat.pid, heartbeat.started)
         if not alive or time.monotonic() > end:
             return [p.pid for p in alive]
         time.sleep(0.05)

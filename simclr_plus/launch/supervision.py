@@ -20,7 +20,7 @@ from simclr_plus.runs.folder import Run
 from simclr_plus.runs.stop_level import STOP_WORDS, StopLevel
 
 SECONDS_BETWEEN_SIGNS = 60.0  # status.json is written at least so often
-PROMISE = 2 * SECONDS_BETWEEN_SIGNS  # by then it is written again
+RENEWED_WITHIN = 2 * SECONDS_BETWEEN_SIGNS  # by then it is written again
 RESERVE = 1 << 16  # bytes kept, so that a full disk does not hide how the run ended
 
 
@@ -43,11 +43,11 @@ class Supervision:
 
     def tell(self, **changes: Any) -> None:
         """Write status.json; what cannot be written now is written with the next change."""
-        self.status |= {**changes, "updated": time.time(), "next_in": PROMISE}
+        self.status |= {**changes, "updated": time.time(), "next_in": RENEWED_WITHIN}
         self.last_written = time.monotonic()
         if self.lock is None or not self.run.exists:
             return
-        self.lock.renew(PROMISE)
+        self.lock.renew(RENEWED_WITHIN)
         try:
             states.write_status(self.run, self.status)
         except SimclrPlusError as error:

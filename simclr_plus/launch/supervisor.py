@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import EnvironmentNotAbleError, SimclrPlusError
-from simclr_plus.launch.ending import cause_of_end, end_hung, end_leftovers, kill_group, pulses_here
+from simclr_plus.launch.ending import cause_of_end, end_hung, end_leftovers, heartbeats_here, kill_group
 from simclr_plus.launch.hanging import hung
 from simclr_plus.launch.order import INTERRUPTED, OK, PREEMPTED, Order, meets_here, torchrun_options
 from simclr_plus.launch.sinks import sink_processes
-from simclr_plus.launch.supervision import PROMISE, SECONDS_BETWEEN_SIGNS, Supervision, say
+from simclr_plus.launch.supervision import RENEWED_WITHIN, SECONDS_BETWEEN_SIGNS, Supervision, say
 from simclr_plus.machine import processes, slurm, torchrun
 from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.figures import SECONDS_BETWEEN_LINES, SystemFigures
@@ -38,11 +38,11 @@ from simclr_plus.runs.failures import (
     noted_failures,
 )
 from simclr_plus.runs.folder import Run
-from simclr_plus.runs.pulse import Pulse, pulse_file, read_pulse, read_pulses
+from simclr_plus.runs.heartbeat import Heartbeat, heartbeat_file, read_heartbeat, read_heartbeats
 from simclr_plus.runs.states import FAILED, FINISHED, QUEUED, RUNNING, STARTING, STOPPED, STOPPING
 from simclr_plus.runs.stop_level import StopLevel
 
-SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_PULSES = 0.2, 1.0
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_HEARTBEATS = 0.2, 1.0
 SECONDS_TO_END = 35.0  # torchrun gives its processes 30
 SECONDS_TO_TAKE = 2.0  # the lock, which who looks at it holds for a moment
 SECONDS_TO_SPEAK = 10.0  # until a supervisor that took the lock has written status.json
@@ -122,7 +122,7 @@ def _attempt(s: Supervision) -> Failure | None:
     run = s.run
     if s.speaks:
         forget_failures(run.logs)
-        for rank in read_pulses(run.logs):
+        for rank in read_heartbeats(run.logs):
             (run.logs / f"rank_{rank}.pulse").unlink(missing_ok=True)
     s.tell(
         state=STARTING,
@@ -184,9 +184,9 @@ def _start(s: Supervision, exits_file: Path) -> subprocess.Popen[bytes]:
 
 def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
     """Wait for the end; meanwhile pass on what is asked, keep figures, find out whether it hangs."""
-    figures, next_line, next_pulse = SystemFigures(), time.monotonic(), time.monotonic()
-    pulses: dict[int, Pulse] = {}
-    seen: dict[int, tuple[Pulse, float]] = {}
+    figures, next_line, next_heartbeat = SystemFigures(), time.monotonic(), time.monotonic()
+    heartbeats: dict[int, Heartbeat] = {}
+    seen: dict[int, tuple[Heartbeat, float]] = {}
     deadline = 0.0
     level = StopLevel.NONE  # what was done so far of what is asked for
     while process.poll() is None:
@@ -198,18 +198,18 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
         if (s.stop_level == StopLevel.KILL or is_too_late) and level < StopLevel.KILL:
             level = StopLevel.KILL
             kill_group(process)
-        if time.monotonic() >= next_pulse:
-            next_pulse = time.monotonic() + SECONDS_BETWEEN_PULSES
-            pulses = _own_pulses(s, pulses)
-            _note_progress(s, pulses)
-            failure = hung(pulses, seen, time.monotonic(), lambda: read_pulses(s.run.logs))
+        if time.monotonic() >= next_heartbeat:
+            next_heartbeat = time.monotonic() + SECONDS_BETWEEN_HEARTBEATS
+            heartbeats = _own_heartbeats(s, heartbeats)
+            _note_progress(s, heartbeats)
+            failure = hung(heartbeats, seen, time.monotonic(), lambda: read_heartbeats(s.run.logs))
             if failure and level < StopLevel.KILL:
                 with suppress(SimclrPlusError):  # the disk may be full
                     note_failure(s.run.logs, failure)
-                end_hung(pulses, process)
+                end_hung(heartbeats, process)
                 return failure
-        if pulses and time.monotonic() >= next_line:
-            alive = [p.pid for p in pulses.values() if processes.is_alive(p.pid, p.started)]
+        if heartbeats and time.monotonic() >= next_line:
+            alive = [p.pid for p in heartbeats.values() if processes.is_alive(p.pid, p.started)]
             if alive:  # not before there are processes, and not of one that has just ended: it has no memory
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
                 with suppress(OSError):
@@ -220,18 +220,20 @@ def _watch(s: Supervision, process: subprocess.Popen[bytes]) -> Failure | None:
     return None
 
 
-def _own_pulses(s: Supervision, before: dict[int, Pulse]) -> dict[int, Pulse]:
-    """The pulses of the processes on this node; those of hundreds on others are not read once its own are known."""
-    again = {rank: read_pulse(pulse_file(s.run.logs, rank)) for rank in before}
-    pulses = {rank: p for rank, p in again.items() if p is not None and p.host == socket.gethostname()[:64]}
-    if len(pulses) < s.order.processes or not all(processes.is_alive(p.pid, p.started) for p in pulses.values()):
-        return pulses_here(s.run)
-    return pulses
+def _own_heartbeats(s: Supervision, before: dict[int, Heartbeat]) -> dict[int, Heartbeat]:
+    """The heartbeats of the processes on this node; those of hundreds on others are not read once its own are known."""
+    again = {rank: read_heartbeat(heartbeat_file(s.run.logs, rank)) for rank in before}
+    heartbeats = {rank: p for rank, p in again.items() if p is not None and p.host == socket.gethostname()[:64]}
+    if len(heartbeats) < s.order.processes or not all(
+        processes.is_alive(p.pid, p.started) for p in heartbeats.values()
+    ):
+        return heartbeats_here(s.run)
+    return heartbeats
 
 
-def _note_progress(s: Supervision, pulses: dict[int, Pulse]) -> None:
+def _note_progress(s: Supervision, heartbeats: dict[int, Heartbeat]) -> None:
     state = s.status["state"]
-    at_work = any(pulse.doing != "preparing" for pulse in pulses.values())
+    at_work = any(heartbeat.doing != "preparing" for heartbeat in heartbeats.values())
     now = STOPPING if s.stop_level else RUNNING if at_work else STARTING
     if now != state or time.monotonic() - s.last_written > SECONDS_BETWEEN_SIGNS:
         s.tell(state=now)
@@ -273,7 +275,7 @@ def _take_lock(run: Run, order: Order) -> Hold | None:
     if order.rdzv and not meets_here(order.rdzv):
         return None
     states.require_not_elsewhere(run)
-    lock = run.try_lock(SECONDS_TO_TAKE, promise=PROMISE, job=slurm.job_here(), is_over=states.is_over)
+    lock = run.try_lock(SECONDS_TO_TAKE, renewed_within=RENEWED_WITHIN, job=slurm.job_here(), is_over=states.is_over)
     if lock is None and not (order.rdzv and _is_met_at(run, order.rdzv)):
         raise SimclrPlusError(f"run {run.path} is being trained by another process; wait for it or stop it")
     return lock

@@ -3,7 +3,7 @@
 The system's locks may not reach other machines, and some file systems have none (Lustre mounted without them, some of
 clouds). So a lock NAME is also claimed by the newest of the files NAME.1, NAME.2, ...: who finds that one free makes
 the next, which only one process can. A claim is free when its owner let it go, is known to be dead, or is silent for
-longer than it promised. The newest is never deleted.
+longer than it said. The newest is never deleted.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Hold:
     claim: int = -1  # descriptor of the claim
 
     def renew(self, seconds: float) -> bool:
-        """Promise to renew or release it within so many seconds; whether that could be written."""
+        """Say that it will be renewed or released within so many seconds; whether that could be written."""
         return self._say(until=time.time() + seconds)
 
     def release(self) -> None:
@@ -71,17 +71,17 @@ class Hold:
 
 
 def hold(
-    path: Path, promise: float = 0.0, *, job: Mapping[str, Any] | None = None, is_over: IsOver | None = None
+    path: Path, renewed_within: float = 0.0, *, job: Mapping[str, Any] | None = None, is_over: IsOver | None = None
 ) -> Hold | None:
     """Take the lock of a path; None when another has it.
 
-    `promise`: see Hold.renew. `job`: what this process is part of (slurm.job_here). `is_over`: tells of another's job
-    that it has ended, and its claim with it.
+    `renewed_within`: see Hold.renew. `job`: what this process is part of (slurm.job_here). `is_over`: tells of
+    another's job that it has ended, and its claim with it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     locked = lock_at_once(descriptor)
     held = Hold(descriptor, {**processes.me(), "job": dict(job or {})})
-    if locked is not False and _claim(path, held, promise, locked is True, is_over or (lambda _: False)):
+    if locked is not False and _claim(path, held, renewed_within, locked is True, is_over or (lambda _: False)):
         return held
     os.close(descriptor)
     return None
@@ -105,7 +105,7 @@ def is_held(path: Path) -> bool | None:
     return not _is_free(_numbered(path, newest), False, lambda _: False) if newest else None
 
 
-def _claim(path: Path, held: Hold, promise: float, locked: bool, is_over: IsOver) -> bool:
+def _claim(path: Path, held: Hold, renewed_within: float, locked: bool, is_over: IsOver) -> bool:
     """Make the next claim; whether that could be done. `locked`: the system's lock is held already."""
     newest = _newest(path)
     if newest and not _is_free(_numbered(path, newest), locked, is_over):
@@ -119,7 +119,7 @@ def _claim(path: Path, held: Hold, promise: float, locked: bool, is_over: IsOver
         if locked:
             return True
         raise
-    is_said = held.renew(promise)
+    is_said = held.renew(renewed_within)
     if not is_said or _newest(path) != newest + 1:  # a full disk; or others came and went, and one is there now
         os.close(held.claim)
         held.claim = -1

@@ -1,7 +1,7 @@
-"""In what state a run is, decided from its folder alone: status.json, lock, pulse, events. No torch.
+"""In what state a run is, decided from its folder alone: status.json, lock, heartbeat, events. No torch.
 
 status.json is written by the run's supervisor. It can die without a word, so what it says is believed only while its
-lock is held (on this machine) or while it keeps its promise to write again (on others).
+lock is held (on this machine) or while the heartbeat deadline in status.json has not passed (on others).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from simclr_plus.machine.json_lines import is_number, last_objects
 from simclr_plus.machine.locks import GRACE, Hold, is_held
 from simclr_plus.machine.whole_files import write_text_whole
 from simclr_plus.runs.folder import Run, list_runs
-from simclr_plus.runs.pulse import pulse_file, read_pulse
+from simclr_plus.runs.heartbeat import heartbeat_file, read_heartbeat
 
 QUEUED, STARTING, RUNNING, STOPPING = "queued", "starting", "running", "stopping"
 STOPPED, FINISHED, FAILED, LOST, STALE = "stopped", "finished", "failed", "lost", "stale"
@@ -141,26 +141,26 @@ def state_of(run: Run, *, now: float | None = None) -> State:
             return State(UNREADABLE, trouble)
         late = _seconds_late(status, now)
         if late > 0:
-            return State(STALE, f"{status.get('host')} is silent for {late:.0f} s longer than it promised")
+            return State(STALE, f"{status.get('host')} is silent for {late:.0f} s longer than it said")
     return _at_work(run, status)
 
 
 def _seconds_late(status: dict[str, Any], now: float | None = None) -> float:
-    """By how much another machine's supervisor has broken its promise to write again."""
-    promised = float(status.get("updated", 0)) + float(status.get("next_in", 0))
-    return (time.time() if now is None else now) - promised - GRACE
+    """By how many seconds another machine's supervisor has missed its heartbeat deadline."""
+    deadline = float(status.get("updated", 0)) + float(status.get("next_in", 0))
+    return (time.time() if now is None else now) - deadline - GRACE
 
 
 @contextmanager
 def locked(run: Run) -> Iterator[Hold]:
     """Hold the run's lock for a moment, to start it; raises SimclrPlusError when it is being trained, wherever."""
     require_not_elsewhere(run)
-    with run.locked(patience=2.0, promise=GRACE, is_over=is_over) as held:
+    with run.locked(patience=2.0, renewed_within=GRACE, is_over=is_over) as held:
         yield held
 
 
 def require_not_elsewhere(run: Run) -> None:
-    """Raises SimclrPlusError while a supervisor of another machine keeps its promise, for locks may not reach there.
+    """Raises SimclrPlusError until another machine's supervisor misses its deadline, for locks may not reach there.
 
     Where the file system has no locks that holds for other containers of this machine too.
     """
@@ -195,10 +195,12 @@ def is_locked(run: Run) -> bool | None:
 def _at_work(run: Run, status: dict[str, Any]) -> State:
     if status.get("state") == STOPPING or run.stop_file.exists():
         return State(STOPPING, "a checkpoint is saved first")
-    pulse = read_pulse(pulse_file(run.logs, 0))  # of this attempt: the supervisor removes older ones before it starts
-    if pulse is None or pulse.doing == "preparing":
-        return State(STARTING, pulse.doing if pulse else "")
-    return State(RUNNING, pulse.doing if pulse.doing in ("evaluating", "saving") else "")
+    heartbeat = read_heartbeat(
+        heartbeat_file(run.logs, 0)
+    )  # of this attempt: the supervisor removes older ones before it starts
+    if heartbeat is None or heartbeat.doing == "preparing":
+        return State(STARTING, heartbeat.doing if heartbeat else "")
+    return State(RUNNING, heartbeat.doing if heartbeat.doing in ("evaluating", "saving") else "")
 
 
 def _after_the_supervisor(run: Run, status: dict[str, Any]) -> State:
@@ -213,9 +215,9 @@ def _without_supervisor(run: Run) -> State:
     """A run that was trained by the loop alone, or that nobody has started yet."""
     if is_locked(run):
         return State(STARTING)
-    pulse = read_pulse(pulse_file(run.logs, 0))
-    if pulse is not None and processes.is_alive(pulse.pid, pulse.started):
-        return State(RUNNING, pulse.doing)
+    heartbeat = read_heartbeat(heartbeat_file(run.logs, 0))
+    if heartbeat is not None and processes.is_alive(heartbeat.pid, heartbeat.started):
+        return State(RUNNING, heartbeat.doing)
     for event in last_objects(run.events_file):
         if event.get("event") == "exit" and event.get("reason") in ENDED:
             return State(str(event["reason"]), str(event.get("message", "")))

@@ -25,8 +25,8 @@ from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import SECONDS_TO_APPEAR, Run, describe_machine
+from simclr_plus.runs.heartbeat import HeartbeatWriter
 from simclr_plus.runs.progress import TrainingProgress
-from simclr_plus.runs.pulse import PulseWriter
 from simclr_plus.training.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.model import blank_batch, build_model, laid_out, memory_format
@@ -44,7 +44,7 @@ _SAME_DATA = (
 _SAME_CHECKPOINT = "The run's folder must be one that all machines see"
 
 
-def prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter, quiet: bool) -> Training:
+def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: HeartbeatWriter, quiet: bool) -> Training:
     """All that comes before the first step; nothing is written to the run before all processes agree on what it is."""
     is_main = distributed.rank() == 0
     with distributed.failing_together():
@@ -82,7 +82,7 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, pulse: PulseWriter, 
         saver=CheckpointSaver(),
         knn_images=knn_images,
         step=step,
-        pulse=pulse,
+        heartbeat=heartbeat,
         identity=identity,
     )
     if is_main:

@@ -13,8 +13,8 @@ from simclr_plus.datasets.images import Images
 from simclr_plus.recipe.plan import Plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
+from simclr_plus.runs.heartbeat import HeartbeatWriter
 from simclr_plus.runs.progress import TrainingProgress
-from simclr_plus.runs.pulse import PulseWriter
 from simclr_plus.training.continuation import Identity
 from simclr_plus.training.methods.method import Method, StepResult
 from simclr_plus.training.probe import ProbeResult
@@ -38,7 +38,7 @@ class Training:
     saver: CheckpointSaver
     knn_images: tuple[Images, Images] | None  # bank and queries of the monitor, in process 0
     step: int = 0  # updates done
-    pulse: PulseWriter = field(default_factory=PulseWriter)
+    heartbeat: HeartbeatWriter = field(default_factory=HeartbeatWriter)
     identity: Identity = field(default_factory=Identity)
 
     @property

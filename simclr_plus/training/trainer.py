@@ -16,7 +16,7 @@ from simclr_plus.errors import SimclrPlusError, UnreadableImageError
 from simclr_plus.machine import torchrun
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
-from simclr_plus.runs.pulse import PulseWriter, pulse_file
+from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file
 from simclr_plus.training.model import laid_out
 from simclr_plus.training.monitor import Clock, knn_accuracy, measure
 from simclr_plus.training.precision import autocast, numbers_of
@@ -34,12 +34,12 @@ def train(run: Run, *, quiet: bool = False) -> str:
     Raises SimclrPlusError with a plain message; the newest complete checkpoint stays in the run folder.
     """
     recipe = run.recipe()
-    pulse = PulseWriter(pulse_file(run.logs, torchrun.place().rank), recipe.monitor.hung_after_seconds)
-    pulse.beat(0, "preparing")
+    heartbeat = HeartbeatWriter(heartbeat_file(run.logs, torchrun.place().rank), recipe.monitor.hung_after_seconds)
+    heartbeat.beat(0, "preparing")
     device = distributed.start(recipe.training.device, hung_after=recipe.monitor.hung_after_seconds)
     with stop_on_signals() as stop:
         try:
-            training = prepare(run, recipe, device, pulse, quiet)
+            training = prepare(run, recipe, device, heartbeat, quiet)
             with training.progress, training.saver:
                 return _loop(training, stop)
         except torch.OutOfMemoryError as error:
@@ -60,9 +60,9 @@ def _loop(t: Training, stop: StopRequest) -> str:
     first_bad = torch.full((), t.plan.total_steps, device=t.device)
     if listener.asked(first_bad):
         return _leave(t, STOPPED, signal=stop.signal_number)
-    t.pulse.beat(t.step, "data")
+    t.heartbeat.beat(t.step, "data")
     for batch in batches.batches(t.step, t.plan.total_steps):
-        t.pulse.beat(t.step, "step")
+        t.heartbeat.beat(t.step, "step")
         rate = t.plan.learning_rate(t.step)
         updated = update(t, model, batch, rate)
         note_saved(t, t.saver.finished())
@@ -75,11 +75,11 @@ def _loop(t: Training, stop: StopRequest) -> str:
         knn = t.crossed(recipe.monitor.knn_every_epochs) or (last and recipe.monitor.knn_every_epochs > 0)
         logged = t.step % every == 0 or due or knn
         if logged:
-            t.pulse.beat(t.step, "measuring")
+            t.heartbeat.beat(t.step, "measuring")
             require_finite(t, first_bad)
             line = measure(t, updated, rate, clock, batches)
             if knn:
-                t.pulse.beat(t.step, "evaluating")
+                t.heartbeat.beat(t.step, "evaluating")
                 line |= knn_accuracy(t)
                 clock.restart(t.step)
             if t.is_main:
@@ -89,11 +89,11 @@ def _loop(t: Training, stop: StopRequest) -> str:
         if asked and not logged:
             require_finite(t, first_bad)
         if due or asked:
-            t.pulse.beat(t.step, "saving")
+            t.heartbeat.beat(t.step, "saving")
             save(t)
         if asked and not last:
             return _leave(t, STOPPED, signal=stop.signal_number)
-        t.pulse.beat(t.step, "data")
+        t.heartbeat.beat(t.step, "data")
     return _leave(t, FINISHED)
 
 
@@ -144,7 +144,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
 
 
 def _leave(t: Training, reason: str, **values: Any) -> str:
-    t.pulse.beat(t.step, "saving")
+    t.heartbeat.beat(t.step, "saving")
     if t.is_main and reason == STOPPED:
         t.run.log_event("stopping", step=t.step)
         values["asked"] = t.run.stop_word()
@@ -155,5 +155,5 @@ def _leave(t: Training, reason: str, **values: Any) -> str:
             save_encoder(t.model.encoder, t.run.path / "encoder.safetensors", encoder_metadata(t.recipe, t.step))
         t.run.log_event("exit", reason=reason, step=t.step, **values)
     distributed.barrier()
-    t.pulse.beat(t.step, "done")
+    t.heartbeat.beat(t.step, "done")
     return reason

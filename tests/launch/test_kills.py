@@ -17,7 +17,7 @@ from launching import CLI, environment, gone, pids_of, processes_naming, ps, sam
 
 from simclr_plus.machine.processes import start_time
 from simclr_plus.runs.folder import Run
-from simclr_plus.runs.pulse import read_pulses
+from simclr_plus.runs.heartbeat import read_heartbeats
 from simclr_plus.runs.states import read_status, state_of
 
 VICTIMS = ("rank", "torchrun", "supervisor", "all")
@@ -49,7 +49,7 @@ def child_of(pid: int) -> list[int]:
 
 def victims(run: Run, kind: str, draw: random.Random) -> list[int]:
     supervisor = int(read_status(run)["pid"])
-    ranks = [pulse.pid for pulse in read_pulses(run.logs).values()]
+    ranks = [heartbeat.pid for heartbeat in read_heartbeats(run.logs).values()]
     agents = child_of(supervisor)
     chosen = {"rank": [draw.choice(ranks)] if ranks else [], "torchrun": agents, "supervisor": [supervisor]}
     return chosen.get(kind, [*ranks, *agents, supervisor])

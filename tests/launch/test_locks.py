@@ -39,7 +39,7 @@ run, go = Run(Path(sys.argv[1])), Path(sys.argv[2])
 print("ready", flush=True)
 while not go.exists():
     time.sleep(0.0005)
-held = run.try_lock(promise=60)
+held = run.try_lock(renewed_within=60)
 print(held is not None, flush=True)
 while go.exists():
     time.sleep(0.01)
@@ -122,10 +122,10 @@ def test_another_machine_is_believed_until_it_breaks_its_promise(
     monkeypatch.setattr(locks, "lock_at_once", lambda *_, **__: None if reach == "none" else True)
     mine = processes.me()
     monkeypatch.setattr(processes, "me", lambda: {**mine, "host": "another", "boot_id": "of-another"})
-    held = run.try_lock(promise=120)
+    held = run.try_lock(renewed_within=120)
     assert held is not None
     monkeypatch.setattr(processes, "me", lambda: mine)
-    assert run.try_lock(promise=120) is None
+    assert run.try_lock(renewed_within=120) is None
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 170)
     assert run.try_lock() is None  # 120 promised, 60 of grace
@@ -148,7 +148,7 @@ def test_a_slurm_job_that_is_started_again_elsewhere_has_its_run(run: Run, monke
         for claim in run.path.glob("run.lock.*"):
             claim.unlink()
         monkeypatch.setattr(processes, "me", lambda: {**mine, **elsewhere})
-        assert run.try_lock(promise=120, job=job) is not None
+        assert run.try_lock(renewed_within=120, job=job) is not None
         os.environ.pop("SLURM_JOB_ID", None)
         write_status(run, {"state": "running", "updated": time.time(), "next_in": 120, "slurm": job, **elsewhere})
         monkeypatch.setattr(processes, "me", lambda: mine)
@@ -181,11 +181,11 @@ def test_what_another_machine_trains_by_its_status_is_not_started_here(run: Run)
 @pytest.mark.usefixtures("no_locks")
 def test_without_locks_and_claim_a_dead_supervisor_of_this_machine_keeps_nobody_waiting(run: Run) -> None:
     run.lock_file.touch()
-    promise = {"state": "running", "updated": time.time(), "next_in": 120, **this_host()}
-    write_status(run, {**promise, "pid": os.getpid(), "pid_started": processes.start_time(os.getpid())})
+    status = {"state": "running", "updated": time.time(), "next_in": 120, **this_host()}
+    write_status(run, {**status, "pid": os.getpid(), "pid_started": processes.start_time(os.getpid())})
     with pytest.raises(SimclrPlusError), states.locked(run):
         pass
-    write_status(run, {**promise, "pid": os.getpid(), "pid_started": 1})
+    write_status(run, {**status, "pid": os.getpid(), "pid_started": 1})
     with states.locked(run):
         pass
 
@@ -254,7 +254,7 @@ def test_on_a_full_disk_the_system_s_lock_does_and_no_claim_is_left(run: Run, mo
 
     with monkeypatch.context() as full:
         full.setattr(os, "pwrite", pwrite)
-        held = run.try_lock(promise=120)
+        held = run.try_lock(renewed_within=120)
         assert held is not None and run.try_lock() is None and not list(run.path.glob("run.lock.*"))
         held.release()
     with run.locked():

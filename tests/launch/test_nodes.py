@@ -14,7 +14,7 @@ from launching import CLI, environment, processes_naming, wait_for
 from slurm_cluster import free_ports
 
 from simclr_plus.runs.folder import Run
-from simclr_plus.runs.pulse import read_pulses
+from simclr_plus.runs.heartbeat import read_heartbeats
 from simclr_plus.runs.states import read_status, state_of
 
 
@@ -167,7 +167,7 @@ def test_a_stop_ends_both_nodes_with_one_checkpoint(
     both = [start(nodes, i, tmp_path, *tiny, "training.epochs=100") for i in (0, 1)]
     run = Run(tmp_path / "x")
     wait_for(run.metrics, "a step")
-    assert len(read_pulses(run.logs)) == 2
+    assert len(read_heartbeats(run.logs)) == 2
     done = simclr_plus("stop", "x", "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert [ended(process)[0] for process in both] == [0, 0]

@@ -255,11 +255,12 @@ def test_a_stop_during_a_step_an_evaluation_or_a_slow_save_keeps_a_whole_checkpo
     if when == "save":
         wait_for(lambda: len(run.metrics()) >= 9, "the first save")
     else:
-        from simclr_plus.runs.pulse import pulse_file, read_pulse
+        from simclr_plus.runs.heartbeat import heartbeat_file, read_heartbeat
 
         at = 3 if when == "step" else 4
         wait_for(
-            lambda: (p := read_pulse(pulse_file(run.logs, 0))) and p.doing == doing and p.step == at, f"the {when}"
+            lambda: (p := read_heartbeat(heartbeat_file(run.logs, 0))) and p.doing == doing and p.step == at,
+            f"the {when}",
         )
     done = simclr_plus("stop", "x", "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from simclr_plus.machine.printing import say
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.failures import failure_of, root_cause
 from simclr_plus.runs.folder import create_run
-from simclr_plus.runs.pulse import LONG
+from simclr_plus.runs.heartbeat import LONG
 
 OF_A_SCHEDULER = {
     "WORLD_SIZE": "64",

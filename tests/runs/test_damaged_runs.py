@@ -18,8 +18,8 @@ from simclr_plus.cli.app import app
 from simclr_plus.machine import slurm
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file, read_heartbeats
 from simclr_plus.runs.overview import glance, whole_view
-from simclr_plus.runs.pulse import PulseWriter, pulse_file, read_pulses
 from simclr_plus.runs.states import KINDS, read_status, state_of
 
 WRONG: list[Any] = [None, True, "7", 7, -1, 1e400, float("nan"), 10**400, [], ["x"], {}, {"job_id": 7}, {"x": None}]
@@ -39,7 +39,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         run.status_file.write_text(json.dumps({**status, "attempt": 2, "restarts": [], "why": ""}))
         run.logs.mkdir()
         (run.logs / "rank_0.log").write_text("a line\n")
-        PulseWriter(pulse_file(run.logs, 0), 60).beat(2, "step")
+        HeartbeatWriter(heartbeat_file(run.logs, 0), 60).beat(2, "step")
     return tmp_path
 
 
@@ -97,7 +97,7 @@ def test_a_time_that_is_none_is_named(runs: Path) -> None:
 def test_a_status_that_is_no_status_leaves_it_to_the_other_files(runs: Path, content: bytes) -> None:
     (runs / "damaged" / "status.json").write_bytes(content)
     verbs = (["show", "damaged"], ["show", "damaged", "--json"], ["logs", "damaged"])
-    assert nothing_is_hidden(runs, *verbs)["state"] == "running"  # its process lives, by its pulse
+    assert nothing_is_hidden(runs, *verbs)["state"] == "running"  # its process lives, by its heartbeat
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_lines_of_metrics_with_values_of_any_type_are_shown(runs: Path) -> None:
 def test_events_with_values_of_any_type_are_shown(runs: Path) -> None:
     run = Run(runs / "damaged")
     run.status_file.unlink()
-    pulse_file(run.logs, 0).unlink()
+    heartbeat_file(run.logs, 0).unlink()
     keys = ("steps", "from_step", "processes", "host", "time", "reason", "message", "changes", "parent")
     for value in WRONG:
         for kind in ("start", "resume", "exit", "branch", value):
@@ -163,17 +163,17 @@ def test_figures_of_a_machine_of_any_type_are_shown(runs: Path) -> None:
         assert done.exit_code == 0, done.output
 
 
-def test_a_pulse_of_any_type_is_no_pulse(runs: Path) -> None:
-    file = pulse_file(runs / "damaged" / "logs", 0)
+def test_a_heartbeat_of_any_type_is_no_heartbeat(runs: Path) -> None:
+    file = heartbeat_file(runs / "damaged" / "logs", 0)
     whole = json.loads(file.read_text())
     for key in whole:
         for value in (None, "x", [], True, float("nan")):
             file.write_text(json.dumps({**whole, key: value}))
             good = {"started": [None], "doing": [], "host": ["x"]}.get(key, [])
-            assert (list(read_pulses(file.parent)) == [0]) is (value in good)
+            assert (list(read_heartbeats(file.parent)) == [0]) is (value in good)
     (file.parent / "rank_x.pulse").write_text(json.dumps(whole))
     file.write_text(json.dumps(whole))
-    assert list(read_pulses(file.parent)) == [0]
+    assert list(read_heartbeats(file.parent)) == [0]
 
 
 def test_a_stop_file_of_any_bytes_asks_to_stop(runs: Path) -> None:

@@ -22,7 +22,7 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.runs import states
 from simclr_plus.runs.failures import Exit, Failure, failure_of, note_failure, noted_failures, root_cause
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.pulse import PulseWriter, pulse_file, read_pulse, read_pulses
+from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file, read_heartbeat, read_heartbeats
 from simclr_plus.runs.states import state_of, this_host, write_status
 
 ELSEWHERE = {"host": "another", "boot_id": "of-another"}
@@ -42,11 +42,11 @@ def test_what_the_supervisor_says_holds_while_it_holds_the_lock(run: Run) -> Non
     assert lock is not None
     write_status(run, {"state": "starting", **this_host()})
     assert state_of(run).name == "starting"
-    pulse = PulseWriter(pulse_file(run.logs, 0), 60)
-    pulse.beat(0, "preparing")
+    heartbeat = HeartbeatWriter(heartbeat_file(run.logs, 0), 60)
+    heartbeat.beat(0, "preparing")
     write_status(run, {"state": "running", **this_host()})
     assert state_of(run).name == "starting"
-    pulse.beat(3, "step")
+    heartbeat.beat(3, "step")
     assert state_of(run).name == "running"
     run.ask_to_stop()
     assert state_of(run).name == "stopping"
@@ -81,7 +81,7 @@ def test_a_run_of_this_machine_before_it_was_started_anew_is_lost(run: Run) -> N
 def test_another_machines_run_is_believed_until_it_breaks_its_promise(run: Run) -> None:
     now = time.time()
     write_status(run, {"state": "running", "updated": now, "next_in": 120, **ELSEWHERE})
-    PulseWriter(pulse_file(run.logs, 0), 300).beat(7, "step")
+    HeartbeatWriter(heartbeat_file(run.logs, 0), 300).beat(7, "step")
     assert state_of(run).name == "running"
     assert state_of(run, now=now + 170).name == "running"  # 120 promised, 60 of grace
     stale = state_of(run, now=now + 190)
@@ -92,7 +92,7 @@ def test_another_machines_run_is_believed_until_it_breaks_its_promise(run: Run) 
 def test_where_there_are_no_locks_the_promise_decides(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(states, "is_locked", lambda _: None)
     write_status(run, {"state": "running", "updated": time.time(), "next_in": 120, **this_host()})
-    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    HeartbeatWriter(heartbeat_file(run.logs, 0), 60).beat(7, "step")
     assert state_of(run).name == "running" and state_of(run, now=time.time() + 1000).name == "stale"
 
 
@@ -112,16 +112,16 @@ def test_slurm_is_asked_about_its_jobs(
 ) -> None:
     monkeypatch.setattr(slurm, "state_of_job", lambda _: job)
     write_status(run, {"state": said, "slurm": {"job_id": "7"}, "updated": time.time(), "next_in": 60, **ELSEWHERE})
-    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    HeartbeatWriter(heartbeat_file(run.logs, 0), 60).beat(7, "step")
     assert state_of(run).name == name
 
 
 def test_a_loop_without_supervisor_runs_while_its_process_lives(run: Run) -> None:
     run.log_event("start")
     assert state_of(run).name == "lost"
-    PulseWriter(pulse_file(run.logs, 0), 60).beat(7, "step")
+    HeartbeatWriter(heartbeat_file(run.logs, 0), 60).beat(7, "step")
     assert state_of(run).name == "running"
-    path = pulse_file(run.logs, 0)
+    path = heartbeat_file(run.logs, 0)
     path.write_text(path.read_text().replace(f'"started": {start_time(os.getpid())}', '"started": 1'))
     assert state_of(run).name == "lost"
 
@@ -131,36 +131,36 @@ def test_a_torn_status_is_no_status(run: Run) -> None:
     assert state_of(run).name == "queued"
 
 
-def test_a_pulse_tells_who_and_what_and_a_torn_one_nothing(run: Run) -> None:
-    path = pulse_file(run.logs, 3)
-    PulseWriter(path, 30).beat(12, "evaluating")
-    pulse = read_pulse(path)
-    assert pulse is not None and (pulse.step, pulse.doing, pulse.next_in, pulse.pid) == (
+def test_a_heartbeat_tells_who_and_what_and_a_torn_one_nothing(run: Run) -> None:
+    path = heartbeat_file(run.logs, 3)
+    HeartbeatWriter(path, 30).beat(12, "evaluating")
+    heartbeat = read_heartbeat(path)
+    assert heartbeat is not None and (heartbeat.step, heartbeat.doing, heartbeat.next_in, heartbeat.pid) == (
         12,
         "evaluating",
         120,
         os.getpid(),
     )
-    assert pulse.started == start_time(os.getpid()) and not is_stopped(os.getpid())
-    assert list(read_pulses(run.logs)) == [3]
+    assert heartbeat.started == start_time(os.getpid()) and not is_stopped(os.getpid())
+    assert list(read_heartbeats(run.logs)) == [3]
     path.write_bytes(path.read_bytes()[:100])
-    assert read_pulse(path) is None and read_pulses(run.logs) == {}
+    assert read_heartbeat(path) is None and read_heartbeats(run.logs) == {}
 
 
 def test_the_rank_that_keeps_others_waiting_is_named(run: Run) -> None:
     for rank, (step, doing) in enumerate([(5, "step"), (5, "data"), (5, "step")]):
-        PulseWriter(pulse_file(run.logs, rank), 10).beat(step, doing)
-    pulses, seen = read_pulses(run.logs), {}
-    assert behind_the_others(pulses) == 1
-    assert hung(pulses, seen, 100.0) is None and hung(pulses, seen, 109.0) is None
-    found = hung(pulses, seen, 111.0)
+        HeartbeatWriter(heartbeat_file(run.logs, rank), 10).beat(step, doing)
+    heartbeats, seen = read_heartbeats(run.logs), {}
+    assert behind_the_others(heartbeats) == 1
+    assert hung(heartbeats, seen, 100.0) is None and hung(heartbeats, seen, 109.0) is None
+    found = hung(heartbeats, seen, 111.0)
     assert found is not None and found.rank == 1 and "at step 5 (data)" in found.message
-    PulseWriter(pulse_file(run.logs, 1), 10).beat(5, "step")  # it went on, and now nobody is behind
-    found = hung(read_pulses(run.logs), seen, 111.0)
+    HeartbeatWriter(heartbeat_file(run.logs, 1), 10).beat(5, "step")  # it went on, and now nobody is behind
+    found = hung(read_heartbeats(run.logs), seen, 111.0)
     assert found is not None and found.rank is None and "not known" in found.message
     for rank in range(3):
-        PulseWriter(pulse_file(run.logs, rank), 10).beat(6, "done")
-    assert hung(read_pulses(run.logs), seen, 1000.0) is None
+        HeartbeatWriter(heartbeat_file(run.logs, rank), 10).beat(6, "done")
+    assert hung(read_heartbeats(run.logs), seen, 1000.0) is None
 
 
 def raised(error: BaseException, rank: int, at: float) -> Failure:

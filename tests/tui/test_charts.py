@@ -35,9 +35,9 @@ from simclr_plus.machine.words import duration
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import Run, create_run
+from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file
 from simclr_plus.runs.overview import glance
 from simclr_plus.runs.progress import TrainingProgress, figures
-from simclr_plus.runs.pulse import PulseWriter, pulse_file
 from simclr_plus.runs.states import this_host, write_status
 from simclr_plus.runs.time_left import lines_of_a_start, seconds_left
 
@@ -463,7 +463,7 @@ def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Pa
     write_status(run, {"state": "running", "processes": 1, **this_host()})
     lock = run.try_lock()
     assert lock is not None
-    pulse = PulseWriter(pulse_file(run.logs, 0), 60)
+    heartbeat = HeartbeatWriter(heartbeat_file(run.logs, 0), 60)
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         app.open_run(run)
@@ -474,7 +474,7 @@ def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Pa
             (0, "step", "now   the first step"),
             (7, "step", "at step 7 now"),
         ):
-            pulse.beat(step, doing)
+            heartbeat.beat(step, doing)
             screen.look()  # type: ignore[attr-defined]
             await until(pilot, lambda expected=expected: expected in screen_text(app))
             assert not screen.query_one("#charts").display

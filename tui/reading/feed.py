@@ -22,9 +22,9 @@ from simclr_plus.recipe.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan,
 from simclr_plus.recipe.reading import load_recipe, shipped_recipes
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
+from simclr_plus.runs.heartbeat import heartbeat_file, read_heartbeat
 from simclr_plus.runs.metrics_table import MetricsTable
 from simclr_plus.runs.overview import glance
-from simclr_plus.runs.pulse import pulse_file, read_pulse
 
 from ..charts.raster import Floats
 
@@ -76,7 +76,7 @@ class Facts:
     machines: dict[str, dict[str, Any]] = field(default_factory=dict)
     last_line_at: float | None = None
     trouble: str = ""
-    doing: tuple[str, int, float] | None = None  # by the pulse of process 0: word, step, when
+    doing: tuple[str, int, float] | None = None  # by the heartbeat of process 0: word, step, when
     origin: Recipe | None = None  # the shipped recipe that this one was made from
     knn_results: list[KnnResult] = field(default_factory=list)
 
@@ -262,10 +262,10 @@ def _basis(queries: object, neighbours: object, bank: object) -> KnnBasis | None
 
 
 def _doing(run: Run) -> tuple[str, int, float] | None:
-    pulse = read_pulse(pulse_file(run.logs, 0))
-    if pulse is None or not (_is_count(pulse.step) and is_number(pulse.time)):
+    heartbeat = read_heartbeat(heartbeat_file(run.logs, 0))
+    if heartbeat is None or not (_is_count(heartbeat.step) and is_number(heartbeat.time)):
         return None
-    return str(pulse.doing), pulse.step, pulse.time
+    return str(heartbeat.doing), heartbeat.step, heartbeat.time
 
 
 def _knn_results(run: Run) -> Iterator[KnnResult]:

@@ -1,7 +1,7 @@
-"""The pulse of a training process: what it does now and by when it will say so again; overwritten in place. No torch.
+"""What a training process does now, and by when it will say so again; overwritten in place. No torch.
 
-logs/rank_N.pulse is one line of JSON of fixed width. A process that says nothing for longer than it promised is hung or
-gone; clocks of other machines and pulse files that come late over a network are allowed for by who reads it.
+logs/rank_N.pulse is one line of JSON of fixed width. A process that says nothing for longer than it said is hung or
+gone; clocks of other machines and heartbeat files that come late over a network are allowed for by who reads it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONG = 4  # preparing, evaluating and saving may take so many times what a step 
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Heartbeat:
     """`next_in`: seconds after `time` within which the process will give its next sign."""
 
     step: int
@@ -36,7 +36,7 @@ class Pulse:
     host: str
 
 
-class PulseWriter:
+class HeartbeatWriter:
     """Says what a process does; `longest` is the most seconds that a step may take. Without a path it is silent."""
 
     def __init__(self, path: Path | None = None, longest: float = 0.0) -> None:
@@ -52,34 +52,42 @@ class PulseWriter:
         if self._file < 0:
             return
         longest = self._longest * (1 if doing in ("data", "step", "measuring") else LONG)
-        pulse = {"step": step, "doing": doing, "time": time.time(), "next_in": longest, **self._me}
+        heartbeat = {"step": step, "doing": doing, "time": time.time(), "next_in": longest, **self._me}
         with suppress(OSError):  # a full disk stops the run where something is lost by it, not here
-            os.pwrite(self._file, json.dumps(pulse).ljust(WIDTH - 1).encode() + b"\n", 0)
+            os.pwrite(self._file, json.dumps(heartbeat).ljust(WIDTH - 1).encode() + b"\n", 0)
 
 
-def read_pulse(path: Path) -> Pulse | None:
+def read_heartbeat(path: Path) -> Heartbeat | None:
     """The last sign of a process; None where it gave none, is just writing it, or the file holds anything else."""
     try:
         with path.open("rb") as file:
             values = json.loads(file.read(2 * WIDTH))
-        pulse = Pulse(**{field.name: values[field.name] for field in fields(Pulse)})
+        heartbeat = Heartbeat(**{field.name: values[field.name] for field in fields(Heartbeat)})
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    numbers = type(pulse.step) is type(pulse.pid) is int and is_number(pulse.time) and is_number(pulse.next_in)
-    started = pulse.started is None or is_number(pulse.started)
-    return pulse if numbers and started and pulse.doing in ORDER_OF_WORK and isinstance(pulse.host, str) else None
+    numbers = (
+        type(heartbeat.step) is type(heartbeat.pid) is int
+        and is_number(heartbeat.time)
+        and is_number(heartbeat.next_in)
+    )
+    started = heartbeat.started is None or is_number(heartbeat.started)
+    return (
+        heartbeat
+        if numbers and started and heartbeat.doing in ORDER_OF_WORK and isinstance(heartbeat.host, str)
+        else None
+    )
 
 
-def pulse_file(logs: Path, rank: int) -> Path:
-    """Where a process leaves its pulse."""
+def heartbeat_file(logs: Path, rank: int) -> Path:
+    """Where a process leaves its heartbeat."""
     return logs / f"rank_{rank}.pulse"
 
 
-def read_pulses(logs: Path) -> dict[int, Pulse]:
+def read_heartbeats(logs: Path) -> dict[int, Heartbeat]:
     """The last signs of all processes of a run, by rank."""
-    pulses = {}
+    heartbeats = {}
     for path in logs.glob("rank_*.pulse"):
-        rank, pulse = path.stem.removeprefix("rank_"), read_pulse(path)
-        if pulse is not None and rank.isdecimal():
-            pulses[int(rank)] = pulse
-    return dict(sorted(pulses.items()))
+        rank, heartbeat = path.stem.removeprefix("rank_"), read_heartbeat(path)
+        if heartbeat is not None and rank.isdecimal():
+            heartbeats[int(rank)] = heartbeat
+    return dict(sorted(heartbeats.items()))
