@@ -11,13 +11,26 @@ from itertools import pairwise
 
 import typer
 
-from simclr_plus.cli import bench, clean, evaluate, first_steps, pictures, recipes, run, study, watch, weights
+from simclr_plus.cli import (
+    bench,
+    clean,
+    evaluate,
+    first_look,
+    first_steps,
+    pictures,
+    recipes,
+    run,
+    study,
+    watch,
+    weights,
+)
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError, SimclrPlusError
 from simclr_plus.machine.printing import take_any_name, visible
 
 app = typer.Typer(
-    help="SimCLR as its authors ran it: pretrain, evaluate, export.",
-    no_args_is_help=True,
+    cls=first_look.GroupedCommands,
+    callback=first_look.begin,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

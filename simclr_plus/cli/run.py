@@ -17,13 +17,13 @@ from simclr_plus.cli.options import (
     Memory,
     Overrides,
     Partition,
-    RecipeName,
     RunName,
     RunsFolder,
     Sbatch,
     TimeLimit,
     allocation_of,
 )
+from simclr_plus.cli.recipes import list_recipes
 from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.machine.printing import print_json, print_table, say
 
@@ -50,7 +50,9 @@ Cpus = Annotated[int, typer.Option(min=0, help="SLURM: cores of each node.")]
 
 @app.command()
 def run(
-    recipe: RecipeName,
+    recipe: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of a shipped recipe; left out: list these.")
+    ] = "",
     overrides: Overrides = None,
     detach: Detach = False,
     nproc: Nproc = "",
@@ -71,6 +73,10 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
+    if not recipe:
+        list_recipes(as_json)
+        say("say which: simclr-plus run RECIPE, or `simclr-plus run folder data.root=PHOTOS` for images of your own")
+        raise typer.Exit(RecipeError.exit_code)
     from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.recipe.reading import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from simclr_plus.machine.words import duration
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -26,7 +28,7 @@ class Pace:
             return
         self._told = now
         left = (now - self._started) / (done - self._first) * max(0, self.total - done)
-        self.say(f"{self.what}: {done:,} of {self.total:,}{more}, {_in_words(left)} left")
+        self.say(f"{self.what}: {done:,} of {self.total:,}{more}, {duration(left)} left")
 
 
 @contextmanager
@@ -44,9 +46,3 @@ def telling(encoder: nn.Module, name: str, images: int, say: Callable[[str], Non
         yield
     finally:
         hook.remove()
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

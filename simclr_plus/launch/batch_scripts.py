@@ -17,6 +17,12 @@ from simclr_plus.errors import RecipeError
 from simclr_plus.runs.folder import Run
 
 SECONDS_TO_SAVE = 300  # SIGUSR2 comes so long before the time limit
+_WAIT_FOR_CHILD = """child=$!
+while :; do  # wait returns at each signal
+    wait $child
+    code=$?
+    kill -0 $child 2>/dev/null || break
+done"""
 
 
 @dataclass(frozen=True)
@@ -66,12 +72,7 @@ trap 'mkdir -p "$(dirname "$stop")"; echo requeue > "$stop"' USR2
 cd {shlex.quote(str(Path.cwd()))}
 # since SLURM 22.05 srun no longer takes the job's cores a task by itself
 srun --kill-on-bad-exit=1 ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {quoted}{meeting} &
-child=$!
-while :; do  # wait returns at each signal
-    wait $child
-    code=$?
-    kill -0 $child 2>/dev/null || break
-done
+{_WAIT_FOR_CHILD}
 if [ $code -eq 75 ] && ! [ -e "$stop" ]; then
     trap '' TERM USR2  # requeueing ends this script
     scontrol requeue $SLURM_JOB_ID
@@ -101,12 +102,7 @@ trap 'again=1; kill -INT $child' USR2
 
 cd {shlex.quote(str(Path.cwd()))}
 {shlex.join(command)} "$SLURM_ARRAY_TASK_ID" &
-child=$!
-while :; do  # wait returns at each signal
-    wait $child
-    code=$?
-    kill -0 $child 2>/dev/null || break
-done
+{_WAIT_FOR_CHILD}
 if [ $code -ne 0 ] && [ $again -eq 1 ]; then
     trap '' TERM USR2  # requeueing ends this script
     scontrol requeue ${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID
