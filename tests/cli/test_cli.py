@@ -72,7 +72,6 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
         (("export", "nothing", "-o", "x"), 3, "no run 'nothing'"),
         (("recipes", "cp", "demo", "no/such/folder/x.toml"), 4, "no/such/folder"),
         (("run", "r50_4x", "training.compile=true"), 2, "do not work together"),
-        (("run",), 2, "recipe"),
         (("embed", "latest", "", "-o", "f.safetensors"), 2, "after 'latest' is empty"),
         (("evaluate", "knn", "latest", "--data", ""), 2, "after '--data' is empty"),
         (("ps", "--runs="), 2, "--runs is empty"),
