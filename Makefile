@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-all soak check format clean
+.PHONY: demo test test-all soak check format docs clean
 
 demo: .venv/core
 	$(BIN)/simclr-plus demo
@@ -25,6 +25,10 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 clean:
 	rm -rf .venv build *.egg-info
 
@@ -38,4 +42,8 @@ clean:
 
 .venv/dev: .venv/core
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/docs: .venv/core
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@

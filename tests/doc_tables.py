@@ -10,13 +10,29 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import typer
 from test_layers import LAYERS
 
+import simclr_plus
+from simclr_plus.cli.app import app
+from simclr_plus.cli.first_look import GROUPS
 from simclr_plus.recipe import documented_keys
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+OTHER_NAMES = {  # public too, beside those of the package itself
+    "augmentations.operations": (
+        *("crop_and_resize", "adjust_brightness", "add_brightness", "adjust_contrast", "adjust_saturation"),
+        *("adjust_hue", "to_grayscale", "gaussian_blur"),
+    ),
+    "losses.contrastive": ("nt_xent",),
+    "lars": ("parameter_groups",),
+    "schedules": ("peak_learning_rate", "warmup_cosine"),
+    "datasets.decoding": ("decode_image",),
+    "weights.head_files": ("load_head",),
+}
 SOURCES = {"simclr_plus": ROOT / "simclr_plus", "tui": ROOT / "tui"}
 
 
@@ -30,6 +46,52 @@ def key_table() -> str:
         row = [f"`{key}`", _cell(kind), f"`{json.dumps(default)}`", _cell(meaning)]
         tables.setdefault(section, head).append(f"| {' | '.join(row)} |")
     return "\n\n".join("\n".join(lines) for lines in tables.values())
+
+
+def command_table() -> str:
+    """Every command under its heading, with its words and options."""
+    group = typer.main.get_group(app)
+    context = typer.Context(group, info_name="simclr-plus")
+    parts = []
+    for heading, names in GROUPS.items():
+        parts.append(f"## {heading}")
+        for name in names:
+            parts += _command_text(group.get_command(context, name), f"simclr-plus {name}")
+    return "\n\n".join(parts)
+
+
+def _command_text(command: Any, words: str) -> list[str]:
+    """A command with its tables of words and options; of a group its commands."""
+    inner = getattr(command, "commands", {})
+    given = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    usage = " ".join([words, *(_metavar(p) for p in given)])
+    text = [f"### {words}", command.help, "" if inner else f"`{usage}`"]
+    rows = [f"| `{_metavar(p)}` | {_cell(p.help or '')} | |" for p in given]
+    rows += [f"| `{', '.join(p.opts)}` | {_cell(p.help or '')} | {_default(p)} |" for p in options]
+    text.append("\n".join(["| word or option | meaning | default |", "|---|---|---|", *rows]) if rows else "")
+    for name, command in inner.items():
+        text += _command_text(command, f"{words} {name}")
+    return [part for part in text if part]
+
+
+def _metavar(argument: Any) -> str:
+    name = argument.metavar or argument.name.upper()
+    name = name if argument.required or name.startswith("[") else f"[{name}]"
+    return f"{name}..." if argument.nargs == -1 and not name.endswith("...") else name
+
+
+def _default(option: Any) -> str:
+    """As one types it; nothing for a flag and for what is empty."""
+    is_said = option.default is not None and str(option.default) != "" and not option.is_flag
+    return f"`{option.default}`" if is_said else ""
+
+
+def name_table() -> str:
+    """The public names, as mkdocstrings writes them out."""
+    paths = [f"simclr_plus.{simclr_plus._HOME[name]}.{name}" for name in simclr_plus.__all__]
+    paths += [f"simclr_plus.{module}.{name}" for module, names in OTHER_NAMES.items() for name in names]
+    return "\n\n".join(f"::: {path}" for path in paths)
 
 
 def layer_table() -> str:
@@ -72,7 +134,12 @@ def _cell(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", text)
 
 
-TABLES = {"recipes.md": {"keys": key_table}, "architecture.md": {"layers": layer_table, "files": file_table}}
+TABLES = {
+    "recipes.md": {"keys": key_table},
+    "commands.md": {"commands": command_table},
+    "api.md": {"names": name_table},
+    "architecture.md": {"layers": layer_table, "files": file_table},
+}
 
 
 def pages() -> Iterator[tuple[Path, str]]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from simclr_plus.cli.evaluate import show_result
 from simclr_plus.cli.options import RUNS, AsJson, RunsFolder
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
@@ -26,7 +25,7 @@ def demo(
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
 ) -> None:
-    """Watch SimCLR learn from real images on two CPU cores, and what its features are worth."""
+    """Watch SimCLR learn from photographs on two CPU cores, and what its features are worth."""
     from simclr_plus.checks.demo import run_demo
 
     result, code = run_demo(seed, runs, quiet=as_json, say=say)
@@ -35,16 +34,25 @@ def demo(
     if as_json:
         print_json(result)
         return
-    for name in ("knn", "linear_fast"):
-        show_result(name, result[name])
+    _show_demo(result["evaluations"])
     say(
-        f"the encoder: {result['encoder']}\n"
-        f"its curves:  {result['curves']}\n"
+        f"curves:      {result['curves']}\n"
+        f"neighbours:  {result['neighbours']} (test pieces, and the nearest by h and by raw pixels)\n"
+        f"report:      {result['report']}\n"
+        f"encoder:     {result['encoder']}\n"
         "next, on your own images:\n"
         "  simclr-plus run folder data.root=PHOTOS\n"
         "in Python:\n"
         f"  encoder = simclr_plus.load_encoder({result['encoder']!r})"
     )
+
+
+def _show_demo(evaluations: list[dict[str, Any]]) -> None:
+    """A row a subject, a column an evaluation."""
+    tests = evaluations[0]["test_images"]
+    columns = [f"{'kNN' if e['evaluator'] == 'knn' else 'linear'}, {e['train_images']:,} labels" for e in evaluations]
+    rows = [[who, *(f"{e['results'][who]['top1']:.1%}" for e in evaluations)] for who in evaluations[0]["results"]]
+    print_table(["features", *columns], rows, f"top-1 on {tests:,} test pieces of 66 places")
 
 
 @app.command()

@@ -8,8 +8,8 @@ from simclr_plus.lazy import loads
 
 if TYPE_CHECKING:
     from simclr_plus.datasets.decoding import decode_image
+    from simclr_plus.datasets.embedded import FASHION_CLASSES
     from simclr_plus.datasets.images import (
-        FASHION_CLASSES,
         HELD_OUT,
         PRETRAIN,
         TEST,
@@ -39,5 +39,5 @@ __all__ = [
     "require_labels",
 ]
 
-_HOME = dict.fromkeys(__all__, "images") | {"decode_image": "decoding"}
+_HOME = dict.fromkeys(__all__, "images") | {"decode_image": "decoding", "FASHION_CLASSES": "embedded"}
 __getattr__ = loads(__name__, _HOME)

@@ -7,38 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simclr_plus.datasets import embedded
 from simclr_plus.datasets.decoding import Reading, decode_image, is_transparent, reading_of
 from simclr_plus.datasets.file_list import SUFFIXES, FileList, list_images, listed_names, shown_name
 from simclr_plus.datasets.splits import are_parts, parts_of
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError, UnlabelledError, UnreadableImageError
-from simclr_plus.recipe.keys import Data
+from simclr_plus.recipe.keys import EMBEDDED, Data
 from simclr_plus.recipe.paths import whole_path
 from simclr_plus.recipe.recipe import Recipe
 
 PRETRAIN, TRAIN, TEST = "pretrain", "train", "test"  # what is asked for: all images, the labelled ones, held-out ones
 LOOKED_AT = 64  # images that are looked at for transparency before training
-NAMES = ("embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")  # data sets known by name
+NAMES = (*EMBEDDED, "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")  # data sets known by name
 HELD_OUT = 0.2  # of each class of a folder that has no test images of its own
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
 
 
 class Unreadable(set[Path]):
@@ -107,8 +94,8 @@ class Images:
 
 def open_images(data: Data, split: str) -> Images:
     """The images of a recipe's [data] for "pretrain", "train" (labelled) or "test"; pretraining obeys data.limit."""
-    if data.name == "embedded":
-        images = _open_embedded(split)
+    if data.name in EMBEDDED:
+        images = _open_embedded(data.name, split)
     elif data.name == "folder":
         images = replace(_open_folder_split(data, split), skip_bad=data.on_bad_image == "skip")
     else:
@@ -195,7 +182,7 @@ def open_folder(root: Path, data: Data | None = None) -> Images:
 
 def data_named(name: str, like: Data, root: str = "") -> Data:
     """A data set by its name, or a folder; its files are read as `like` says. root: of a data set by name."""
-    usual_root = "data" if like.name in ("folder", "embedded") else like.root
+    usual_root = "data" if like.name in ("folder", *EMBEDDED) else like.root
     named = {"name": name, "root": root or usual_root} if name in NAMES else {"name": "folder", "root": name}
     return Data.model_validate(named | like.model_dump(include={"background", "deep_gray", "max_pixels"}))
 
@@ -214,20 +201,10 @@ def held_out_indices(labels: NDArray[np.int64], share: float, seed: int = 0) -> 
     return np.sort(np.concatenate(held)), np.sort(np.concatenate(kept))
 
 
-@cache
-def _embedded_arrays() -> dict[str, NDArray[Any]]:
-    with np.load(str(files("simclr_plus.datasets.embedded") / "fashion_mnist.npz"), allow_pickle=False) as arrays:
-        return dict(arrays)
-
-
-def _open_embedded(split: str) -> Images:
-    arrays, part = _embedded_arrays(), "test" if split == TEST else "train"
-    return Images(
-        name="embedded",
-        pixels=_in_color(arrays[f"{part}_images"]),
-        labels=arrays[f"{part}_labels"].astype(np.int64),
-        classes=FASHION_CLASSES,
-    )
+def _open_embedded(name: str, split: str) -> Images:
+    read = embedded.places if name == "places" else embedded.fashion_mnist
+    pixels, labels, classes = read("test" if split == TEST else "train")
+    return Images(name=name, pixels=_with_channels(pixels), labels=labels, classes=classes)
 
 
 def _open_folder_split(data: Data, split: str) -> Images:
@@ -276,14 +253,13 @@ def _open_torchvision(data: Data, split: str) -> Images:
         return Images(
             data.name, np.ascontiguousarray(reader.data.transpose(0, 2, 3, 1)), (), labels, tuple(reader.classes)
         )
-    pixels = np.asarray(reader.data, dtype=np.uint8)
-    pixels = pixels if pixels.ndim == 4 else _in_color(pixels)
+    pixels = _with_channels(np.asarray(reader.data, dtype=np.uint8))
     return Images(data.name, pixels, (), np.asarray(reader.targets, dtype=np.int64), tuple(reader.classes))
 
 
-def _in_color(gray: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """[N, H, W] -> [N, H, W, 3]."""
-    return np.ascontiguousarray(np.repeat(gray[..., None], 3, axis=-1))
+def _with_channels(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Gray images [N, H, W] become [N, H, W, 3]; those in color stay."""
+    return pixels if pixels.ndim == 4 else np.ascontiguousarray(np.repeat(pixels[..., None], 3, axis=-1))
 
 
 def check_trainable(images: Images, batch_size: int) -> None:

@@ -460,4 +460,4 @@ TWELVE: dict[str, Callable[[Path, int], LabelledSet]] = {  # in the order of the
     "caltech101": _caltech101,
     "flowers102": _flowers102,
 }
-_OF_RECIPES = ("embedded", "mnist", "fashion_mnist", "stl10")
+_OF_RECIPES = ("embedded", "places", "mnist", "fashion_mnist", "stl10")

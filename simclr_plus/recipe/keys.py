@@ -46,12 +46,18 @@ class About(Section):
     expected: Annotated[str, Field(description="the score to expect, marked as the paper's or as measured")] = ""
 
 
+EMBEDDED = (
+    "embedded",
+    "places",
+)  # data sets that ship with the package: part of Fashion-MNIST, and photographs of places
+
+
 class Data(Section):
     """The images."""
 
     name: Annotated[
-        Literal["embedded", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"],
-        Field(description='"embedded" ships with the package, "folder" is any folder, torchvision reads the rest'),
+        Literal["embedded", "places", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"],
+        Field(description='"embedded" and "places" ship with it, "folder" is any folder, torchvision reads the rest'),
     ] = "embedded"
     root: Annotated[
         str, Field(description="folder of the images; for torchvision's data sets the folder that holds theirs")

@@ -12,6 +12,7 @@ from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine,
 # training images of the data sets known by name
 KNOWN_SIZES = {
     "embedded": 10_000,
+    "places": 4_224,
     "mnist": 60_000,
     "fashion_mnist": 60_000,
     "cifar10": 50_000,

@@ -14,6 +14,7 @@ from pydantic import Field
 from simclr_plus.augmentations.law import ViewLaw, simclr_law
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.recipe.keys import (
+    EMBEDDED,
     About,
     Augmentation,
     Checkpoints,
@@ -115,7 +116,7 @@ class Recipe(Section):
         Raises RecipeError for a path that is empty or cannot be recorded.
         """
         data, training = self.data, self.training
-        if data.name != "embedded":
+        if data.name not in EMBEDDED:
             data = data.model_copy(update={"root": whole_path(data.root, "data.root")})
         if training.init_from:
             init_from = whole_path(training.init_from, "training.init_from")

@@ -19,6 +19,7 @@ from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
     "demo",
+    "fashion_demo",
     "mnist",
     "fashion_mnist",
     "cifar10_r18",
@@ -189,7 +190,7 @@ def test_the_recipes_of_v2_hold_its_numbers() -> None:
 
 
 def test_a_recipe_is_immutable() -> None:
-    recipe = load_recipe("demo")
+    recipe = load_recipe("fashion_demo")
     with pytest.raises(ValueError, match="frozen"):
         recipe.training.epochs = 1  # type: ignore[misc]
 

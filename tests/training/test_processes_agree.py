@@ -51,7 +51,7 @@ def new_run(folder: Path, name: str, *overrides: str, begin_at: tuple[int, ...] 
     """Made by process 0; it begins with copies of the unbroken run's checkpoints."""
     run = Run(folder / name)
     if distributed.rank() == 0:
-        create_run(load_recipe("demo", [*STEPS, *overrides]), folder, name)
+        create_run(load_recipe("fashion_demo", [*STEPS, *overrides]), folder, name)
         run.checkpoints.mkdir()
         for step in begin_at:
             shutil.copyfile(Run(folder / "unbroken").checkpoint_file(step), run.checkpoint_file(step))

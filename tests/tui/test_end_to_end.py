@@ -150,7 +150,7 @@ def test_a_browser_gets_the_runs_from_this_machine_only(tmp_path: Path) -> None:
     pytest.importorskip("textual_serve")
     import aiohttp
 
-    create_run(load_recipe("demo"), tmp_path / "runs", "seen_from_afar")
+    create_run(load_recipe("fashion_demo"), tmp_path / "runs", "seen_from_afar")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
