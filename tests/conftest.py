@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads that share a core w
 
 @pytest.fixture
 def tiny() -> list[str]:
-    """Overrides that make the recipe fashion_demo tiny."""
+    """Overrides that make the demo recipe tiny."""
     return list(TINY)
 
 

@@ -42,7 +42,7 @@ def line(step: int, **changes: Any) -> dict[str, Any]:
 
 def a_run(folder: Path, name: str, *, lines: int = 30, overrides: tuple[str, ...] = ()) -> Run:
     """A run that finished."""
-    run = create_run(load_recipe("fashion_demo", overrides), folder, name)
+    run = create_run(load_recipe("demo", overrides), folder, name)
     run.log_event("start", steps=lines * 10, processes=1, host="here")
     for i in range(1, lines + 1):
         run.log_metrics(line(i * 10))
@@ -53,7 +53,7 @@ def a_run(folder: Path, name: str, *, lines: int = 30, overrides: tuple[str, ...
 
 def a_live_run(folder: Path, name: str) -> tuple[Run, int]:
     """A run that looks as if it trained, and its lock."""
-    run = create_run(load_recipe("fashion_demo"), folder, name)
+    run = create_run(load_recipe("demo"), folder, name)
     run.log_event("start", steps=1000, processes=1, host="here")
     write_status(run, {"state": "running", "processes": 1, **this_host()})
     HeartbeatWriter(heartbeat_file(run.logs, 0), 60).beat(10, "step")

@@ -46,7 +46,7 @@ def train(python: str, folder: Path) -> None:
             run = f"{name}-of-{processes}"
             if (folder / "runs" / run / "encoder.safetensors").exists():
                 continue
-            words = ["run", "fashion_demo", *SMALL.split(), *keys.split(), "--nproc", str(processes), "--name", run]
+            words = ["run", "demo", *SMALL.split(), *keys.split(), "--nproc", str(processes), "--name", run]
             print(run, flush=True)
             subprocess.run([python, "-m", "simclr_plus.cli", *words], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 

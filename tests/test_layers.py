@@ -117,7 +117,7 @@ def test_verbs_that_watch_import_neither_torch_nor_textual_nor_numba(arguments: 
     from simclr_plus.recipe import load_recipe
     from simclr_plus.runs.folder import create_run
 
-    create_run(load_recipe("fashion_demo"), tmp_path, "x").logs.mkdir()
+    create_run(load_recipe("demo"), tmp_path, "x").logs.mkdir()
     (tmp_path / "x" / "logs" / "rank_0.log").write_text("a line\n")
     given = [*arguments, *([] if arguments == ["--help"] else ["--runs", str(tmp_path)])]
     code = f"from simclr_plus.cli.app import app\ntry: app({given!r})\nexcept SystemExit as end: assert not end.code"

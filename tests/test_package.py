@@ -92,4 +92,4 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
     assert str(site) in out.stdout, out.stderr
     assert "r50_4x" in json.loads(simclr_plus("recipes", "ls", "--json"))
     small = ["data.limit=64", "training.batch_size=32", "training.epochs=1", "training.warmup_epochs=0"]
-    assert json.loads(simclr_plus("run", "fashion_demo", *small, "--name", "x", "--json"))["state"] == "finished"
+    assert json.loads(simclr_plus("run", "demo", *small, "--name", "x", "--json"))["state"] == "finished"

@@ -1,4 +1,4 @@
-"""The recipe fashion_demo made tiny."""
+"""The demo recipe made tiny."""
 
 # A network of 8 to 64 channels on 256 embedded images: a run takes seconds.
 TINY = [

@@ -19,11 +19,11 @@ ENCODER = "encoder.safetensors"
 def run_demo(
     seed: int, runs: Path, *, quiet: bool, say: Callable[[str], None], overrides: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any] | None, int]:
-    """Train `demo`; evaluate it by kNN and linear with FEW labels a class and with all; draw and report.
+    """Train `places`; evaluate it by kNN and linear with FEW labels a class and with all; draw and report.
 
     Returns what came out and the exit code; None when the training was stopped. overrides: of the recipe's keys.
     """
-    recipe = load_recipe("demo", [f"training.seed={seed}", *overrides])
+    recipe = load_recipe("places", [f"training.seed={seed}", *overrides])
     run = create_numbered_run(recipe, runs, f"{default_name('demo')}-seed{seed}")
     say(
         f"learning from pieces of 66 photographs, without labels ({run.path}).\n"

@@ -90,7 +90,7 @@ def untrained(case: Case, path: Path) -> Run:
         "monitor.knn_every_epochs=0",
         *case.overrides,
     ]
-    return create_run(load_recipe("fashion_demo", overrides), path.parent, path.name)
+    return create_run(load_recipe("demo", overrides), path.parent, path.name)
 
 
 def compare(one: Run, many: Run, case: Case) -> list[Finding]:

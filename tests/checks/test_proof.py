@@ -118,7 +118,7 @@ def test_a_changed_entry_is_found_and_named(
 
 @pytest.mark.slow
 def test_a_batch_that_the_processes_cannot_share_is_refused_before_training(tmp_path: Path, tiny: list[str]) -> None:
-    run = create_run(load_recipe("fashion_demo", [*tiny, "training.batch_size=33"]), tmp_path, "run")
+    run = create_run(load_recipe("demo", [*tiny, "training.batch_size=33"]), tmp_path, "run")
     with pytest.raises(
         SimclrPlusError, match=r"training.batch_size = 33 does not divide by 2 processes; use 32 or 34"
     ) as e:

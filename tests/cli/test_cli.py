@@ -54,15 +54,15 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
     ("arguments", "code", "says"),
     [
         (("run", "nowhere"), 3, "no recipe 'nowhere'"),
-        (("run", "fashion_demo", "training.epoch=3"), 2, "did you mean training.epochs?"),
-        (("run", "fashion_demo", "training.batch_size=1"), 2, "training.batch_size = 1"),
-        (("run", "fashion_demo", "loss.temperature=0"), 2, "loss.temperature = 0"),
-        (("run", "fashion_demo", "augmentation.strength=1.3"), 2, "augmentation.strength = 1.3"),
-        (("run", "fashion_demo", "augmentation.image_size=7"), 2, "augmentation.image_size = 7"),
-        (("run", "fashion_demo", "training.warmup_epochs=99"), 2, "is longer than training.epochs"),
-        (("run", "fashion_demo", "training.batch_size=100", "--nproc", "3"), 2, "does not divide by 3 processes"),
-        (("run", "fashion_demo", "--nproc", "many"), 2, "--nproc many"),
-        (("run", "fashion_demo", "data.limit=20"), 2, "exceeds the 20 images"),
+        (("run", "demo", "training.epoch=3"), 2, "did you mean training.epochs?"),
+        (("run", "demo", "training.batch_size=1"), 2, "training.batch_size = 1"),
+        (("run", "demo", "loss.temperature=0"), 2, "loss.temperature = 0"),
+        (("run", "demo", "augmentation.strength=1.3"), 2, "augmentation.strength = 1.3"),
+        (("run", "demo", "augmentation.image_size=7"), 2, "augmentation.image_size = 7"),
+        (("run", "demo", "training.warmup_epochs=99"), 2, "is longer than training.epochs"),
+        (("run", "demo", "training.batch_size=100", "--nproc", "3"), 2, "does not divide by 3 processes"),
+        (("run", "demo", "--nproc", "many"), 2, "--nproc many"),
+        (("run", "demo", "data.limit=20"), 2, "exceeds the 20 images"),
         (("run", "folder", "data.root=missing"), 3, "missing does not exist"),
         (("run", "cifar10_r18"), 3, "set data.download=true"),
         (("resume", "latest"), 3, "no run 'latest'"),
@@ -70,7 +70,7 @@ def test_the_dry_run_of_the_largest_recipe_says_what_it_comes_to(simclr_plus: Co
         (("recipes", "show", "demos"), 3, "did you mean demo"),
         (("preview", "missing.jpg"), 3, "no image missing.jpg"),
         (("export", "nothing", "-o", "x"), 3, "no run 'nothing'"),
-        (("recipes", "cp", "fashion_demo", "no/such/folder/x.toml"), 4, "no/such/folder"),
+        (("recipes", "cp", "demo", "no/such/folder/x.toml"), 4, "no/such/folder"),
         (("run", "r50_4x", "training.compile=true"), 2, "do not work together"),
         (("embed", "latest", "", "-o", "f.safetensors"), 2, "after 'latest' is empty"),
         (("evaluate", "knn", "latest", "--data", ""), 2, "after '--data' is empty"),
@@ -101,8 +101,8 @@ def test_recipes_can_be_listed_shown_copied_and_checked(simclr_plus: Command, tm
     )
     shown = simclr_plus("recipes", "show", "r50_2x", "training.seed=9", cwd=tmp_path).stdout
     assert "width = 2" in shown and "seed = 9" in shown
-    assert simclr_plus("recipes", "cp", "fashion_demo", "mine.toml", cwd=tmp_path).stdout.strip() == "mine.toml"
-    refused(simclr_plus("recipes", "cp", "fashion_demo", "mine.toml", cwd=tmp_path), 2, "mine.toml exists")
+    assert simclr_plus("recipes", "cp", "demo", "mine.toml", cwd=tmp_path).stdout.strip() == "mine.toml"
+    refused(simclr_plus("recipes", "cp", "demo", "mine.toml", cwd=tmp_path), 2, "mine.toml exists")
     assert "valid" in simclr_plus("recipes", "validate", "mine.toml", cwd=tmp_path).stdout
     (tmp_path / "mine.toml").write_text("[training]\nepochz = 3")
     refused(simclr_plus("recipes", "validate", "mine.toml", cwd=tmp_path), 2, "did you mean training.epochs?")
@@ -146,12 +146,12 @@ def test_a_preview_shows_the_operations_of_a_study_on_the_views_that_have_them(
 def test_a_run_prints_plain_lines_where_there_is_no_terminal(
     simclr_plus: Command, tmp_path: Path, tiny: list[str]
 ) -> None:
-    done = simclr_plus("run", "fashion_demo", *tiny, "--name", "x", cwd=tmp_path)
+    done = simclr_plus("run", "demo", *tiny, "--name", "x", cwd=tmp_path)
     assert done.returncode == 0 and "\r" not in done.stdout and "\x1b" not in done.stdout
     last = done.stdout.strip().splitlines()[-1]
     assert last.startswith("step 9/9") and all(t in last for t in ("loss", "contrastive", "images/s", "left"))
     assert "simclr-plus evaluate knn runs/x" in done.stderr
-    again = simclr_plus("run", "fashion_demo", *tiny, "--name", "x", cwd=tmp_path)
+    again = simclr_plus("run", "demo", *tiny, "--name", "x", cwd=tmp_path)
     refused(again, 2, "runs/x exists")
     finished = simclr_plus("resume", "x", cwd=tmp_path)
     assert finished.returncode == 0 and "is finished (9 steps)" in finished.stderr
@@ -167,7 +167,7 @@ def test_the_commands_that_messages_propose_work_for_a_run_whose_name_holds_a_bl
         return shlex.split(line)
 
     name = "it's two words"
-    said = simclr_plus("run", "fashion_demo", *tiny, "--name", name, cwd=tmp_path).stderr
+    said = simclr_plus("run", "demo", *tiny, "--name", name, cwd=tmp_path).stderr
     unmeasured = simclr_plus("report", name, cwd=tmp_path)
     assert unmeasured.returncode == 3
     for talk in (said, unmeasured.stderr):
@@ -183,17 +183,7 @@ def test_the_commands_that_messages_propose_work_for_a_run_whose_name_holds_a_bl
 def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
     simclr_plus: Command, tmp_path: Path, tiny: list[str]
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "simclr_plus.cli",
-        "run",
-        "fashion_demo",
-        *tiny,
-        "training.epochs=50",
-        "--name",
-        "x",
-    ]
+    command = [sys.executable, "-m", "simclr_plus.cli", "run", "demo", *tiny, "training.epochs=50", "--name", "x"]
     process = subprocess.Popen(
         [*command, "--nproc", "2"], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
@@ -210,7 +200,7 @@ def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
 @pytest.mark.slow
 def test_a_failure_under_torchrun_is_told_as_plainly(simclr_plus: Command, tmp_path: Path, tiny: list[str]) -> None:
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.learning_rate=1e30"]
-    done = simclr_plus("run", "fashion_demo", *overrides, "--name", "x", "--nproc", 2, cwd=tmp_path)
+    done = simclr_plus("run", "demo", *overrides, "--name", "x", "--nproc", 2, cwd=tmp_path)
     refused(done, 1, "not finite at step")
 
 
@@ -256,13 +246,8 @@ def test_unreadable_photographs_stop_a_run_or_are_counted(
     for i, path in enumerate(sorted(photos.rglob("*.jpg"))):
         (folder / f"{i:02}.jpg").write_bytes(path.read_bytes() if i else b"not an image")
     small = [*tiny, "data.name=folder", "data.root=mixed", "training.batch_size=16", "training.epochs=2"]
-    refused(
-        simclr_plus("run", "fashion_demo", *small, "--name", "a", cwd=tmp_path),
-        1,
-        "00.jpg cannot be read",
-        "on_bad_image",
-    )
-    done = simclr_plus("run", "fashion_demo", *small, "data.on_bad_image=skip", "--name", "b", "--json", cwd=tmp_path)
+    refused(simclr_plus("run", "demo", *small, "--name", "a", cwd=tmp_path), 1, "00.jpg cannot be read", "on_bad_image")
+    done = simclr_plus("run", "demo", *small, "data.on_bad_image=skip", "--name", "b", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["last"]["images_skipped"] == 1
     assert "00.jpg" in (tmp_path / "runs/b/logs/skipped.0.txt").read_text()
     assert "1 images could not be read and were skipped" in done.stderr

@@ -78,7 +78,7 @@ def test_foreign_networks_differ_by_strides_and_by_what_is_subtracted() -> None:
 
 
 def test_an_encoder_has_one_digest_in_a_checkpoint_and_in_a_file(tmp_path: Path, tiny: list[str]) -> None:
-    recipe = load_recipe("fashion_demo", tiny)
+    recipe = load_recipe("demo", tiny)
     model = build_model(recipe, 10)
     file, encoder = tmp_path / "step_1.safetensors", tmp_path / "e.safetensors"
     save_checkpoint(file, model, torch.optim.SGD(model.parameters()), step=1, recipe=recipe)

@@ -220,7 +220,7 @@ def test_z_is_what_the_projection_head_makes_of_h(fashion: tuple[Images, Images]
 @pytest.fixture
 def trained(tmp_path: Path, tiny: list[str]) -> Run:
     """A run with a checkpoint that holds encoder, head and probe, of random weights."""
-    recipe = load_recipe("fashion_demo", [*tiny, "augmentation.image_size=28"])
+    recipe = load_recipe("demo", [*tiny, "augmentation.image_size=28"])
     run = create_run(recipe, tmp_path / "runs", "r")
     torch.manual_seed(0)
     model = build_model(recipe, 10).eval()

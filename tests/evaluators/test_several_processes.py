@@ -182,7 +182,7 @@ def main(folder: Path) -> None:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     folder = tmp_path_factory.mktemp(f"processes{request.param}")
     half_done(folder / "state.safetensors")
-    run = create_run(load_recipe("fashion_demo", ["encoder.width=0.0625", "augmentation.image_size=12"]), folder, "r")
+    run = create_run(load_recipe("demo", ["encoder.width=0.0625", "augmentation.image_size=12"]), folder, "r")
     for step in (1, 2):
         model = build_model(run.recipe(), 3)
         file = run.checkpoint_file(step)

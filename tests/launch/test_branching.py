@@ -25,7 +25,7 @@ from simclr_plus.weights.tensor_files import read_header, write_tensors
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from conftest import TINY
 
-    run = create_run(load_recipe("fashion_demo", TINY), tmp_path_factory.mktemp("runs"), "parent")
+    run = create_run(load_recipe("demo", TINY), tmp_path_factory.mktemp("runs"), "parent")
     train(run, quiet=True)
     return run
 
@@ -106,7 +106,7 @@ def test_a_folder_that_moved_is_the_same_data_and_an_early_checkpoint_cannot_tel
     for name in ("here", "there"):
         shutil.copytree(photos, tmp_path / "photos" / name)
     data = ["data.name=folder", "data.limit=0", "training.batch_size=16", "training.warmup_epochs=0"]
-    recipe = load_recipe("fashion_demo", [*tiny, *data, f"data.root={tmp_path / 'photos' / 'here'}"])
+    recipe = load_recipe("demo", [*tiny, *data, f"data.root={tmp_path / 'photos' / 'here'}"])
     run = create_run(recipe, tmp_path / "runs", "parent")
     train(run, quiet=True)
     moved = ["training.epochs=2", f"data.root={tmp_path / 'photos' / 'there'}"]

@@ -29,7 +29,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
     from conftest import TINY
 
     folder = tmp_path_factory.mktemp("unbroken")
-    command = [*CLI, "run", "fashion_demo", *TINY, *LENGTH, "--nproc", "2", "--name", "unbroken", "--runs", str(folder)]
+    command = [*CLI, "run", "demo", *TINY, *LENGTH, "--nproc", "2", "--name", "unbroken", "--runs", str(folder)]
     done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return Run(folder / "unbroken")
@@ -58,19 +58,7 @@ def victims(run: Run, kind: str, draw: random.Random) -> list[int]:
 def kill_and_resume(folder: Path, unbroken: Run, keys: list[str], seed: int, processes: int = 2) -> None:
     draw, kind = random.Random(seed), VICTIMS[seed % len(VICTIMS)]
     name = f"x{seed}"
-    command = [
-        *CLI,
-        "run",
-        "fashion_demo",
-        *keys,
-        "--nproc",
-        str(processes),
-        "--name",
-        name,
-        "-d",
-        "--runs",
-        str(folder),
-    ]
+    command = [*CLI, "run", "demo", *keys, "--nproc", str(processes), "--name", name, "-d", "--runs", str(folder)]
     subprocess.run(command, env=environment(folder), capture_output=True, check=True, timeout=120)
     run = Run(folder / name)
     if draw.random() < 0.8:  # else before the first step
@@ -118,18 +106,7 @@ def test_a_kill_costs_nothing_but_time_where_the_order_of_sums_could_matter(
 ) -> None:
     """From 3 processes on a sum depends on its order; see training/trainer.py for what could change it."""
     keys = [*tiny, *LENGTH, "training.batch_size=48", "data.limit=240"]
-    command = [
-        *CLI,
-        "run",
-        "fashion_demo",
-        *keys,
-        "--nproc",
-        str(processes),
-        "--name",
-        "unbroken",
-        "--runs",
-        str(tmp_path),
-    ]
+    command = [*CLI, "run", "demo", *keys, "--nproc", str(processes), "--name", "unbroken", "--runs", str(tmp_path)]
     subprocess.run(command, env=environment(tmp_path), capture_output=True, check=True, timeout=300)
     kill_and_resume(tmp_path, Run(tmp_path / "unbroken"), keys, seed=processes, processes=processes)
 

@@ -50,7 +50,7 @@ if held:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return create_run(load_recipe("fashion_demo"), tmp_path, "mine")
+    return create_run(load_recipe("demo"), tmp_path, "mine")
 
 
 @pytest.fixture
@@ -218,7 +218,7 @@ def test_a_run_without_locks_is_trained_once_killed_and_resumed(tmp_path: Path, 
     def state() -> str:
         return str(json.loads(command("ps", "--json").stdout)["runs"][0]["state"])
 
-    assert command("run", "fashion_demo", *tiny, "training.epochs=20", "--name", "x", "-d").returncode == 0
+    assert command("run", "demo", *tiny, "training.epochs=20", "--name", "x", "-d").returncode == 0
     run = Run(tmp_path / "x")
     wait_for(run.metrics, "a step")
     pids = pids_of(run)

@@ -70,7 +70,7 @@ def make_namespaces(names: list[str], made: list[str]) -> None:
 
 
 def start(nodes: Nodes, which: int, folder: Path, *options: str, many: str = "2") -> subprocess.Popen[str]:
-    command = [*CLI, "run", "fashion_demo", *options, "--name", "x", "--nodes", many, "--rdzv", nodes.meeting]
+    command = [*CLI, "run", "demo", *options, "--name", "x", "--nodes", many, "--rdzv", nodes.meeting]
     command += ["--max-restarts", "3", "--runs", str(folder)]
     return subprocess.Popen(
         [*nodes.prefixes[which], *command],
@@ -102,7 +102,7 @@ def test_two_nodes_train_what_one_does(nodes: Nodes, tmp_path: Path, tiny: list[
     assert state_of(run).name == "finished" and run.events()[0]["processes"] == 2
     assert run.metrics()[-1]["step"] == 9 and not processes_naming(run)
     one = subprocess.run(
-        [*CLI, "run", "fashion_demo", *tiny, "--name", "one", "--nproc", "2", "--runs", tmp_path],
+        [*CLI, "run", "demo", *tiny, "--name", "one", "--nproc", "2", "--runs", tmp_path],
         env=environment(tmp_path),
         capture_output=True,
         check=False,
@@ -115,7 +115,7 @@ def test_two_nodes_train_what_one_does(nodes: Nodes, tmp_path: Path, tiny: list[
 def test_a_node_that_dies_and_comes_back_joins_again(nodes: Nodes, tmp_path: Path, tiny: list[str]) -> None:
     longer = [*tiny, "training.epochs=12", "checkpoints.every_epochs=1"]
     whole = subprocess.run(
-        [*CLI, "run", "fashion_demo", *longer, "--name", "one", "--nproc", "2", "--runs", tmp_path],
+        [*CLI, "run", "demo", *longer, "--name", "one", "--nproc", "2", "--runs", tmp_path],
         env=environment(tmp_path),
         capture_output=True,
         check=False,
@@ -178,7 +178,7 @@ def test_a_dry_run_prints_what_to_type_on_each_node(
     tmp_path: Path, tiny: list[str], simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     ask = ["--name", "x", "--nodes", "2", "--rdzv", "node1:29500", "--nproc", "4", "--dry-run"]
-    done = simclr_plus("run", "fashion_demo", *tiny, *ask, cwd=tmp_path)
+    done = simclr_plus("run", "demo", *tiny, *ask, cwd=tmp_path)
     assert done.returncode == 0 and "8 x 8" not in done.stdout and "4 x 8" in done.stdout
     assert "--rdzv-endpoint node1:29500" in done.stdout.replace("\n", "") and "on each of the 2" in done.stderr
     for options, says in (
@@ -187,5 +187,5 @@ def test_a_dry_run_prints_what_to_type_on_each_node(
         (["--nodes", "2", "--rdzv", "node1"], "write it as HOST:PORT"),
         (["--nodes", "2", "--rdzv", "node1:1"], "the same on each"),
     ):
-        done = simclr_plus("run", "fashion_demo", *tiny, *options, cwd=tmp_path)
+        done = simclr_plus("run", "demo", *tiny, *options, cwd=tmp_path)
         assert done.returncode == 2 and says in done.stderr

@@ -38,7 +38,7 @@ class Listed:
 
 
 def test_lines_are_passed_on_once_also_over_a_restart(tmp_path: Path) -> None:
-    run, first, second = create_run(load_recipe("fashion_demo"), tmp_path, "x"), Listed(), Listed()
+    run, first, second = create_run(load_recipe("demo"), tmp_path, "x"), Listed(), Listed()
     run.logs.mkdir()
     for step in (1, 2):
         run.log_metrics({"step": step, "time": 5.0, "loss": step / 2, "knn": None, "word": "a"})
@@ -59,7 +59,7 @@ def test_tensorboard_shows_the_steps_gone_through_last(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "x")
+    run = create_run(load_recipe("demo"), tmp_path, "x")
     run.logs.mkdir()
     for step in (1, 2, 3):
         run.log_metrics({"step": step, "loss": float(step)})
@@ -76,7 +76,7 @@ def test_tensorboard_shows_the_steps_gone_through_last(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_wandb_takes_a_run_offline(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="needs the extra wandb")
-    run = create_run(load_recipe("fashion_demo", ["monitor.wandb=offline"]), tmp_path, "x")
+    run = create_run(load_recipe("demo", ["monitor.wandb=offline"]), tmp_path, "x")
     run.logs.mkdir()
     for step in (1, 2):
         run.log_metrics({"step": step, "loss": 0.5})
@@ -107,7 +107,7 @@ def test_sinks_that_fail_or_hang_leave_training_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as in `environment`: the same sums in the same order
-    command = ["run", "fashion_demo", *tiny, "--name", "plain"]
+    command = ["run", "demo", *tiny, "--name", "plain"]
     assert simclr_plus(*command, cwd=tmp_path).returncode == 0
     broken = tmp_path / "broken"
     for package, body in (("tensorboard", "raise ImportError('gone')"), ("wandb", "import time; time.sleep(1000)")):
@@ -115,9 +115,7 @@ def test_sinks_that_fail_or_hang_leave_training_alone(
         (broken / package / "__init__.py").write_text(body)
     code = "from simclr_plus.launch import sinks, supervisor; sinks.SECONDS_FOR_SINKS = 2.0; supervisor.main()"
     run = create_run(
-        load_recipe("fashion_demo", [*tiny, "monitor.tensorboard=true", "monitor.wandb=offline"]),
-        tmp_path / "runs",
-        "x",
+        load_recipe("demo", [*tiny, "monitor.tensorboard=true", "monitor.wandb=offline"]), tmp_path / "runs", "x"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, run.path, "--processes", "1"],

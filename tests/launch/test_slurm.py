@@ -29,7 +29,7 @@ LENGTH = ["training.epochs=30", "checkpoints.every_epochs=2"]
 
 
 def test_the_script_asks_for_what_was_given_and_is_valid_bash(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path / "a folder with 'quotes'", "x")
+    run = create_run(load_recipe("demo"), tmp_path / "a folder with 'quotes'", "x")
     given = Allocation(nodes=2, processes=8, gpus=8, cpus=64, time="1-00:00:00", partition="gpu", extra=("--qos=high",))
     script = batch_script(run, given, max_restarts=3)
     for line in ("--nodes=2", "--gpus-per-node=8", "--time=1-00:00:00", "--partition=gpu", "--qos=high", "--requeue"):
@@ -43,12 +43,12 @@ def test_a_dry_run_shows_the_script_and_starts_nothing(
     tmp_path: Path, tiny: list[str], simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     ask = ["--slurm", "--nodes", "2", "--gpus", "4", "--nproc", "gpu", "--time", "60", "--dry-run"]
-    done = simclr_plus("run", "fashion_demo", *tiny, *ask, cwd=tmp_path)
+    done = simclr_plus("run", "demo", *tiny, *ask, cwd=tmp_path)
     assert done.returncode == 0 and "#SBATCH --gpus-per-node=4" in done.stdout and "--processes 4" in done.stdout
-    plan = json.loads(simclr_plus("run", "fashion_demo", *tiny, *ask, "--json", cwd=tmp_path).stdout)
+    plan = json.loads(simclr_plus("run", "demo", *tiny, *ask, "--json", cwd=tmp_path).stdout)
     assert plan["processes"] == 8 and plan["batch_script"].startswith("#!/bin/bash\n#SBATCH")
     assert not (tmp_path / "runs").exists()
-    lone = simclr_plus("run", "fashion_demo", *tiny, "--time", "60", cwd=tmp_path)
+    lone = simclr_plus("run", "demo", *tiny, "--time", "60", cwd=tmp_path)
     assert lone.returncode == 2 and "go with --slurm" in lone.stderr
 
 
@@ -77,7 +77,7 @@ def words_of(line: str) -> list[str]:
 
 @pytest.mark.parametrize("folder", ["two words", "100% %j", 'it\'s "so"', "a#b", "tab\there"])
 def test_each_line_for_sbatch_holds_one_option_whatever_the_folder_is_called(tmp_path: Path, folder: str) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path / folder, "my run 5% #2")
+    run = create_run(load_recipe("demo"), tmp_path / folder, "my run 5% #2")
     if "\t" in folder:
         with pytest.raises(RecipeError, match="control character"):
             batch_script(run, Allocation())
@@ -114,7 +114,7 @@ def test_a_value_that_would_become_a_line_of_the_script_is_refused(given: dict[s
 
 
 def test_a_folder_with_a_backslash_is_refused_for_sbatch_would_no_longer_fill_in_the_name(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path / "back\\slash", "x")
+    run = create_run(load_recipe("demo"), tmp_path / "back\\slash", "x")
     with pytest.raises(RecipeError, match="backslash"):
         batch_script(run, Allocation())
 
@@ -144,7 +144,7 @@ def test_slurm_is_asked_once_about_all_jobs_of_a_list(
     tmp_path: Path, squeue: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for job in [*range(1, 21), 95]:
-        run = create_run(load_recipe("fashion_demo"), tmp_path / "runs", f"r{job:02}")
+        run = create_run(load_recipe("demo"), tmp_path / "runs", f"r{job:02}")
         write_status(run, {"state": "queued", "slurm": {"job_id": str(job)}, "updated": time.time()})
     for _ in range(3):
         states = [glance(run)["state"] for run in list_runs(tmp_path / "runs")]
@@ -162,7 +162,7 @@ def test_slurm_is_asked_once_about_all_jobs_of_a_list(
 def test_a_run_that_waits_in_the_queue_is_not_submitted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted: list[Path] = []
     monkeypatch.setattr(slurm, "submit", lambda script: submitted.append(script) or "93")
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "x")
+    run = create_run(load_recipe("demo"), tmp_path, "x")
     (run.path / "slurm.sh").touch()
     write_status(run, {"state": "queued", "slurm": {"job_id": "2"}, "updated": time.time()})
     with pytest.raises(SimclrPlusError, match="SLURM job 2"):
@@ -173,7 +173,7 @@ def test_a_run_that_waits_in_the_queue_is_not_submitted_twice(tmp_path: Path, mo
 
 
 def test_the_batch_script_of_version_0_1_0_still_trains_its_run(tmp_path: Path, tiny: list[str]) -> None:
-    run = create_run(load_recipe("fashion_demo", tiny), tmp_path, "x")
+    run = create_run(load_recipe("demo", tiny), tmp_path, "x")
     script = batch_script(run, Allocation()).replace("-m simclr_plus.launch.supervisor", "-m simclr_plus.supervisor")
     assert " -m simclr_plus.supervisor " in script
     srun = tmp_path / "srun"
@@ -211,7 +211,7 @@ def command(
 
 
 def submitted(cluster: slurm_cluster.Cluster, folder: Path, *arguments: str, fault: str = "") -> tuple[Run, str]:
-    done = command(cluster, folder, "run", "fashion_demo", *arguments, "--slurm", "--name", "x", "--json", fault=fault)
+    done = command(cluster, folder, "run", "demo", *arguments, "--slurm", "--name", "x", "--json", fault=fault)
     assert done.returncode == 0, done.stderr
     return Run(folder / "runs" / "x"), json.loads(done.stdout)["slurm"]["job_id"]
 
@@ -246,7 +246,7 @@ def test_a_job_that_nears_its_limit_saves_returns_to_the_queue_and_resumes_to_th
     kinds = [e["event"] for e in run.events() if e["event"] in ("start", "resume")]
     assert kinds == ["start", "resume"] and run.metrics()[-1]["step"] == 241
     plain = subprocess.run(
-        [*CLI, "run", "fashion_demo", *tiny, *LENGTH, "--name", "plain", "--runs", tmp_path / "runs"],
+        [*CLI, "run", "demo", *tiny, *LENGTH, "--name", "plain", "--runs", tmp_path / "runs"],
         env=environment(tmp_path),
         cwd=tmp_path,
         check=False,
@@ -301,7 +301,7 @@ def test_a_job_of_two_nodes_trains_one_run(cluster: slurm_cluster.Cluster, tmp_p
 
 @pytest.mark.slow
 def test_sbatch_that_refuses_is_told(cluster: slurm_cluster.Cluster, tmp_path: Path, tiny: list[str]) -> None:
-    done = command(cluster, tmp_path, "run", "fashion_demo", *tiny, "--slurm", "--name", "x", "--partition", "nowhere")
+    done = command(cluster, tmp_path, "run", "demo", *tiny, "--slurm", "--name", "x", "--partition", "nowhere")
     assert done.returncode == 1 and "sbatch refused" in done.stderr and "partition" in done.stderr
     assert ps(cluster, tmp_path)["state"] == "failed"
 
@@ -314,7 +314,7 @@ def test_sbatch_writes_the_log_into_a_folder_of_any_name(
     """The job itself is a line of shell: what is tried is how sbatch and bash read the script."""
     for name in ("SLURM_CONF", "PATH"):
         monkeypatch.setenv(name, cluster.environment[name])
-    run = create_run(load_recipe("fashion_demo"), tmp_path / 'it\'s "so" 100% %j #1', "my run %x 'q' \"d\"")
+    run = create_run(load_recipe("demo"), tmp_path / 'it\'s "so" 100% %j #1', "my run %x 'q' \"d\"")
     run.logs.mkdir()
     monkeypatch.chdir(run.path)
     program = run.path / "say it.sh"

@@ -23,7 +23,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def start(folder: Path, *arguments: str, fault: str = "", **options: Any) -> subprocess.Popen[str]:
-    command = [*CLI, "run", "fashion_demo", *arguments, "--runs", str(folder)]
+    command = [*CLI, "run", "demo", *arguments, "--runs", str(folder)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment(folder, fault), **{**pipes, **options})
 
@@ -291,7 +291,7 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path: Path, tiny: l
     try:
         many = ["training.epochs=20", "checkpoints.every_epochs=0.25", "checkpoints.keep_last=100"]
         process = subprocess.Popen(
-            [*CLI, "run", "fashion_demo", *tiny, *many, "--name", "x", "--runs", str(place)],
+            [*CLI, "run", "demo", *tiny, *many, "--name", "x", "--runs", str(place)],
             env=environment(tmp_path),
             stderr=subprocess.PIPE,
             text=True,
@@ -319,7 +319,7 @@ def test_a_read_only_folder_is_told_before_and_while_training(tmp_path: Path, ti
     place = small_disk(tmp_path, "50m")
     try:
         process = subprocess.Popen(
-            [*CLI, "run", "fashion_demo", *tiny, "training.epochs=50", "--name", "x", "--runs", str(place)],
+            [*CLI, "run", "demo", *tiny, "training.epochs=50", "--name", "x", "--runs", str(place)],
             env=environment(tmp_path),
             stderr=subprocess.PIPE,
             text=True,
@@ -334,7 +334,7 @@ def test_a_read_only_folder_is_told_before_and_while_training(tmp_path: Path, ti
         assert code != 0 and "Traceback" not in talk
         assert gone(pids)
         done = subprocess.run(
-            [*CLI, "run", "fashion_demo", *tiny, "--name", "y", "--runs", str(place)],
+            [*CLI, "run", "demo", *tiny, "--name", "y", "--runs", str(place)],
             env=environment(tmp_path),
             capture_output=True,
             text=True,
@@ -375,7 +375,7 @@ def test_a_clock_that_jumps_ends_nothing(tmp_path: Path, tiny: list[str]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before the attempt that was killed", "after it"])
 def test_a_job_that_is_started_again_heeds_only_a_stop_of_its_own(tmp_path: Path, tiny: list[str], when: str) -> None:
-    run = create_run(load_recipe("fashion_demo", tiny), tmp_path, "x")
+    run = create_run(load_recipe("demo", tiny), tmp_path, "x")
     run.ask_to_stop("requeue")
     late = 10 if when.startswith("before") else -10
     write_status(run, {"state": "stopping", "updated": time.time() + late, "next_in": 0, "attempt": 1, **this_host()})
@@ -392,7 +392,7 @@ def test_two_runs_that_begin_in_one_second_both_begin(tmp_path: Path, tiny: list
     still = 'import time\ntime.strftime = lambda form, *_: "20260101-000000"\n'  # the second in a run's name
     (tmp_path / "sitecustomize.py").write_text(still)
     variables = {**environment(tmp_path), "PYTHONPATH": str(tmp_path)}
-    command = [*CLI, "run", "fashion_demo", *tiny, "-d", "--runs", str(tmp_path / "runs")]
+    command = [*CLI, "run", "demo", *tiny, "-d", "--runs", str(tmp_path / "runs")]
     both = [subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     told = [process.communicate(timeout=240)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]

@@ -36,7 +36,7 @@ def tensors(images: Images, law: Any) -> TensorDataset:
 
 def main(encoder_file: Path, out: Path) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
-    encoder, law = simclr_plus.load_encoder(encoder_file), load_recipe("fashion_demo").law
+    encoder, law = simclr_plus.load_encoder(encoder_file), load_recipe("demo").law
     splits = [(TRAIN, TRAIN_IMAGES), (TEST, TEST_IMAGES)]
     train, test = (open_images(Data(name="embedded"), split).subset(np.arange(n)) for split, n in splits)
     loaders = [DataLoader(tensors(images, law), 256) for images in (train, test)]

@@ -77,7 +77,7 @@ def test_a_runs_processes_do_not_inherit_another_group(
     def note(_command: list[str], *, env: dict[str, str], **_named: Any) -> None:
         started.append(env)
 
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "run")
+    run = create_run(load_recipe("demo"), tmp_path, "run")
     run.logs.mkdir()
     monkeypatch.setattr(subprocess, "Popen", note)
     supervision = supervisor.Supervision(run, Order(processes), None, {})

@@ -69,7 +69,7 @@ def test_supervised_training_has_one_view_an_image_and_no_head() -> None:
 def test_without_a_head_z_is_h_whatever_its_dimensions_were() -> None:
     plan = make_plan(load_recipe("r50_1x", ["head.num_layers=0", "head.output_dim=64"]), IMAGENET)
     assert plan.head_parameters == 0
-    head = build_model(load_recipe("fashion_demo", ["head.num_layers=0"]), 0).head
+    head = build_model(load_recipe("demo", ["head.num_layers=0"]), 0).head
     assert head.output_dim == 128 and not list(head.parameters())  # of a ResNet-18 (0.25x)
 
 

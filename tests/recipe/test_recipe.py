@@ -18,8 +18,8 @@ from simclr_plus.recipe.recipe import documented_keys
 from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
+    "places",
     "demo",
-    "fashion_demo",
     "mnist",
     "fashion_mnist",
     "cifar10_r18",
@@ -45,7 +45,7 @@ def test_the_shipped_recipes_are_these() -> None:
 def test_a_shipped_recipe_opens_with_source_command_hardware_and_score(name: str) -> None:
     about = load_recipe(name).about
     assert all((about.summary, about.source, about.hardware, about.expected))
-    assert about.command.startswith(f"simclr-plus run {name}") or name == "demo"
+    assert about.command.startswith(f"simclr-plus run {name}") or name == "places"
     assert any(word in about.expected for word in ("paper", "authors", "measured", "not run", "depends"))
 
 
@@ -190,7 +190,7 @@ def test_the_recipes_of_v2_hold_its_numbers() -> None:
 
 
 def test_a_recipe_is_immutable() -> None:
-    recipe = load_recipe("fashion_demo")
+    recipe = load_recipe("demo")
     with pytest.raises(ValueError, match="frozen"):
         recipe.training.epochs = 1  # type: ignore[misc]
 

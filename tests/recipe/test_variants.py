@@ -103,7 +103,7 @@ def test_a_rounded_up_run_trains_its_last_steps_at_rate_zero(tmp_path: Path, tin
     from simclr_plus.training.trainer import train
 
     overrides = [*tiny, "training.round_up_to_checkpoint=true", "checkpoints.every_epochs=0.5", "training.epochs=1.1"]
-    run = create_run(load_recipe("fashion_demo", overrides), tmp_path, "run")
+    run = create_run(load_recipe("demo", overrides), tmp_path, "run")
     train(run, quiet=True)
     rates = [line["learning_rate"] for line in run.metrics()]
     assert len(rates) == 12 and all(rate > 0 for rate in rates[1:9]) and rates[9:] == [0, 0, 0]
@@ -111,7 +111,7 @@ def test_a_rounded_up_run_trains_its_last_steps_at_rate_zero(tmp_path: Path, tin
 
 @pytest.mark.parametrize("adapt", [False, True])
 def test_the_probe_is_adapted_by_lars_only_where_the_recipe_says_so(adapt: bool, tiny: list[str]) -> None:
-    recipe = load_recipe("fashion_demo", [*tiny, "optimizer.name=lars", f"optimizer.adapt_probe={str(adapt).lower()}"])
+    recipe = load_recipe("demo", [*tiny, "optimizer.name=lars", f"optimizer.adapt_probe={str(adapt).lower()}"])
     model = build_model(recipe, 10)
     optimizer = build_optimizer(model, recipe)
     assert model.probe is not None
@@ -124,7 +124,7 @@ def test_the_probe_is_the_authors_supervised_head(tiny: list[str], optimizer: st
     """Logits, loss and gradients; and what decays: the kernel alone under LARS, its bias too under momentum."""
     sup = {key[4:]: array for key, array in np.load(GOLDEN_FOLDER / "head.npz").items() if key.startswith("sup/")}
     overrides = [f"optimizer.name={optimizer}", f"optimizer.weight_decay={float(sup['weight_decay'])}"]
-    recipe = load_recipe("fashion_demo", [*tiny, *overrides])
+    recipe = load_recipe("demo", [*tiny, *overrides])
     model = build_model(recipe, sup["w/0"].shape[1])
     model.probe = probe = nn.Linear(*sup["w/0"].shape)
     kernel = [str(name).endswith("kernel:0") for name in sup["names"]].index(True)
@@ -149,7 +149,7 @@ def test_the_probe_is_the_authors_supervised_head(tiny: list[str], optimizer: st
 def test_sgd_with_the_rate_inside_is_the_authors_keras_optimizer(tiny: list[str], suffix: str) -> None:
     golden = np.load(GOLDEN_FOLDER / "sgd.npz")
     overrides = [*tiny, "optimizer.name=sgd", "optimizer.sgd_momentum=rate_inside", "optimizer.weight_decay=0"]
-    recipe = load_recipe("fashion_demo", overrides)
+    recipe = load_recipe("demo", overrides)
     model = Method(recipe, Encoder(), 0)
     for i in range(3):
         model.register_parameter(f"p{i}", nn.Parameter(torch.from_numpy(golden[f"init/{i}"].copy())))

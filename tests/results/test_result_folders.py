@@ -48,11 +48,11 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def a_run(folder: Path, tiny: list[str], name: str, *, steps: tuple[int, ...] = (1,)) -> Run:
     """A run with a checkpoint of random weights a step, and the encoder of the last."""
-    recipe = load_recipe("fashion_demo", [*tiny, "augmentation.image_size=16"])
+    recipe = load_recipe("demo", [*tiny, "augmentation.image_size=16"])
     run = create_run(recipe, folder / "runs", name)
     for step in steps:
         torch.manual_seed(sum(map(ord, name)) + step)
-        model = build_model(load_recipe("fashion_demo", [*tiny, f"training.seed={step + ord(name[0])}"]), 10).eval()
+        model = build_model(load_recipe("demo", [*tiny, f"training.seed={step + ord(name[0])}"]), 10).eval()
         file = run.checkpoint_file(step)
         save_checkpoint(file, model, torch.optim.SGD(model.parameters()), step=step, recipe=recipe)
     save_encoder(load_encoder(file), run.path / "encoder.safetensors", {"recipe": recipe.to_toml(), "step": str(step)})

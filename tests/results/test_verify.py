@@ -83,7 +83,7 @@ def test_the_head_of_an_import_is_found_beside_the_encoder(tmp_path: Path, encod
 
 
 def test_a_checkpoint_is_verified_with_its_own_probe(tmp_path: Path, tiny: list[str], images: Images) -> None:
-    recipe = load_recipe("fashion_demo", [*tiny, "augmentation.image_size=28"])
+    recipe = load_recipe("demo", [*tiny, "augmentation.image_size=28"])
     for classes in (10, 0):
         model = build_model(recipe, classes).eval()
         save_checkpoint(

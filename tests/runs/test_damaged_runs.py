@@ -31,7 +31,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three runs with two steps each; the one in the middle will be damaged."""
     monkeypatch.setattr(slurm, "state_of_job", lambda _: slurm.ACTIVE)
     for name in ("a", "damaged", "z"):
-        run = create_run(load_recipe("fashion_demo"), tmp_path, name)
+        run = create_run(load_recipe("demo"), tmp_path, name)
         run.log_event("start", steps=10, processes=1, host="h")
         for step in (1, 2):
             run.log_metrics({"step": step, "images": 8 * step, "loss": 1.5, "images_per_second": 4.0, "time": 1.0})

@@ -25,24 +25,24 @@ from simclr_plus.runs.folder import (
 
 
 def test_a_run_records_the_resolved_recipe(tmp_path: Path) -> None:
-    recipe = load_recipe("fashion_demo", ["training.seed=5"])
+    recipe = load_recipe("demo", ["training.seed=5"])
     run = create_run(recipe, tmp_path, "mine")
     assert run.recipe() == recipe and "seed = 5" in run.recipe_file.read_text()
     assert "min_scale" in run.recipe_file.read_text()
 
 
 def test_a_taken_name_is_refused_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    create_run(load_recipe("fashion_demo"), tmp_path, "mine")
+    create_run(load_recipe("demo"), tmp_path, "mine")
     with pytest.raises(RecipeError, match="mine exists"):
-        create_run(load_recipe("fashion_demo", ["training.seed=5"]), tmp_path, "mine")
+        create_run(load_recipe("demo", ["training.seed=5"]), tmp_path, "mine")
     assert find_run("mine", tmp_path).recipe().training.seed == 0
     with pytest.raises(RecipeError, match="plain folder name"):
-        create_run(load_recipe("fashion_demo"), tmp_path, "../mine")
+        create_run(load_recipe("demo"), tmp_path, "../mine")
 
 
 def test_runs_are_found_by_name_prefix_path_and_latest(tmp_path: Path) -> None:
     for name in ("alpha-1", "alpha-2", "beta"):
-        create_run(load_recipe("fashion_demo"), tmp_path, name)
+        create_run(load_recipe("demo"), tmp_path, name)
     assert find_run("beta", tmp_path).name == find_run("b", tmp_path).name == "beta"
     assert find_run(str(tmp_path / "alpha-1"), Path("elsewhere")).name == "alpha-1"
     assert find_run("latest", tmp_path) == list_runs(tmp_path)[-1]
@@ -55,7 +55,7 @@ def test_runs_are_found_by_name_prefix_path_and_latest(tmp_path: Path) -> None:
 
 
 def test_metrics_outlive_torn_lines_and_a_resume_that_goes_back(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "mine")
+    run = create_run(load_recipe("demo"), tmp_path, "mine")
     for step in (10, 20, 30):
         run.log_metrics({"step": step, "loss": float(step)})
     with run.metrics_file.open("a") as file:
@@ -67,7 +67,7 @@ def test_metrics_outlive_torn_lines_and_a_resume_that_goes_back(tmp_path: Path) 
 
 
 def test_events_and_results_are_plain_json(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "mine")
+    run = create_run(load_recipe("demo"), tmp_path, "mine")
     run.log_event("exit", reason="finished")
     assert run.events()[0]["reason"] == "finished" and run.events()[0]["time"] > 0
     path = run.write_result("knn", {"top1": 0.5, "bad": math.inf})
@@ -75,7 +75,7 @@ def test_events_and_results_are_plain_json(tmp_path: Path) -> None:
 
 
 def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "mine")
+    run = create_run(load_recipe("demo"), tmp_path, "mine")
     with run.locked(), pytest.raises(SimclrPlusError, match="being trained by another process"), run.locked():
         pass
     with run.locked():
@@ -83,7 +83,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_run_without_checkpoint_says_so(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, default_name("recipes/demo.toml"))
+    run = create_run(load_recipe("demo"), tmp_path, default_name("recipes/demo.toml"))
     assert run.name.startswith("demo-")
     with pytest.raises(NotFoundError, match="has no checkpoint"):
         run.latest_checkpoint()
@@ -98,7 +98,7 @@ def test_a_run_made_in_one_folder_means_the_same_images_in_another(
     for name in ("here", "there"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    run = create_run(load_recipe("fashion_demo", PHOTOS), Path("runs"), "mine")
+    run = create_run(load_recipe("demo", PHOTOS), Path("runs"), "mine")
     monkeypatch.chdir(tmp_path / "there")
     recipe = find_run("../here/runs/mine", Path("runs")).recipe()
     assert recipe.data.root == str(tmp_path / "here" / "photos")
@@ -112,7 +112,7 @@ def test_a_run_made_in_one_folder_means_the_same_images_in_another(
 
 
 def test_an_empty_folder_name_makes_no_run(tmp_path: Path) -> None:
-    recipe = load_recipe("fashion_demo", ["data.name=folder", 'data.root=""'])
+    recipe = load_recipe("demo", ["data.name=folder", 'data.root=""'])
     with pytest.raises(RecipeError, match=r"data\.root is empty"):
         create_run(recipe, tmp_path, "mine")
     assert not (tmp_path / "mine").exists()
@@ -121,7 +121,7 @@ def test_an_empty_folder_name_makes_no_run(tmp_path: Path) -> None:
 def test_machines_join_a_run_of_the_same_images_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path)
-    recipe = load_recipe("fashion_demo", PHOTOS)
+    recipe = load_recipe("demo", PHOTOS)
     run = join_run(recipe, tmp_path / "runs", "mine")
     assert join_run(recipe, tmp_path / "runs", "mine") == run
     run.recipe_file.write_text(recipe.to_toml())  # recorded before paths were made whole
@@ -141,28 +141,26 @@ def test_a_name_that_no_folder_script_or_option_can_hold_is_refused_at_once(tmp_
     begun = time.monotonic()
     for make in (create_run, create_numbered_run, join_run):
         with pytest.raises(RecipeError):
-            make(load_recipe("fashion_demo"), tmp_path, name)
+            make(load_recipe("demo"), tmp_path, name)
     assert not list(tmp_path.iterdir()) and time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize("name", ["x", "2024", "my run 5% #1", "ünï", "a.b-c", "[red]x", "x" * 200])
 def test_other_names_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
     assert run_name_problem(name) == ""
-    assert create_run(load_recipe("fashion_demo"), tmp_path, name).path == tmp_path / name
+    assert create_run(load_recipe("demo"), tmp_path, name).path == tmp_path / name
 
 
 @pytest.mark.parametrize(
     "recipe", [".hidden.toml", "-x.toml", "a\nb.toml", "é" * 120 + ".toml", " .toml", "my recipe.toml"]
 )
 def test_a_recipe_of_any_name_gives_a_run_a_name(tmp_path: Path, recipe: str) -> None:
-    assert create_run(load_recipe("fashion_demo"), tmp_path, default_name(f"recipes/{recipe}")).recipe_file.exists()
+    assert create_run(load_recipe("demo"), tmp_path, default_name(f"recipes/{recipe}")).recipe_file.exists()
 
 
 def test_runs_that_begin_in_one_second_get_numbers(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
-        made = list(
-            threads.map(lambda _: create_numbered_run(load_recipe("fashion_demo"), tmp_path, "demo-1"), range(8))
-        )
+        made = list(threads.map(lambda _: create_numbered_run(load_recipe("demo"), tmp_path, "demo-1"), range(8)))
     assert sorted(run.name for run in made) == sorted(["demo-1", *(f"demo-1-{i}" for i in range(2, 9))])
     assert all(run.recipe_file.exists() for run in made)
 
@@ -172,14 +170,14 @@ def test_a_folder_of_runs_that_cannot_be_made_is_told_and_not_tried_for_ever(tmp
     (tmp_path / "file").touch()
     for folder, make in itertools.product(("dangling", "file"), (create_run, create_numbered_run, join_run)):
         with pytest.raises(SimclrPlusError, match="cannot make"):
-            make(load_recipe("fashion_demo"), tmp_path / folder, "x")
+            make(load_recipe("demo"), tmp_path / folder, "x")
     with pytest.raises(RecipeError, match="is no folder"):
-        join_run(load_recipe("fashion_demo"), tmp_path, "file")
+        join_run(load_recipe("demo"), tmp_path, "file")
 
 
 def test_machines_that_join_one_run_get_it_whole(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
-        joined = list(threads.map(lambda _: join_run(load_recipe("fashion_demo"), tmp_path, "x"), range(4)))
+        joined = list(threads.map(lambda _: join_run(load_recipe("demo"), tmp_path, "x"), range(4)))
     assert joined == [Run(tmp_path / "x")] * 4
     with pytest.raises(RecipeError, match="another recipe"):
-        join_run(load_recipe("fashion_demo", ["training.seed=5"]), tmp_path, "x")
+        join_run(load_recipe("demo", ["training.seed=5"]), tmp_path, "x")

@@ -30,7 +30,7 @@ ELSEWHERE = {"host": "another", "boot_id": "of-another"}
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return create_run(load_recipe("fashion_demo"), tmp_path, "mine")
+    return create_run(load_recipe("demo"), tmp_path, "mine")
 
 
 def test_a_run_that_nobody_started_is_queued(run: Run) -> None:

@@ -98,7 +98,7 @@ def test_every_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
 def test_a_cell_that_fails_does_not_stop_the_others_and_is_named(tmp_path: Path) -> None:
     """A run of another recipe lies in its place."""
     folder = tmp_path / "runs" / "study-temperature"
-    create_run(load_recipe("fashion_demo"), folder / "cells", "yes_0.5_seed0")
+    create_run(load_recipe("demo"), folder / "cells", "yes_0.5_seed0")
     done = study(tmp_path, "temperature", *SMOKE, "--seeds", "1", "--where", "temperature=0.1,0.5")
     assert done.returncode == 1
     assert "1 of 2 cells failed" in done.stderr and "yes_0.5_seed0: failed: " in done.stderr

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 def run_of(name: str, folder: Path, tiny: list[str], called: str) -> Run:
     keys = [f"method.name={name}", "checkpoints.every_epochs=0.25", "checkpoints.keep_last=99"]
-    return create_run(load_recipe("fashion_demo", [*tiny, *keys]), folder, called)
+    return create_run(load_recipe("demo", [*tiny, *keys]), folder, called)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -63,7 +63,7 @@ def test_each_method_has_a_class_a_section_and_a_paper() -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_section_says_of_its_method_is_what_is_built(tiny: list[str], name: str) -> None:
     """Rows through f, parameters beside it, the columns that a line of metrics has."""
-    recipe = load_recipe("fashion_demo", [*tiny, f"method.name={name}"])
+    recipe = load_recipe("demo", [*tiny, f"method.name={name}"])
     model = build_model(recipe, 10, 256)
     batch = blank_batch(recipe, 4, CPU, torch.float32)
     inputs = model.prepare(batch)

@@ -14,7 +14,7 @@ T4, A100 = (7, 5), (8, 0)
 
 
 def recipe_in(precision: str) -> Recipe:
-    return load_recipe("fashion_demo", [f"training.precision={precision}"])
+    return load_recipe("demo", [f"training.precision={precision}"])
 
 
 @pytest.fixture

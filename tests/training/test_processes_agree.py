@@ -51,7 +51,7 @@ def new_run(folder: Path, name: str, *overrides: str, begin_at: tuple[int, ...] 
     """Made by process 0; it begins with copies of the unbroken run's checkpoints."""
     run = Run(folder / name)
     if distributed.rank() == 0:
-        create_run(load_recipe("fashion_demo", [*STEPS, *overrides]), folder, name)
+        create_run(load_recipe("demo", [*STEPS, *overrides]), folder, name)
         run.checkpoints.mkdir()
         for step in begin_at:
             shutil.copyfile(Run(folder / "unbroken").checkpoint_file(step), run.checkpoint_file(step))
@@ -79,6 +79,11 @@ def patched(rank: int, target: Any, name: str, value: Callable[..., Any]) -> Ite
 
 
 def work(folder: Path) -> dict[str, Any]:
+    return {**with_other_data(folder), **with_other_weights(folder), **cut_off(folder)}
+
+
+def with_other_data(folder: Path) -> dict[str, Any]:
+    """Runs of which a process has other checkpoints or images than the rest."""
     found = {"unbroken": outcome(new_run(folder, "unbroken"))}
     found["resumed"] = outcome(new_run(folder, "resumed", begin_at=(3,)))
 
@@ -110,7 +115,12 @@ def work(folder: Path) -> dict[str, Any]:
 
     with patched(0, preparing, "knn_images_of", absent):
         found["no test images"] = outcome(new_run(folder, "no test images", "monitor.knn_every_epochs=1"))
+    return found
 
+
+def with_other_weights(folder: Path) -> dict[str, Any]:
+    """Runs of which a process cannot read the checkpoint that rank 0 chose, or reads another."""
+    found = {}
     elsewhere = preparing.appeared
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preparing, "SECONDS_TO_APPEAR", 0.3)
@@ -125,7 +135,12 @@ def work(folder: Path) -> dict[str, Any]:
 
     with patched(2, preparing, "load_checkpoint", of_another_run):
         found["other file"] = outcome(new_run(folder, "other file", begin_at=(3,)))
+    return found
 
+
+def cut_off(folder: Path) -> dict[str, Any]:
+    """Runs that a process ends: by a loss that is not finite, by a signal."""
+    found = {}
     updated = trainer.update
 
     def not_finite(*arguments: Any) -> Any:

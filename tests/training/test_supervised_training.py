@@ -38,7 +38,7 @@ PLAIN_SGD += ["optimizer.momentum=0", "optimizer.weight_decay=0", "training.warm
 
 
 def trained(folder: Path, overrides: list[str], name: str = "run") -> Run:
-    run = create_run(load_recipe("fashion_demo", overrides), folder, name)
+    run = create_run(load_recipe("demo", overrides), folder, name)
     train(run, quiet=True)
     return run
 
@@ -76,7 +76,7 @@ def test_a_step_is_cross_entropy_of_one_view_through_encoder_and_classifier(tmp_
 
 
 def test_the_view_of_an_image_is_the_first_of_its_two(tiny: list[str]) -> None:
-    one, two = (load_recipe("fashion_demo", [*tiny, *more]) for more in (LABELS, []))
+    one, two = (load_recipe("demo", [*tiny, *more]) for more in (LABELS, []))
     images = open_training_images(two)
     (single, labels), (pair, same) = (view_batches(recipe, images, CPU).batch(3) for recipe in (one, two))
     assert torch.equal(single, pair[:32]) and torch.equal(labels, same)
@@ -125,21 +125,21 @@ def test_every_way_to_train_is_there(tmp_path: Path, tiny: list[str], setting: s
 
 def test_labels_that_are_held_out_for_tests_are_not_learnt(tmp_path: Path, photos: Path) -> None:
     overrides = ["data.name=folder", f"data.root={photos}", "training.batch_size=8", *LABELS]
-    recipe = load_recipe("fashion_demo", overrides)
+    recipe = load_recipe("demo", overrides)
     learnt, tested = open_training_images(recipe), open_images(recipe.data, TEST)
     assert (len(learnt), len(tested)) == (38, 10) and not set(learnt.paths) & set(tested.paths)
-    assert len(open_training_images(load_recipe("fashion_demo", [*overrides, "data.limit=12"]))) == 12
-    assert len(open_training_images(load_recipe("fashion_demo", overrides[:-1]))) == 48
+    assert len(open_training_images(load_recipe("demo", [*overrides, "data.limit=12"]))) == 12
+    assert len(open_training_images(load_recipe("demo", overrides[:-1]))) == 48
 
 
 def test_images_without_labels_are_refused_naming_the_method(
     tmp_path: Path, tiny: list[str], photos: Path, simclr_plus: Command
 ) -> None:
     flat = [*tiny, *LABELS, "data.name=folder", f"data.root={photos / 'sand'}", "data.limit=0", "training.batch_size=8"]
-    run = create_run(load_recipe("fashion_demo", flat), tmp_path, "run")
+    run = create_run(load_recipe("demo", flat), tmp_path, "run")
     with pytest.raises(RecipeError, match=r'method.name = "supervised" learns labels.*sand has no labels.*"simclr"'):
         train(run, quiet=True)
-    done = simclr_plus("run", "fashion_demo", *flat, "--runs", tmp_path, cwd=tmp_path)
+    done = simclr_plus("run", "demo", *flat, "--runs", tmp_path, cwd=tmp_path)
     assert done.returncode == 2 and 'method.name = "supervised" learns labels' in done.stderr
 
 
@@ -155,9 +155,9 @@ def test_it_is_shown_compared_and_planned_like_any_run(
     assert answer["recipe"]["method.name"] == ["supervised", "simclr"]
     of_labels, of_views = answer["last"]["contrastive_accuracy"]
     assert of_labels is None and of_views > 0
-    planned = simclr_plus("run", "fashion_demo", *LABELS, "--dry-run", cwd=tmp_path)
+    planned = simclr_plus("run", "demo", *LABELS, "--dry-run", cwd=tmp_path)
     assert planned.returncode == 0 and "none: cross entropy" in planned.stdout
-    refused = simclr_plus("bench", "step", "fashion_demo", *LABELS, cwd=tmp_path)
+    refused = simclr_plus("bench", "step", "demo", *LABELS, cwd=tmp_path)
     assert refused.returncode == 2 and "supervised" in refused.stderr
 
 
@@ -167,7 +167,7 @@ def test_its_line_and_its_curves_name_what_there_is(supervised: Run, tmp_path: P
     left, right = curves_figure(supervised).axes
     assert left.get_legend_handles_labels()[1] == ["cross entropy"]
     assert right.get_legend_handles_labels()[1] == ["classifier, training batch"]
-    other = create_run(load_recipe("fashion_demo", [*tiny, "loss.negatives=other_view"]), tmp_path, "other")
+    other = create_run(load_recipe("demo", [*tiny, "loss.negatives=other_view"]), tmp_path, "other")
     other.log_metrics({**line, "contrastive_accuracy": 0.5})
     left, _ = curves_figure(other).axes
     assert left.get_legend_handles_labels()[1] == ["NT-Xent", "chance, ln 32 = 3.47"]
@@ -199,7 +199,7 @@ def test_its_line_and_its_curves_name_what_there_is(supervised: Run, tmp_path: P
 )
 def test_the_loop_takes_the_loss_that_the_recipe_names(overrides: list[str], expected: Callable[..., object]) -> None:
     z0, z1 = torch.randn(2, 8, 4, generator=torch.Generator().manual_seed(0))
-    recipe = load_recipe("fashion_demo", ["loss.temperature=0.1", *overrides])
+    recipe = load_recipe("demo", ["loss.temperature=0.1", *overrides])
     assert torch.equal(contrastive_loss(recipe, z0, z1), expected(z0, z1))
 
 

@@ -36,7 +36,7 @@ EACH_STEP = ["checkpoints.every_epochs=0.125", "checkpoints.keep_last=100"]  # 3
 
 
 def trained(folder: Path, overrides: list[str], name: str = "run") -> Run:
-    run = create_run(load_recipe("fashion_demo", overrides), folder, name)
+    run = create_run(load_recipe("demo", overrides), folder, name)
     train(run, quiet=True)
     return run
 
@@ -55,7 +55,7 @@ def test_a_killed_and_resumed_run_ends_with_the_bytes_of_an_unbroken_one(
         "-m",
         "simclr_plus.cli",
         "run",
-        "fashion_demo",
+        "demo",
         *overrides,
         "--name",
         "killed",
@@ -82,7 +82,7 @@ def test_a_killed_and_resumed_run_ends_with_the_bytes_of_an_unbroken_one(
 
 def test_a_stop_file_saves_a_checkpoint_and_the_resumed_run_ends_the_same(tmp_path: Path, tiny: list[str]) -> None:
     unbroken = trained(tmp_path, tiny, "unbroken")
-    stopped = create_run(load_recipe("fashion_demo", tiny), tmp_path, "stopped")
+    stopped = create_run(load_recipe("demo", tiny), tmp_path, "stopped")
     original = Run.log_metrics
 
     def stop_at_three(run: Run, values: dict[str, object]) -> None:
@@ -100,17 +100,7 @@ def test_a_stop_file_saves_a_checkpoint_and_the_resumed_run_ends_the_same(tmp_pa
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path, tiny: list[str]) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "simclr_plus.cli",
-        "run",
-        "fashion_demo",
-        *tiny,
-        "training.epochs=50",
-        "--name",
-        "x",
-    ]
+    command = [sys.executable, "-m", "simclr_plus.cli", "run", "demo", *tiny, "training.epochs=50", "--name", "x"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     run = Run(tmp_path / "runs" / "x")
     while len(run.metrics()) < 3:
@@ -142,7 +132,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_good_checkpoint
     tmp_path: Path, tiny: list[str]
 ) -> None:
     overrides = [*tiny, *EACH_STEP, "optimizer.name=sgd", "optimizer.learning_rate=1e30", "training.warmup_epochs=0.5"]
-    run = create_run(load_recipe("fashion_demo", overrides), tmp_path, "run")
+    run = create_run(load_recipe("demo", overrides), tmp_path, "run")
     with pytest.raises(SimclrPlusError) as caught:
         train(run, quiet=True)
     good = run.checkpoint_files()[-1]
@@ -154,13 +144,11 @@ def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_good_checkpoint
 def test_init_from_starts_from_given_weights(tmp_path: Path, tiny: list[str]) -> None:
     first = trained(tmp_path, tiny, "first")
     encoder = first.path / "encoder.safetensors"
-    given = create_run(
-        load_recipe("fashion_demo", [*tiny, *EACH_STEP, f"training.init_from={encoder}"]), tmp_path, "given"
-    )
+    given = create_run(load_recipe("demo", [*tiny, *EACH_STEP, f"training.init_from={encoder}"]), tmp_path, "given")
     train(given, quiet=True)
     after_one = load_checkpoint(given.checkpoint_files()[0])  # its learning rate was 0
     assert torch.equal(after_one.tensors["encoder.conv1.weight"], load_encoder(encoder).state_dict()["conv1.weight"])
-    other = create_run(load_recipe("fashion_demo", [f"training.init_from={encoder}"]), tmp_path, "other")
+    other = create_run(load_recipe("demo", [f"training.init_from={encoder}"]), tmp_path, "other")
     with pytest.raises(CheckpointError, match=r"init_from .*set \[encoder\] to match"):
         train(other, quiet=True)
 
@@ -173,7 +161,7 @@ def test_a_file_to_start_from_that_will_not_do_is_told_before_a_run_is_made(tmp_
     save_encoder(ResNet(18, 0.25, stem="cifar"), tmp_path / "other.safetensors")
     for name in ("bad", "other", "absent"):
         given = f"training.init_from={tmp_path / name}.safetensors"
-        done = CliRunner().invoke(app, ["run", "fashion_demo", *tiny, given, "--runs", str(tmp_path / "runs")])
+        done = CliRunner().invoke(app, ["run", "demo", *tiny, given, "--runs", str(tmp_path / "runs")])
         assert done.exit_code != 0 and not (tmp_path / "runs").exists()
 
 
@@ -197,7 +185,7 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path, tiny: list[str]) -> 
 
 def test_knn_without_labelled_images_is_refused_before_training(tmp_path: Path, tiny: list[str], photos: Path) -> None:
     flat = [*tiny, "data.name=folder", f"data.root={photos / 'sand'}", "data.limit=0", "training.batch_size=8"]
-    run = create_run(load_recipe("fashion_demo", [*flat, "monitor.knn_every_epochs=1"]), tmp_path, "run")
+    run = create_run(load_recipe("demo", [*flat, "monitor.knn_every_epochs=1"]), tmp_path, "run")
     with pytest.raises(SimclrPlusError, match=r"needs labelled images.*monitor\.knn_every_epochs = 0"):
         train(run, quiet=True)
     assert run.metrics() == []
@@ -213,7 +201,7 @@ def test_knn_of_other_classes_is_refused_before_training(tmp_path: Path, tiny: l
                     tmp_path / part / name / f"{i}.png"
                 )
     folder = [*tiny, "data.name=folder", f"data.root={tmp_path}", "data.limit=0", "training.batch_size=8"]
-    run = create_run(load_recipe("fashion_demo", [*folder, "monitor.knn_every_epochs=1"]), tmp_path, "run")
+    run = create_run(load_recipe("demo", [*folder, "monitor.knn_every_epochs=1"]), tmp_path, "run")
     with pytest.raises(SimclrPlusError, match=r"\ba of .*monitor\.knn_every_epochs = 0"):
         train(run, quiet=True)
     assert run.metrics() == []
@@ -240,7 +228,7 @@ def test_skipped_images_of_any_name_are_listed_and_what_was_found_in_the_folder_
 
 
 def test_a_batch_larger_than_the_data_never_starts(tmp_path: Path, tiny: list[str]) -> None:
-    run = create_run(load_recipe("fashion_demo", [*tiny, "data.limit=20"]), tmp_path, "run")
+    run = create_run(load_recipe("demo", [*tiny, "data.limit=20"]), tmp_path, "run")
     with pytest.raises(RecipeError, match="exceeds the 20 images"):
         train(run, quiet=True)
 
@@ -284,7 +272,7 @@ def test_a_run_with_every_operation_of_the_studies_ends_the_same_in_one_piece_an
     study = [*tiny, f"augmentation.operations=[{names}]", "augmentation.operation_prob=0.3", *EACH_STEP]
     whole = trained(tmp_path, study, "whole")
     assert whole.metrics()[-1]["step"] == 9 and len(whole.metrics()) == 9
-    cut = create_run(load_recipe("fashion_demo", study), tmp_path, "cut")
+    cut = create_run(load_recipe("demo", study), tmp_path, "cut")
     cut.checkpoints.mkdir(parents=True)
     middle = whole.checkpoint_files()[4]
     (cut.checkpoints / middle.name).write_bytes(middle.read_bytes())
@@ -361,7 +349,7 @@ def test_a_run_is_not_resumed_by_a_recipe_that_shows_other_images(tmp_path: Path
 
 def test_a_stop_is_heard_long_before_the_end_though_nothing_is_logged(tmp_path: Path, tiny: list[str]) -> None:
     endless = ["training.epochs=5000", "monitor.log_every_steps=100000", "checkpoints.every_epochs=5000"]
-    run = create_run(load_recipe("fashion_demo", [*tiny, *endless]), tmp_path, "run")
+    run = create_run(load_recipe("demo", [*tiny, *endless]), tmp_path, "run")
     threading.Timer(1.0, run.ask_to_stop).start()
     begun = time.monotonic()
     assert train(run, quiet=True) == "stopped" and time.monotonic() - begun < 60
@@ -373,7 +361,7 @@ def test_a_loss_that_is_not_finite_is_seen_long_before_the_end_though_nothing_is
 ) -> None:
     rate = ["optimizer.name=sgd", "optimizer.learning_rate=1e30", "training.warmup_epochs=0"]
     endless = ["training.epochs=5000", "monitor.log_every_steps=100000", "checkpoints.every_epochs=5000"]
-    run = create_run(load_recipe("fashion_demo", [*tiny, *rate, *endless]), tmp_path, "run")
+    run = create_run(load_recipe("demo", [*tiny, *rate, *endless]), tmp_path, "run")
     begun = time.monotonic()
     with pytest.raises(SimclrPlusError, match="not finite at step"):
         train(run, quiet=True)
@@ -386,7 +374,7 @@ def test_what_one_update_rule_kept_is_not_used_by_another(tmp_path: Path, tiny: 
     first = trained(tmp_path, [*tiny, *before, *EACH_STEP], "first").checkpoint_files()[3]
     ends = []
     for name, factor in (("as it was", 1.0), ("with other momenta", 1000.0)):
-        run = create_run(load_recipe("fashion_demo", [*tiny, *before, rule, *EACH_STEP]), tmp_path, name)
+        run = create_run(load_recipe("demo", [*tiny, *before, rule, *EACH_STEP]), tmp_path, name)
         run.checkpoints.mkdir()
         tensors = {k: v * factor if k.startswith("optimizer.") else v for k, v in load_file(first).items()}
         write_tensors(run.checkpoints / first.name, tensors, read_header(first))

@@ -60,7 +60,7 @@ def a_noisy_run(
     folder: Path, name: str, *, upto: int = STEPS, steps: int = STEPS, every: int = 10, **start: Any
 ) -> Run:
     """A run of the demo whose loss is a known curve with noise; every other figure is quiet."""
-    run = create_run(load_recipe("fashion_demo"), folder, name)
+    run = create_run(load_recipe("demo"), folder, name)
     run.log_event("start", steps=steps, processes=1, host="here", images=10_000, classes=10, **start)
     generator = np.random.default_rng(5)
     for step in range(every, upto + 1, every):
@@ -297,7 +297,7 @@ def test_an_axis_has_one_power_of_ten_and_nothing_stands_for_nought_but_nought()
 
 
 def ranges(folder: Path, keys: list[str], **changes: Any) -> dict[str, Window]:
-    run = create_run(load_recipe("fashion_demo"), folder, "one")
+    run = create_run(load_recipe("demo"), folder, "one")
     run.log_event("start", steps=STEPS, processes=1, images=10_000, classes=10)
     generator = np.random.default_rng(0)
     for step in range(10, 610, 10):
@@ -378,14 +378,14 @@ def test_the_stated_score_is_that_of_the_kind_that_is_drawn_and_in_brackets_for_
         ("shorter", ["training.epochs=8"]),
         ("other", ["about.summary=mine"]),
     ):
-        feed = read(create_run(load_recipe("fashion_demo", overrides), tmp_path, name))
+        feed = read(create_run(load_recipe("demo", overrides), tmp_path, name))
         found[name] = [(level.label, level.y) for level in levels_of(PLOT["accuracy"], feed.facts.recipe, feed)]
     stated = pytest.approx(0.806)
     assert found["same"] == [("recipe: kNN 80.6, 22 epochs", stated)]
     assert found["shorter"] == [("(recipe: kNN 80.6, 22 epochs)", stated)]
     assert found["other"] == [("(recipe: kNN 80.6)", stated)]
-    demo = load_recipe("fashion_demo")
-    changed = load_recipe("fashion_demo", ["training.seed=5", "loss.temperature=0.5", "data.threads=2"])
+    demo = load_recipe("demo")
+    changed = load_recipe("demo", ["training.seed=5", "loss.temperature=0.5", "data.threads=2"])
     assert changes_that_matter(changed, demo) == ["loss.temperature"]
 
 
@@ -419,7 +419,7 @@ def test_a_figure_is_written_as_its_axis_is() -> None:
 
 
 def test_a_run_that_failed_before_its_first_figures_shows_cause_remedy_and_log(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "one")
+    run = create_run(load_recipe("demo"), tmp_path, "one")
     cause = "the loss is not finite at step 3 (learning rate 0.003): training stopped; no checkpoint was saved before. "
     remedy = "Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
     write_status(run, {"state": "failed", "why": cause + remedy, "processes": 1, **this_host()})
@@ -441,7 +441,7 @@ def test_a_log_that_was_read_before_it_had_a_place_is_not_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lines that are broken to a width below nought are empty, and the file does not change any more."""
-    run, real, asked = create_run(load_recipe("fashion_demo"), tmp_path, "one"), RichLog.scrollable_content_region, [0]
+    run, real, asked = create_run(load_recipe("demo"), tmp_path, "one"), RichLog.scrollable_content_region, [0]
     run.logs.mkdir()
     (run.logs / "rank_0.log").write_text("the last words\n")
 
@@ -459,7 +459,7 @@ def test_a_log_that_was_read_before_it_had_a_place_is_not_empty(
 
 
 def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "one")
+    run = create_run(load_recipe("demo"), tmp_path, "one")
     write_status(run, {"state": "running", "processes": 1, **this_host()})
     lock = run.try_lock()
     assert lock is not None
@@ -491,7 +491,7 @@ def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Pa
 
 
 def test_the_log_and_the_lists_tell_the_same_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "one")
+    run = create_run(load_recipe("demo"), tmp_path, "one")
     run.log_event("start", steps=1000)
     progress = TrainingProgress("one", 0, 1000)
     for i, seconds in enumerate(np.cumsum([5, *[2.0] * 10, 9, *[2.0] * 20])):
@@ -612,14 +612,14 @@ def test_the_app_is_left_while_a_run_is_being_opened(tmp_path: Path) -> None:
 
 
 def test_the_end_of_an_axis_is_the_plans_on_every_axis(tmp_path: Path) -> None:
-    plan = make_plan(load_recipe("fashion_demo"), 10_000)
+    plan = make_plan(load_recipe("demo"), 10_000)
     feed = read(a_noisy_run(tmp_path, "one", upto=600, steps=plan.total_steps))
     assert feed.plan == plan
     assert [end_of([feed], axis) for axis in ("step", "epoch", "images")] == pytest.approx(
         [plan.total_steps, plan.total_steps * 128 / 10_000, plan.total_steps * 128]
     )
     assert end_of([feed], "time") == pytest.approx(590 / 3600)  # nobody knows it beforehand
-    nothing = read(create_run(load_recipe("fashion_demo"), tmp_path, "nothing"))
+    nothing = read(create_run(load_recipe("demo"), tmp_path, "nothing"))
     assert end_of([nothing], "step") == 1 and nothing.plan is None
     other = read(a_noisy_run(tmp_path, "other", upto=600, steps=999))
     assert other.plan is None  # the run does not follow what its recipe gives

@@ -73,6 +73,28 @@ def lines_of(run: Run) -> int:
     return len(run.metrics_file.read_bytes().splitlines()) if run.metrics_file.exists() else 0
 
 
+CHANGES = (
+    "start.name=mine",
+    "start.processes=2",
+    "data.limit=1024",
+    "training.epochs=60",
+    "training.batch_size=32",
+    "augmentation.image_size=32",
+    "encoder.width=0.125",
+    "checkpoints.every_epochs=1",
+)
+
+
+def type_change(t: Terminal, change: str) -> None:
+    key, _, value = change.partition("=")
+    t.press("/")
+    t.until("key=value")
+    t.write(change)
+    t.press("Enter")
+    t.until(lambda: re.search(f"{re.escape(key)} .*{re.escape(value)}", t.text()))
+    t.until(lambda: "⏎ Change" in t.text())
+
+
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not installed")
 def test_a_new_user_starts_watches_loses_finds_stops_resumes_and_evaluates_a_run(terminal: Terminal) -> None:
     t = terminal
@@ -81,24 +103,8 @@ def test_a_new_user_starts_watches_loses_finds_stops_resumes_and_evaluates_a_run
     t.until("Welcome to SimCLR")
     t.press("d")
     t.until("start.processes")
-    for change in (
-        "start.name=mine",
-        "start.processes=2",
-        "data.limit=1024",
-        "training.epochs=60",
-        "training.batch_size=32",
-        "augmentation.image_size=32",
-        "encoder.width=0.125",
-        "checkpoints.every_epochs=1",
-    ):
-        t.press("/")
-        t.until("key=value")
-        t.write(change)
-        t.press("Enter")
-        t.until(
-            lambda c=change: re.search(f"{re.escape(c.partition('=')[0])} .*{re.escape(c.partition('=')[2])}", t.text())
-        )
-        t.until(lambda: "⏎ Change" in t.text())
+    for change in CHANGES:
+        type_change(t, change)
     t.until(r"training\.epochs=60")
     t.press("C-l")
     t.until(lambda: run.recipe_file.exists(), 180)
@@ -150,7 +156,7 @@ def test_a_browser_gets_the_runs_from_this_machine_only(tmp_path: Path) -> None:
     pytest.importorskip("textual_serve")
     import aiohttp
 
-    create_run(load_recipe("fashion_demo"), tmp_path / "runs", "seen_from_afar")
+    create_run(load_recipe("demo"), tmp_path / "runs", "seen_from_afar")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     command.write_text(COMMAND.replace("/usr/bin/env python3", sys.executable))
     command.chmod(0o755)
     monkeypatch.setattr("simclr_plus.tui.starting.commands.sys.executable", str(command))
-    run = create_run(load_recipe("fashion_demo"), tmp_path / "runs", "one")
+    run = create_run(load_recipe("demo"), tmp_path / "runs", "one")
     run.log_event("start", steps=24, processes=1, host="here")
     run.checkpoints.mkdir()
     for step in (20, 24):
@@ -180,7 +180,7 @@ def test_an_older_checkpoint_is_told_its_own_accuracy(tmp_path: Path, tiny: list
     """A real run and the real command."""
     given = [*tiny, "training.epochs=2", "checkpoints.every_epochs=1", "training.warmup_epochs=0"]
     words = [sys.executable, "-m", "simclr_plus.cli"]
-    train = [*words, "run", "fashion_demo", *given, "--name", "one", "--runs", str(tmp_path)]
+    train = [*words, "run", "demo", *given, "--name", "one", "--runs", str(tmp_path)]
     subprocess.run(train, check=True, capture_output=True, timeout=300)
     run = Run(tmp_path / "one")
     older = run.checkpoint_files()[0]

@@ -50,7 +50,7 @@ def in_the_form(steps: Steps, size: tuple[int, int] = (120, 34)) -> None:
     async def all_of_it() -> None:
         app = SimclrPlusApp(Path("runs"))
         async with app.run_test(size=size) as pilot:
-            screen = FormScreen(Form("fashion_demo", load_recipe("fashion_demo").to_toml(), app.folder))
+            screen = FormScreen(Form("demo", load_recipe("demo").to_toml(), app.folder))
             await app.push_screen(screen)
             screen.form.change("start.name", "mine")
             await pilot.pause()
@@ -77,7 +77,7 @@ def test_a_value_that_was_typed_but_not_entered_is_started_with(started: list[li
         await pilot.press("ctrl+l")
 
     in_the_form(steps)
-    assert started == [["run", "fashion_demo", "training.epochs=3", "--name", "mine", "-d"]]
+    assert started == [["run", "demo", "training.epochs=3", "--name", "mine", "-d"]]
 
 
 def test_a_pair_in_the_search_counts_as_typed_too(started: list[list[str]]) -> None:
@@ -85,7 +85,7 @@ def test_a_pair_in_the_search_counts_as_typed_too(started: list[list[str]]) -> N
         await pilot.press("slash", *"data.limit=200", "ctrl+l")
 
     in_the_form(steps)
-    assert started == [["run", "fashion_demo", "data.limit=200", "--name", "mine", "-d"]]
+    assert started == [["run", "demo", "data.limit=200", "--name", "mine", "-d"]]
 
 
 @pytest.mark.parametrize("how", rest_slow(["key", "action", "palette"]))
@@ -107,7 +107,7 @@ def test_a_value_that_was_refused_starts_nothing_and_has_the_cursor(started: lis
         await pilot.press("ctrl+l")
 
     in_the_form(steps)
-    assert started == [["run", "fashion_demo", "data.limit=2000", "--name", "mine", "-d"]]
+    assert started == [["run", "demo", "data.limit=2000", "--name", "mine", "-d"]]
 
 
 def test_a_click_on_another_row_takes_what_was_typed(started: list[list[str]]) -> None:
@@ -119,7 +119,7 @@ def test_a_click_on_another_row_takes_what_was_typed(started: list[list[str]]) -
         await pilot.press("ctrl+l")
 
     in_the_form(steps)
-    assert started == [["run", "fashion_demo", "training.epochs=3", "--name", "mine", "-d"]]
+    assert started == [["run", "demo", "training.epochs=3", "--name", "mine", "-d"]]
 
 
 def test_a_click_on_another_row_does_not_leave_what_was_refused(started: list[list[str]]) -> None:
@@ -138,7 +138,7 @@ def test_a_click_on_another_row_does_not_leave_what_was_refused(started: list[li
         await pilot.press("ctrl+l")
 
     in_the_form(steps)
-    assert started == [["run", "fashion_demo", "--name", "mine", "-d"]]
+    assert started == [["run", "demo", "--name", "mine", "-d"]]
 
 
 def test_what_is_saved_and_copied_is_what_was_typed(started: list[list[str]], tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_form_that_is_left_at_once_leaves_no_error(started: list[list[str]]) -
         app: Any = SimclrPlusApp(Path("runs"))
         async with app.run_test() as pilot:
             for _ in range(3):
-                app.push_screen(FormScreen(Form("fashion_demo", load_recipe("fashion_demo").to_toml(), app.folder)))
+                app.push_screen(FormScreen(Form("demo", load_recipe("demo").to_toml(), app.folder)))
                 app.pop_screen()
                 app.open_recipes()
                 app.pop_screen()

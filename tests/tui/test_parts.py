@@ -202,15 +202,15 @@ def test_every_key_of_every_recipe_survives_the_form(tmp_path: Path) -> None:
 
 
 def test_a_changed_key_stands_in_the_command_and_the_command_means_it(tmp_path: Path) -> None:
-    form = form_of("fashion_demo", tmp_path / "my runs")
+    form = form_of("demo", tmp_path / "my runs")
     form.change("training.epochs", "7")
     form.change("data.root", "/a folder/with blanks")
     form.change("monitor.wandb_project", "123")
     form.change("start.processes", "2")
     words = shlex.split(shown(form.words()))
-    assert words[:3] == ["simclr-plus", "run", "fashion_demo"] and words[-2:] == ["--runs", str(tmp_path / "my runs")]
+    assert words[:3] == ["simclr-plus", "run", "demo"] and words[-2:] == ["--runs", str(tmp_path / "my runs")]
     given = [word for word in words[3:] if "=" in word]
-    recipe = parse_recipe(find_recipe("fashion_demo").read_text(), given)
+    recipe = parse_recipe(find_recipe("demo").read_text(), given)
     assert recipe == form.recipe()
     assert (recipe.training.epochs, recipe.data.root) == (7, "/a folder/with blanks")
     assert recipe.monitor.wandb_project == "123"
@@ -218,7 +218,7 @@ def test_a_changed_key_stands_in_the_command_and_the_command_means_it(tmp_path: 
 
 
 def test_a_value_set_back_is_no_change(tmp_path: Path) -> None:
-    form = form_of("fashion_demo", tmp_path)
+    form = form_of("demo", tmp_path)
     form.change("training.epochs", "7")
     form.change("training.epochs", "22")
     assert form.overrides == {} and form.changes() == []
@@ -246,7 +246,7 @@ def test_a_variant_changes_the_keys_that_follow_it(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_stand_is_said_and_changes_nothing(tmp_path: Path, key: str, text: str, said: str) -> None:
-    form = form_of("fashion_demo", tmp_path)
+    form = form_of("demo", tmp_path)
     before = form.words()
     assert said in form.problem(key, text)
     with pytest.raises(RecipeError):
@@ -255,7 +255,7 @@ def test_what_cannot_stand_is_said_and_changes_nothing(tmp_path: Path, key: str,
 
 
 def test_processes_that_do_not_divide_the_batch_are_pointed_out(tmp_path: Path) -> None:
-    form = form_of("fashion_demo", tmp_path)
+    form = form_of("demo", tmp_path)
     form.change("start.processes", "3")
     with pytest.raises(RecipeError, match="does not divide by 3 processes"):
         form.comes_to()
@@ -280,7 +280,7 @@ def test_slurm_has_its_keys_and_no_detaching(tmp_path: Path) -> None:
 
 
 def test_an_edited_recipe_becomes_ones_own(tmp_path: Path) -> None:
-    form = form_of("fashion_demo", tmp_path)
+    form = form_of("demo", tmp_path)
     form.change("loss.temperature", "0.5")
     form.save_as(tmp_path / "mine.toml")
     assert load_recipe(tmp_path / "mine.toml") == form.recipe()
@@ -311,7 +311,7 @@ def test_an_override_is_read_back_as_the_value(value: Any) -> None:
 
 
 def test_a_list_of_words_is_edited_as_it_is_written(tmp_path: Path) -> None:
-    form = form_of("fashion_demo", tmp_path)
+    form = form_of("demo", tmp_path)
     form.change("augmentation.operations", '["crop", "sobel"]')
     assert form.recipe().augmentation.operations == ("crop", "sobel")
     assert form.value("augmentation.operations") == '["crop", "sobel"]'
@@ -394,7 +394,7 @@ def write_lines(run: Run, count: int, **values: Any) -> None:
 
 def test_the_list_reads_again_only_what_changed(tmp_path: Path) -> None:
     for i in range(20):
-        run = create_run(load_recipe("fashion_demo"), tmp_path, f"run{i}")
+        run = create_run(load_recipe("demo"), tmp_path, f"run{i}")
         run.log_event("start", steps=10)
         write_lines(run, 10)
         run.log_event("exit", reason="finished")
@@ -411,7 +411,7 @@ def test_damaged_and_vanished_runs_are_told_and_do_no_harm(tmp_path: Path) -> No
     import shutil
 
     for name in ("good", "bad_recipe", "bad_metrics", "bad_status", "gone"):
-        write_lines(create_run(load_recipe("fashion_demo"), tmp_path, name), 3)
+        write_lines(create_run(load_recipe("demo"), tmp_path, name), 3)
     (tmp_path / "bad_recipe" / "recipe.toml").write_text("not = [toml")
     (tmp_path / "bad_metrics" / "metrics.jsonl").write_bytes(b'\x00\xff{"step": "x", "loss": {}}\n[1]\n"a"\n')
     (tmp_path / "bad_status" / "status.json").write_text('{"state": "running", "updated": "never", "boot_id": 3}')
@@ -441,7 +441,7 @@ def test_samples_of_a_long_file_follow_its_curve(tmp_path: Path) -> None:
 
 
 def test_the_x_of_a_curve_is_what_was_asked_for(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "r")
+    run = create_run(load_recipe("demo"), tmp_path, "r")
     write_lines(run, 100)
     feed = Feed(run)
     feed.look()
@@ -454,7 +454,7 @@ def test_the_x_of_a_curve_is_what_was_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_a_resumed_run_went_through_again_is_kept_apart(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "r")
+    run = create_run(load_recipe("demo"), tmp_path, "r")
     for begin, end, loss, start in ((1, 91, 1.0, 1e9), (81, 101, 2.0, 1e9 + 3600)):
         for step in range(begin, end):
             run.log_metrics({"step": step, "epoch": step / 10, "time": start + step, "loss": loss})
@@ -504,11 +504,11 @@ OTHERS = ("nt_logistic", "margin", "cross_entropy")
 
 
 def test_the_lines_of_reference_are_chance_and_the_stated_scores() -> None:
-    (chance,) = levels_of(PLOTS[0], load_recipe("fashion_demo"))
+    (chance,) = levels_of(PLOTS[0], load_recipe("demo"))
     assert chance.y == pytest.approx(math.log(255)) == CHANCE
-    (fewer,) = levels_of(PLOTS[0], load_recipe("fashion_demo", ["loss.negatives=other_view"]))
+    (fewer,) = levels_of(PLOTS[0], load_recipe("demo", ["loss.negatives=other_view"]))
     assert fewer.y == pytest.approx(math.log(128))
-    assert [levels_of(PLOTS[0], load_recipe("fashion_demo", [f"loss.name={name}"])) for name in OTHERS] == [[], [], []]
+    assert [levels_of(PLOTS[0], load_recipe("demo", [f"loss.name={name}"])) for name in OTHERS] == [[], [], []]
     assert levels_of(PLOTS[2], load_recipe("r50_1x")) == []  # the chart draws no linear evaluation
     assert expected_figures("measured, 3 seeds: kNN 80.6 % (pixels 77.6), linear 84.8 % (pixels 82.7)") == {
         "kNN": ("measured", pytest.approx(0.806)),
@@ -519,9 +519,7 @@ def test_the_lines_of_reference_are_chance_and_the_stated_scores() -> None:
 
 def test_the_chart_of_the_task_has_the_name_and_the_chance_of_its_method() -> None:
     (plot,) = (plot for plot in PLOTS if plot.key == "task")
-    simclr, rotation, labels = (
-        load_recipe("fashion_demo", [f"method.name={n}"]) for n in ("simclr", "rotation", "supervised")
-    )
+    simclr, rotation, labels = (load_recipe("demo", [f"method.name={n}"]) for n in ("simclr", "rotation", "supervised"))
     assert [title_of(plot, [recipe]) for recipe in (simclr, rotation)] == ["contrastive accuracy", "rotation accuracy"]
     assert title_of(plot, [simclr, rotation]) == title_of(plot, [labels]) == plot.title
     assert [[level.y for level in levels_of(plot, r)] for r in (simclr, rotation, labels)] == [[1 / 128], [0.25], []]
@@ -530,7 +528,7 @@ def test_the_chart_of_the_task_has_the_name_and_the_chance_of_its_method() -> No
 
 
 def test_the_form_shows_the_keys_of_the_method_that_is_chosen(tmp_path: Path) -> None:
-    form = form_of("fashion_demo", tmp_path)
+    form = form_of("demo", tmp_path)
     assert "method.angles" not in [key.name for key, _, _ in rows_of(form)]
     form.change("method.name", "rotation")
     form.change("method.angles", "[0, 180]")
@@ -542,7 +540,7 @@ def test_the_form_shows_the_keys_of_the_method_that_is_chosen(tmp_path: Path) ->
 
 @pytest.mark.parametrize("overrides", [[], ["checkpoints.every_epochs=7", "training.round_up_to_checkpoint=true"]])
 def test_the_learning_rate_to_come_is_the_plans(tmp_path: Path, overrides: list[str]) -> None:
-    recipe = load_recipe("fashion_demo", overrides)
+    recipe = load_recipe("demo", overrides)
     plan = make_plan(recipe, 10_000)
     run = create_run(recipe, tmp_path, "r")
     run.log_event("start", steps=plan.total_steps)
@@ -620,7 +618,7 @@ def test_a_failure_is_told_by_its_cause() -> None:
 
 def test_a_million_lines_are_read_in_slices(tmp_path: Path) -> None:
     """Between two slices the screen has its turn: no slice may take much longer than it promises."""
-    run = create_run(load_recipe("fashion_demo"), tmp_path, "r")
+    run = create_run(load_recipe("demo"), tmp_path, "r")
     block = "".join(json.dumps({"step": i, "loss": 1.5}) + "\n" for i in range(1_000_000, 1_100_000))
     with run.metrics_file.open("w") as file:
         for i in range(4):

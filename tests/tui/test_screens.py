@@ -54,7 +54,7 @@ def test_an_empty_folder_explains_itself_and_offers_the_demo(tmp_path: Path, siz
         await until(pilot, lambda: "the demo: it learns" in screen_text(app))
         await pilot.press("d")
         await until(pilot, lambda: "training.batch_size" in screen_text(app) or "start.name" in screen_text(app))
-        assert "fashion_demo" in str(app.screen.query_one("#head", Static).render())
+        assert "places" in str(app.screen.query_one("#head", Static).render())
 
     drive(SimclrPlusApp(tmp_path / "none"), steps, size)
 
@@ -105,7 +105,7 @@ def test_a_run_opens_with_its_charts_and_they_follow_it(tmp_path: Path, size: tu
 
 def test_a_run_that_learns_labels_may_lower_its_rank(tmp_path: Path) -> None:
     for name, overrides in (("labels", ["loss.name=cross_entropy"]), ("views", [])):
-        run = create_run(load_recipe("fashion_demo", overrides), tmp_path, name)
+        run = create_run(load_recipe("demo", overrides), tmp_path, name)
         run.log_event("start", steps=400, processes=1, host="here")
         for i in range(1, 41):
             values = line(i * 10, loss=5.0, effective_rank=60.0 if i < 20 else 6.0)
@@ -176,15 +176,15 @@ def test_a_form_is_changed_checked_saved_and_started(tmp_path: Path, monkeypatch
         await pilot.press("w")
         await until(pilot, lambda: "Save the edited recipe" in screen_text(app))
         await pilot.press("enter")
-        await until(pilot, (tmp_path / "my_demo.toml").exists)
-        assert load_recipe(tmp_path / "my_demo.toml") == load_recipe("fashion_demo", ["training.epochs=3"])
-        create_run(load_recipe("fashion_demo"), tmp_path / "runs", "mine2")
+        await until(pilot, (tmp_path / "my_places.toml").exists)
+        assert load_recipe(tmp_path / "my_places.toml") == load_recipe("places", ["training.epochs=3"])
+        create_run(load_recipe("demo"), tmp_path / "runs", "mine2")
         await pilot.press("ctrl+l")
         await until(pilot, lambda: isinstance(app.screen, RunScreen))
         assert app.screen.run_folder.name == "mine"
 
     drive(SimclrPlusApp(Path("runs")), steps)
-    assert started.words == [["run", "fashion_demo", "training.epochs=3", "--name", "mine", "-d"]]
+    assert started.words == [["run", "places", "training.epochs=3", "--name", "mine", "-d"]]
 
 
 def test_a_command_that_fails_says_why_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_a_recipe_that_cannot_be_planned_is_not_started(tmp_path: Path, monkeypa
 
 def test_recipes_are_searched_and_ones_own_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.toml").write_text(load_recipe("fashion_demo").to_toml())
+    (tmp_path / "mine.toml").write_text(load_recipe("demo").to_toml())
     (tmp_path / "wrong.toml").write_text("[training]\nepochz = 3\n")
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
@@ -393,7 +393,7 @@ async def whole_keys(app: Any, pilot: Pilot[None]) -> list[str]:
 
 
 def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> None:
-    run = create_run(load_recipe("fashion_demo", ["loss.name=cross_entropy"]), tmp_path, "supervised")
+    run = create_run(load_recipe("demo", ["loss.name=cross_entropy"]), tmp_path, "supervised")
     run.log_event("start", steps=400, processes=1)
     for i in range(1, 41):
         run.log_metrics({k: v for k, v in line(i * 10).items() if not k.startswith("contrastive")})
@@ -473,7 +473,7 @@ def test_a_chart_has_the_background_of_its_theme(tmp_path: Path) -> None:
 def test_without_colours_every_screen_is_drawn_in_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     a_run(tmp_path, "one")
-    create_run(load_recipe("fashion_demo"), tmp_path, "waiting")
+    create_run(load_recipe("demo"), tmp_path, "waiting")
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)

@@ -210,7 +210,7 @@ def test_a_browser_only_looks_unless_it_is_told_to_write(monkeypatch: pytest.Mon
 
 
 def a_run(folder: Path) -> Run:
-    run = create_run(load_recipe("fashion_demo"), folder, "one")
+    run = create_run(load_recipe("demo"), folder, "one")
     run.log_event("start", steps=100, processes=1, host="here")
     run.checkpoints.mkdir()
     run.checkpoint_file(10).write_bytes(b"rubbish!rubbish!")
@@ -234,7 +234,7 @@ def test_no_action_of_any_screen_writes_or_starts_anything_when_only_looking(
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
         await pilot.pause(0.3)
-        form = Form("fashion_demo", load_recipe("fashion_demo").to_toml(), tmp_path / "runs")
+        form = Form("demo", load_recipe("demo").to_toml(), tmp_path / "runs")
         for screen in (app.screen, RunScreen(run), CheckpointsScreen(run), FormScreen(form)):
             if screen is not app.screen:
                 await app.push_screen(screen)
@@ -273,7 +273,7 @@ def own_actions(screen: Any) -> set[str]:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """`tui --serve` in a folder of its own; the folder and the address that it tells."""
-    create_run(load_recipe("fashion_demo"), tmp_path / "runs", "seen_from_afar")
+    create_run(load_recipe("demo"), tmp_path / "runs", "seen_from_afar")
     port = a_free_port()
     words = [sys.executable, "-m", "simclr_plus.cli", "tui", "--serve", "--port", str(port)]
     with (tmp_path / "said").open("wb") as said:

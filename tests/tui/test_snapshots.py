@@ -35,7 +35,7 @@ SCREENS: dict[str, list[str]] = {
 def folder_of_runs() -> None:
     """Two finished runs in ./runs that are the same on every machine."""
     for name, rate in (("older", 0.003), ("newer", 0.001)):
-        run = create_run(load_recipe("fashion_demo", [f"optimizer.learning_rate={rate}"]), Path("runs"), name)
+        run = create_run(load_recipe("demo", [f"optimizer.learning_rate={rate}"]), Path("runs"), name)
         run.log_event("start", steps=400, processes=2)
         for i in range(1, 41):
             run.log_metrics(line(i * 10, loss=line(i * 10)["loss"] + rate * 100, learning_rate=rate))

@@ -92,7 +92,7 @@ def test_names_that_look_like_markup_stand_on_every_screen_as_they_are(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "r[/b]" / "x"
     runs = [a_run(folder, "[red]one"), a_run(folder, "[two]", root="other")]
-    recipe = load_recipe("fashion_demo", ["data.root=[/x]"]).to_toml().replace('summary = "', 'summary = "[/s][red]')
+    recipe = load_recipe("demo", ["data.root=[/x]"]).to_toml().replace('summary = "', 'summary = "[/s][red]')
     (tmp_path / "[r].toml").write_text(recipe)
 
     async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
@@ -297,7 +297,7 @@ def test_a_report_holds_names_that_look_like_its_own_format(tmp_path: Path) -> N
 def test_one_bad_file_empties_no_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     deep = "[" * 100_000
-    good = load_recipe("fashion_demo").to_toml()
+    good = load_recipe("demo").to_toml()
     (tmp_path / "good.toml").write_text(good)
     (tmp_path / "comma.toml").write_text("[training]\nepochs = 3,\n")
     (tmp_path / "deep.toml").write_text(f"[training]\nepochs = {deep}")

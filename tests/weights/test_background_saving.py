@@ -158,7 +158,7 @@ except EnvironmentNotAbleError as error:
     print(error)
 """
     overrides = [*tiny, "checkpoints.every_epochs=0.25", "training.epochs=3"]
-    run = create_run(load_recipe("fashion_demo", overrides), tmp_path, "full")
+    run = create_run(load_recipe("demo", overrides), tmp_path, "full")
     done = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "cannot write" in done.stdout and "free some space" in done.stdout
@@ -167,7 +167,7 @@ except EnvironmentNotAbleError as error:
 
 
 def test_what_a_killed_process_left_is_cleared_when_the_run_goes_on(tmp_path: Path, tiny: list[str]) -> None:
-    run = create_run(load_recipe("fashion_demo", tiny), tmp_path, "run")
+    run = create_run(load_recipe("demo", tiny), tmp_path, "run")
     run.checkpoints.mkdir()
     (run.checkpoints / ".step_00000002.safetensors.77.part").write_bytes(b"half")
     assert train(run, quiet=True) == "finished"

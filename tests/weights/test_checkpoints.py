@@ -29,7 +29,7 @@ from simclr_plus.weights.tensor_files import read_header, write_tensors
 
 @pytest.fixture
 def recipe(tiny: list[str]) -> Recipe:
-    return load_recipe("fashion_demo", tiny)
+    return load_recipe("demo", tiny)
 
 
 def one_update(recipe: Recipe, steps: int = 1):  # type: ignore[no-untyped-def]
@@ -48,10 +48,10 @@ def one_update(recipe: Recipe, steps: int = 1):  # type: ignore[no-untyped-def]
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adam"])
 def test_a_restored_state_goes_on_bit_for_bit(recipe: Recipe, tmp_path: Path, optimizer: str) -> None:
-    recipe = load_recipe("fashion_demo", ["encoder.width=0.125", f"optimizer.name={optimizer}"])
+    recipe = load_recipe("demo", ["encoder.width=0.125", f"optimizer.name={optimizer}"])
     model, state = one_update(recipe, steps=2)
     save_checkpoint(tmp_path / "a.safetensors", model, state, step=2, recipe=recipe, images=9, classes=("a", "b", "c"))
-    other, other_state = one_update(load_recipe("fashion_demo", ["encoder.width=0.125", f"optimizer.name={optimizer}"]))
+    other, other_state = one_update(load_recipe("demo", ["encoder.width=0.125", f"optimizer.name={optimizer}"]))
     checkpoint = load_checkpoint(tmp_path / "a.safetensors")
     restore(checkpoint, other, other_state)
     images = torch.rand(8, 3, 28, 28)
@@ -133,7 +133,7 @@ def test_a_cut_off_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None
 def test_a_checkpoint_of_another_network_is_refused_with_what_differs(recipe: Recipe, tmp_path: Path) -> None:
     model, state = one_update(recipe)
     save_checkpoint(tmp_path / "a.safetensors", model, state, step=1, recipe=recipe)
-    wider = load_recipe("fashion_demo", ["encoder.width=0.25"])
+    wider = load_recipe("demo", ["encoder.width=0.25"])
     other = build_model(wider, 3)
     with pytest.raises(
         CheckpointError, match=r"another network .* of another shape .*is \[8\] in the file, \[16\] here"
@@ -181,7 +181,7 @@ def test_every_tensor_of_the_optimizers_state_comes_to_its_parameters_device_and
     recipe: Recipe, tmp_path: Path, name: str
 ) -> None:
     """The "meta" device stands for a GPU: what is left on the CPU is told from what was moved."""
-    recipe = load_recipe("fashion_demo", ["encoder.width=0.125", f"optimizer.name={name}"])
+    recipe = load_recipe("demo", ["encoder.width=0.125", f"optimizer.name={name}"])
     model, state = one_update(recipe)
     save_checkpoint(tmp_path / "a.safetensors", model, state, step=1, recipe=recipe)
     elsewhere = build_model(recipe, 3).to("meta", torch.float64)

@@ -32,8 +32,8 @@ WELCOME = """[b]Welcome to SimCLR+[/b]
 
 There is no run in the folder {folder} yet.
 
-[b]d[/b]  the demo: it learns from 10,000 small images that are part
-   of the package, in minutes on two CPU cores; you watch
+[b]d[/b]  the demo: it learns from photographs that are part of the
+   package, in minutes on two CPU cores; you watch
 [b]n[/b]  a recipe: change its keys, see what it comes to, start it
 
 Runs train by themselves: leave with [b]q[/b] whenever you like,
@@ -75,7 +75,7 @@ class RunsScreen(LiveScreen):
     PARTS: ClassVar[tuple[str, ...]] = ("#head", "#runs", "#welcome-text", "#about", "#filter")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "recipes", "New", id="runs.new", tooltip="choose a recipe and start a run"),
-        Binding("d", "demo", "Demo", id="runs.demo", tooltip="open the demo recipe, ready to start"),
+        Binding("d", "demo", "Demo", id="runs.demo", tooltip="open the recipe of the demo, ready to start"),
         Binding("space", "mark", "Mark", id="runs.mark", tooltip="mark a run for the overlay"),
         Binding("c", "compare", "Compare", id="runs.compare", tooltip="lay the marked runs over each other"),
         Binding("s", "stop", "Stop", id="runs.stop", tooltip="ask the run to save and stop, or for more"),
@@ -291,8 +291,8 @@ class RunsScreen(LiveScreen):
         self.app.open_recipes()
 
     def action_demo(self) -> None:
-        """The demo recipe, ready to start."""
-        self.app.open_recipe("demo", find_recipe("demo"))
+        """The recipe of the demo, ready to start."""
+        self.app.open_recipe("places", find_recipe("places"))
 
     def action_mark(self) -> None:
         """Mark the chosen run, or take its mark away; then go down."""
