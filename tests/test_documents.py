@@ -7,13 +7,17 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from drawn_photos import drawn_photo
 from PIL import Image
 from places import ROOT
 from tiny_recipe import TINY
+from warm_commands import Warm
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SMALL = shlex.join([*(word for word in TINY if not word.startswith("loss.")), "training.epochs=2"])
@@ -24,13 +28,11 @@ HOW: tuple[tuple[str, str | None], ...] = (
     (r"^simclr-plus tui", None),  # tests/tui
     (r"--nodes|--slurm|--part|--grid|--data all|simclrv2|moco_v2|IMAGENET/val", None),  # machines and data of others
     (r"compare A B|loss\|optimizer", None),  # words that stand for others
+    (r"^simclr-plus bench|--nproc gpu", None),  # tests/bench; GPUs
     (r"^simclr-plus (resume|stop) a", None),  # tests/launch
     (r"--dry-run$", ""),
-    (
-        r"^simclr-plus (run|study) .*(r50|cifar10|mine\.toml|temperature|augmentations)",
-        "--dry-run",
-    ),  # hours, or other tests
-    (r"^simclr-plus bench step", "--steps 1"),
+    (r"study augmentations", "training.batch_size=32 --dry-run"),
+    (r"^simclr-plus (run|study) .*(r50|cifar10|mine\.toml|temperature)", "--dry-run"),  # hours, or other tests
     (r"^simclr-plus run (folder|rotation_demo)", SMALL),
     (r"evaluate linear RUN$", "--epochs 1"),
     (r"evaluate few-labels", "--epochs 1"),
@@ -53,36 +55,48 @@ def added(line: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(warm: Warm, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a newcomer types: a folder PHOTOS of three classes, and a run "a" that was trained on them."""
     folder = tmp_path_factory.mktemp("newcomer")
     for i in range(60):
         place = folder / "PHOTOS" / f"class {i % 3}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn_photo(i)).resize((40, 32)).save(place / f"{i}.png")
-    typed(f"simclr-plus run folder data.root=PHOTOS {SMALL} --name a", folder)
+        Image.fromarray(drawn_photo(i, height=32, width=40, tint=(i % 3, 0, 0))).save(place / f"{i}.png")
+    typed(warm, f"simclr-plus run folder data.root=PHOTOS {SMALL} --name a", folder)
     return folder
 
 
-def typed(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a line of the shell as a newcomer does, with simclr-plus of this environment first in the path."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path}
-    done = subprocess.run(
-        ["sh", "-ec", line], cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
+def typed(warm: Warm, line: str, folder: Path) -> str:
+    """What a command prints in the folder; that it succeeds."""
+    done = warm.run(shlex.split(line)[1:], cwd=folder, timeout=300)
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    return done
+    return done.stdout + done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), [(page, line) for page, line in COMMANDS if added(line) is not None])
-def test_a_command_of_the_documents_runs(page: str, line: str, folder: Path) -> None:
+def test_a_command_of_the_documents_runs(page: str, line: str, warm: Warm, folder: Path) -> None:
     words = re.sub(r"\bRUN( RUN)*\b|\blatest\b", "a", line)
     if "recipes cp" in line:
         (folder / "mine.toml").unlink(missing_ok=True)
-    done = typed(f"{words} {added(line)}", folder)
-    assert done.stdout or done.stderr, f"{page}: {line} says nothing"
+    assert typed(warm, f"{words} {added(line)}", folder), f"{page}: {line} says nothing"
+
+
+@pytest.mark.slow
+def test_the_readmes_encoder_goes_into_lightlys_classifier(
+    warm: Warm, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed(warm, "simclr-plus export a -o encoder.safetensors", folder)
+    monkeypatch.chdir(folder)
+    block = re.search(r"```python\n([^`]*load_encoder\(.*?)```", PAGES[0].read_text(), re.DOTALL)
+    assert block is not None
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch")
+        exec(compile(block[1], "README.md", "exec"), names)
+    h = names["encoder"].eval()(torch.rand(2, 3, 32, 32))
+    assert h.shape == (2, names["encoder"].feature_dim)
+    assert names["classifier"].classification_head(h).shape == (2, 10)
 
 
 def test_most_commands_of_the_documents_are_run() -> None:
