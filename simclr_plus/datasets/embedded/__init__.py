@@ -67,7 +67,8 @@ def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Means of 2 x 2 pixels."""
     height, width = (side // 2 * 2 for side in image.shape[:2])
     means = image[:height, :width].reshape(height // 2, 2, width // 2, 2, 3).mean(axis=(1, 3))
-    return np.rint(means).astype(np.uint8)
+    halved: NDArray[np.uint8] = np.rint(means).astype(np.uint8)
+    return halved
 
 
 @cache
