@@ -33,7 +33,7 @@ HOW: tuple[tuple[str, str | None], ...] = (
     (r"--dry-run$", ""),
     (r"study augmentations", "training.batch_size=32 --dry-run"),
     (r"^simclr-plus (run|study) .*(r50|cifar10|mine\.toml|temperature)", "--dry-run"),  # hours, or other tests
-    (r"^simclr-plus run (folder|rotation_demo)", SMALL),
+    (r"^simclr-plus run (folder|places|rotation_demo)", SMALL),
     (r"evaluate linear RUN$", "--epochs 1"),
     (r"evaluate few-labels", "--epochs 1"),
 )
