@@ -41,7 +41,8 @@ def demo(
         f"report:      {result['report']}\n"
         f"encoder:     {result['encoder']}\n"
         "next, on your own images:\n"
-        "  simclr-plus run folder data.root=PHOTOS\n"
+        "  simclr-plus run folder data.root=PHOTOS                    with a GPU\n"
+        "  simclr-plus run places data.name=folder data.root=PHOTOS   on a CPU\n"
         "in Python:\n"
         f"  encoder = simclr_plus.load_encoder({result['encoder']!r})"
     )
