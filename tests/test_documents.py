@@ -130,5 +130,9 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     text = "".join(output.get("text", "") for output in outputs)
     assert (tmp_path / "runs" / "notebook" / "encoder.safetensors").is_file()
-    assert text.count("random encoder") == 3 and "raw pixels, 32x32" in text and "error" not in text
+    rows = re.findall(r"│ +(encoder|raw pixels, 32x32|random encoder) +│.*\d%", text)
+    assert [rows.count(name) for name in ("encoder", "raw pixels, 32x32", "random encoder")] == [3, 2, 3], [
+        line for line in text.splitlines() if "random" in line
+    ]
+    assert "error" not in text
     assert any("image/png" in output.get("data", {}) for output in outputs)
