@@ -39,11 +39,11 @@ def neighbours_picture(
     """
     tile = side + 2 * FRAME + GAP
     grid = np.full((len(queries) * tile + GAP, (1 + len(subjects) * k) * tile + (2 + len(subjects)) * GAP, 3), 255)
-    found = [nearest(subject, bank, queries, k=k, device=device) for subject in subjects]
+    neighbours = [nearest(subject, bank, queries, k=k, device=device) for subject in subjects]
     for row in range(len(queries)):
         top = GAP + row * tile
         _place(grid, queries.read(row), top, GAP, side, framed=False)
-        for column, (indices, right) in enumerate(found):
+        for column, (indices, right) in enumerate(neighbours):
             start = (1 + column * k) * tile + (1 + column) * GAP
             grid[:, start : start + GAP] = SHADE
             for place, index in enumerate(indices[row]):
