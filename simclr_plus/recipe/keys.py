@@ -57,7 +57,7 @@ class Data(Section):
 
     name: Annotated[
         Literal["embedded", "places", "mnist", "fashion_mnist", "cifar10", "cifar100", "stl10", "folder"],
-        Field(description='"embedded" and "places" ship with it, "folder" is any folder, torchvision reads the rest'),
+        Field(description='"embedded", "places": ship with it; "folder": any folder; torchvision reads the rest'),
     ] = "embedded"
     root: Annotated[
         str, Field(description="folder of the images; for torchvision's data sets the folder that holds theirs")
