@@ -72,6 +72,7 @@ def kill_and_resume(folder: Path, unbroken: Run, keys: list[str], seed: int, pro
             continue
     wait_for(lambda: gone(pids), f"the end of all processes after the kill of {kind}", seconds=60)
     wait_for(lambda: not processes_naming(run), "no orphan", seconds=20)
+    wait_for(lambda: state_of(run).name != "running", "the lock of the process that was killed", seconds=10)
     state, seen = state_of(run).name, ps(folder, name)["state"]
     assert state == seen
     if run.events() and run.events()[-1].get("reason") == "finished":  # it was too late
