@@ -24,8 +24,8 @@ def answer(folder: Path, seed: int) -> dict[str, Any]:
         command = [sys.executable, "-m", "simclr_plus.cli", "demo", "--seed", str(seed), "--json", "--runs", "runs"]
         out = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE).stdout
         file.write_bytes(out)
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result
 
 
 def minutes(run: Path) -> float:

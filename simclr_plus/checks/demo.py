@@ -72,7 +72,7 @@ def _pictures_and_report(run: Run) -> dict[str, str]:
     contrast = test.pixels.std(axis=(1, 2, 3))  # the richest piece of some places: most skies look alike
     places = np.linspace(0, len(test.classes) - 1, QUERIES).round()
     shown = test.subset(np.array([np.where(test.labels == place, contrast, -1).argmax() for place in places]))
-    compared = subjects(load_encoder(run.path / ENCODER), recipe.law, baselines=True, native_size=64)
+    compared = subjects(load_encoder(run.path / ENCODER), recipe.law, baselines=True, native_size=test.pixels.shape[1])
     curves, neighbours, page = (run.path / name for name in ("curves.png", "neighbours.png", "report.html"))
     draw_curves(run, curves)
     save_png(neighbours_picture(compared[:2], train, shown, k=NEIGHBOURS, device=best_device()), neighbours)

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Nproc = Annotated[str, typer.Option("--nproc", help='Processes on each machine: a number, or "gpu" for one a GPU.')]
+RecipeOrNone = Annotated[
+    str, typer.Argument(help="A TOML file, or the name of a shipped recipe; left out: list these.")
+]
 Detach = Annotated[bool, typer.Option("--detach", "-d", help="Start it, print its name and leave it to itself.")]
 Nodes = Annotated[str, typer.Option(help="Machines, a number or MIN:MAX; type the same command on each.")]
 Rdzv = Annotated[str, typer.Option(metavar="HOST:PORT", help="Where they meet: a free port of one of them.")]
@@ -50,9 +53,7 @@ Cpus = Annotated[int, typer.Option(min=0, help="SLURM: cores of each node.")]
 
 @app.command()
 def run(
-    recipe: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of a shipped recipe; left out: list these.")
-    ] = "",
+    recipe: RecipeOrNone = "",
     overrides: Overrides = None,
     detach: Detach = False,
     nproc: Nproc = "",
@@ -74,9 +75,7 @@ def run(
 ) -> None:
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
     if not recipe:
-        list_recipes(as_json)
-        say("say which: simclr-plus run RECIPE, or `simclr-plus run folder data.root=PHOTOS` for images of your own")
-        raise typer.Exit(RecipeError.exit_code)
+        _list_recipes_and_exit(as_json)
     from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.recipe.reading import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
@@ -111,6 +110,12 @@ def run(
     for doubt in loaded.doubts():
         say(f"note: {doubt}")
     _start(new, order, allocation, detached=detach, as_json=as_json)
+
+
+def _list_recipes_and_exit(as_json: bool) -> NoReturn:
+    list_recipes(as_json)
+    say("say which: simclr-plus run RECIPE, or `simclr-plus run folder data.root=PHOTOS` for images of your own")
+    raise typer.Exit(RecipeError.exit_code)
 
 
 @app.command()

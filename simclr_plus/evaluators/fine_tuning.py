@@ -201,8 +201,8 @@ def _losses_of(
 
 def _tried(file: Path, state: State) -> dict[str, float | None]:
     """What rates gave that were tried before this training was cut off."""
-    losses = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return dict(losses["found"]) if losses.get("key") == state.key else {}
+    saved = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return dict(saved["found"]) if saved.get("key") == state.key else {}
 
 
 def _score(model: Classifier, subject: Subject, images: Images, metric: str, device: torch.device) -> float:

@@ -69,14 +69,14 @@ def filled(build: Callable[[], nn.Module], tensors: dict[str, Tensor], origin: s
     """
     with torch.device("meta"):  # no time for initial weights that nobody reads
         module = build()
-    parameters = module.state_dict()
-    counters = {key: torch.tensor(0) for key in parameters if key.endswith("num_batches_tracked")}
-    missing = [f"missing {key}" for key in sorted(parameters.keys() - tensors.keys() - counters.keys())]
-    foreign = [f"unknown {key}" for key in sorted(tensors.keys() - parameters.keys())]
+    expected = module.state_dict()
+    counters = {key: torch.tensor(0) for key in expected if key.endswith("num_batches_tracked")}
+    missing = [f"missing {key}" for key in sorted(expected.keys() - tensors.keys() - counters.keys())]
+    foreign = [f"unknown {key}" for key in sorted(tensors.keys() - expected.keys())]
     wrong = [
-        f"{key} is {list(tensors[key].shape)}, not {list(parameters[key].shape)}"
-        for key in sorted(parameters.keys() & tensors.keys())
-        if parameters[key].shape != tensors[key].shape
+        f"{key} is {list(tensors[key].shape)}, not {list(expected[key].shape)}"
+        for key in sorted(expected.keys() & tensors.keys())
+        if expected[key].shape != tensors[key].shape
     ]
     if missing or foreign or wrong:
         raise CheckpointError(

@@ -31,9 +31,8 @@ def hung(
     silent = {rank: now - seen[rank][1] for rank in heartbeats}
     if not any(_is_overdue(heartbeat, silent[rank]) for rank, heartbeat in heartbeats.items()):
         return None
-    latest = max(
-        heartbeat.time for heartbeat in heartbeats.values()
-    )  # without those that the others have gone on without since
+    # without those that the others have gone on without since
+    latest = max(heartbeat.time for heartbeat in heartbeats.values())
     others = {rank: p for rank, p in every().items() if p.time + p.next_in + GRACE >= latest} if every else {}
     everyone = {**others, **heartbeats}
     last = last_of(everyone, here=heartbeats)

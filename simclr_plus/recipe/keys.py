@@ -46,10 +46,8 @@ class About(Section):
     expected: Annotated[str, Field(description="the score to expect, marked as the paper's or as measured")] = ""
 
 
-EMBEDDED = (
-    "embedded",
-    "places",
-)  # data sets that ship with the package: part of Fashion-MNIST, and photographs of places
+# data sets that ship with the package: part of Fashion-MNIST, and photographs of places
+EMBEDDED = ("embedded", "places")
 
 
 class Data(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -21,8 +22,12 @@ SHADE = (225, 225, 225)  # between the queries and each subject's neighbours
 def nearest(
     subject: Subject, bank: Images, queries: Images, *, k: int, device: torch.device
 ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The k most similar images of the bank for each query [Q, k], by the cosine of h, and which are of its class."""
+    """The k most similar images of the bank for each query [Q, k], by the cosine of h, and which are of its class.
+
+    Raises UnreadableImageError for an image that cannot be read: leaving it out would shift the numbers of the others.
+    """
     require_same_classes(bank, queries)
+    bank, queries = replace(bank, skip_bad=False), replace(queries, skip_bad=False)
     h, bank = features_of(subject.encoder, bank, subject.law, device=device)
     h_queries, queries = features_of(subject.encoder, queries, subject.law, device=device)
     similarities = F.normalize(h_queries.to(device), dim=1) @ F.normalize(h.to(device), dim=1).T

@@ -80,12 +80,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]
 
 def load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     """Put tensors into a module; raises CheckpointError naming the file where names or shapes differ."""
-    parameters = module.state_dict()
-    missing, foreign = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
+    expected = module.state_dict()
+    missing, foreign = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     other = [
-        f"{k} is {list(tensors[k].shape)} in the file, {list(parameters[k].shape)} here"
-        for k in parameters.keys() & tensors.keys()
-        if parameters[k].shape != tensors[k].shape
+        f"{k} is {list(tensors[k].shape)} in the file, {list(expected[k].shape)} here"
+        for k in expected.keys() & tensors.keys()
+        if expected[k].shape != tensors[k].shape
     ]
     if missing or foreign or other:
         differences = [

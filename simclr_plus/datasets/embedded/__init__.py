@@ -29,9 +29,8 @@ PIECES = {"train": 64, "test": 24}  # of each photograph
 SPANS = {"train": ((0.0, 0.34), (0.66, 1.0)), "test": ((0.36, 0.64),)}
 PLACES_SEED = 0
 
-Arrays = tuple[
-    NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]
-]  # images [N, H, W] or [N, H, W, 3], labels [N], classes
+# images [N, H, W] or [N, H, W, 3], labels [N], classes
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]
 
 
 def fashion_mnist(part: str) -> Arrays:
@@ -47,11 +46,9 @@ def places(part: str) -> Arrays:
     middle. They stand in rounds, a piece of each place a round: the first 66 images have one label a class, the first
     330 five.
     """
-    photographs = sorted((files(__name__) / "places").iterdir(), key=lambda file: file.name)
-    count, spans = PIECES[part], SPANS[part]
+    photographs, count, spans = _photographs(), PIECES[part], SPANS[part]
     pixels = np.empty((count, len(photographs), PIECE, PIECE, 3), dtype=np.uint8)
-    for number, file in enumerate(photographs):
-        photograph = _halved(decode_image(file.read_bytes()))
+    for number, photograph in enumerate(photographs.values()):
         height, width = photograph.shape[:2]
         random = np.random.Generator(np.random.Philox([PLACES_SEED, number, part == "test"]))
         for i in range(count):
@@ -60,7 +57,14 @@ def places(part: str) -> Arrays:
             left = random.integers(round(start * width), round(end * width) - PIECE + 1)
             pixels[i, number] = photograph[top : top + PIECE, left : left + PIECE]
     labels = np.tile(np.arange(len(photographs)), count)
-    return pixels.reshape(-1, PIECE, PIECE, 3), labels, tuple(file.name.removesuffix(".jpg") for file in photographs)
+    return pixels.reshape(-1, PIECE, PIECE, 3), labels, tuple(photographs)
+
+
+@cache
+def _photographs() -> dict[str, NDArray[np.uint8]]:
+    """By name, in the order of the classes."""
+    paths = sorted((files(__name__) / "places").iterdir(), key=lambda path: path.name)
+    return {path.name.removesuffix(".jpg"): _halved(decode_image(path.read_bytes())) for path in paths}
 
 
 def _halved(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
