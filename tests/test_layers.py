@@ -17,7 +17,7 @@ errors lazy schedules lars lightly_parts recipes
 machine
 distributed
 augmentations losses global_batch_norm
-encoders heads
+encoders heads parts
 recipe
 datasets weights runs
 features importers launch

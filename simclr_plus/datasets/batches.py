@@ -20,10 +20,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from threading import Lock, local
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from simclr_plus.augmentations.central_crop import central_parameters
@@ -45,7 +46,8 @@ class Batch:
     """views [V B, 3, S, S] float32, all of view 0 first; labels [B], or [B, C] where an image has several.
 
     indices, epochs [B]: of the images that are really shown, where unreadable ones are skipped of those that stand in.
-    step, seed: with them all that random draws depend on. waited: seconds that the loop waited for the batch.
+    places [B]: in the global batch. step, seed: with them all that random draws depend on. second [B, 3, S2, S2]: one
+    view of each image by another law, where the method has one. waited: seconds that the loop waited for the batch.
     """
 
     views: Tensor
@@ -54,6 +56,8 @@ class Batch:
     epochs: Tensor
     step: int
     seed: int
+    places: Tensor
+    second: Tensor | None = None
     waited: float = 0.0
 
 
@@ -64,7 +68,7 @@ class ViewBatches:
     `crops` says: "float32", exact, or "float16" or "uint8".
     """
 
-    # eleven parameters: what a batch follows from, each named by another part of the recipe, the run and the machine
+    # twelve parameters: what a batch follows from, each named by another part of the recipe, the run and the machine
     def __init__(
         self,
         images: Images,
@@ -73,6 +77,7 @@ class ViewBatches:
         batch_size: int,
         seed: int,
         views: int = 2,
+        second: ViewLaw | None = None,
         rank: int = 0,
         processes: int = 1,
         threads: int = 0,
@@ -87,7 +92,9 @@ class ViewBatches:
         self._threads = threads or default_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="views")
         self._orders: dict[int, NDArray[np.int64]] = {}
-        self._makers = _Makers(law, crops_only=finish is not None)
+        self._kinds = [_Kind(law, 0, views, _Makers(law, crops_only=finish is not None))]
+        if second is not None:
+            self._kinds.append(_Kind(second, views, 1, _Makers(second, crops_only=finish is not None)))
         self._lock, self._choosing = Lock(), Lock()
         self._spares: dict[int, NDArray[np.int64]] = {}  # of a step
         self._stand_ins: dict[int, dict[int, int]] = {}  # of a step: who stands at a place for whom
@@ -107,7 +114,7 @@ class ViewBatches:
                 if step + 1 < last_step:
                     following = ahead.submit(self._ready, step + 1)
                 if self._side is not None:  # made on one stream, used on another: the memory must outlive both
-                    for tensor in (batch.views, batch.labels, batch.indices, batch.epochs):
+                    for tensor in _tensors_of(batch):
                         tensor.record_stream(torch.cuda.current_stream(self.device))
                 yield replace(batch, waited=waited)
 
@@ -119,27 +126,29 @@ class ViewBatches:
     def at(self, step: int) -> Batch:
         """The whole batch of a step, on the device."""
         epochs, indices = self._shown(step)
-        out, parameters, labels, seen = self._made_by_threads(step, epochs, indices)
-        views = self._finished(out, parameters)
+        made, labels, seen = self._made_by_threads(step, epochs, indices)
+        views, *second = [self._finished(kind, m) for kind, m in zip(self._kinds, made, strict=True)]
         if self.law.operations:
             views = apply_operations(views, self.law, seed=self.seed, epochs=epochs, indices=indices)
             views = views.pin_memory() if self._side is not None and views.device == CPU else views
-        numbers = (labels, torch.from_numpy(seen), torch.from_numpy(epochs))
-        labels, shown_indices, shown_epochs = (x.to(self.device, non_blocking=True) for x in numbers)
-        views = views.flatten(0, 1).to(self.device, non_blocking=True)
-        return Batch(views, labels, shown_indices, shown_epochs, step, self.seed)
+        views, *second = (x.flatten(0, 1).to(self.device, non_blocking=True) for x in (views, *second))
+        numbers = (labels, *(torch.from_numpy(x) for x in (seen, epochs, self._places())))
+        labels, shown_indices, shown_epochs, places = (x.to(self.device, non_blocking=True) for x in numbers)
+        other = second[0] if second else None
+        return Batch(views, labels, shown_indices, shown_epochs, step, self.seed, places, other)
 
-    def _finished(self, out: Tensor, parameters: NDArray[np.float32]) -> Tensor:
+    def _finished(self, kind: _Kind, made: _Made) -> Tensor:
         """Views as the threads made them, or their crops finished on the device: [V, B, 3, S, S]."""
+        out = made.memory
         if self.finish is None:
             return out
         views = out.flatten(0, 1)
-        draws = torch.from_numpy(parameters).transpose(0, 1).flatten(0, 1)
+        draws = torch.from_numpy(made.parameters).transpose(0, 1).flatten(0, 1)
         if self.crops != "float32":
             small = packed(views, self.crops)
             views = small.pin_memory() if self._side is not None else small
         crops = views.to(self.device, non_blocking=True)
-        finished = finish_in_parts(crops, draws.to(self.device), self.law, self.finish)
+        finished = finish_in_parts(crops, draws.to(self.device), kind.law, self.finish)
         return torch.unflatten(finished, 0, out.shape[:2])
 
     def _ready(self, step: int) -> Batch:
@@ -173,30 +182,26 @@ class ViewBatches:
 
     def _made_by_threads(
         self, step: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]
-    ) -> tuple[Tensor, NDArray[np.float32], Tensor, NDArray[np.int64]]:
-        """Views or crops [V, B, 3, S, S] in memory that CUDA can fetch, their draws [B, V, 16], labels and indices."""
+    ) -> tuple[list[_Made], Tensor, NDArray[np.int64]]:
+        """Views or crops of each kind in memory that CUDA can fetch, with their draws; labels and indices."""
         count, places = len(indices), self._places()
         indices = indices.copy()  # another image may take the place of an unreadable one, with its draws
         pinned = self._side is not None
-        memory = torch.empty((self.views, count, 3, self.law.size, self.law.size), pin_memory=pinned)
+        made = [kind.room(count, pinned=pinned) for kind in self._kinds]
         per_image = () if self.images.labels is None else self.images.labels.shape[1:]  # several labels: one a class
         labels = torch.full((count, *per_image), -1, pin_memory=pinned)
-        parameters = np.empty((count, self.views, COLUMNS), dtype=np.float32)
-        out = memory.numpy()
         if self.images.pixels is not None:
-            self._fill_from_memory(indices, epochs, places, step, parameters, out)
+            self._fill_from_memory(indices, epochs, places, step, made)
         else:
             tasks = [
-                self._pool.submit(
-                    self._fill_from_file, b, indices, int(epochs[b]), int(places[b]), step, parameters, out
-                )
+                self._pool.submit(self._fill_from_file, b, indices, int(epochs[b]), int(places[b]), step, made)
                 for b in range(count)
             ]
             for task in tasks:
                 task.result()
         if self.images.labels is not None:
             labels.copy_(torch.from_numpy(self.images.labels[indices]))
-        return memory, parameters, labels, indices
+        return made, labels, indices
 
     def _fill_from_memory(
         self,
@@ -204,56 +209,29 @@ class ViewBatches:
         epochs: NDArray[np.int64],
         places: NDArray[np.int64],
         step: int,
-        parameters: NDArray[np.float32],
-        out: NDArray[np.float32],
+        made: list[_Made],
     ) -> None:
         pixels = self.images.pixels
         assert pixels is not None
-        parameters[:] = draw_views(
-            self.seed,
-            epochs,
-            indices,
-            heights=pixels.shape[1],
-            widths=pixels.shape[2],
-            law=self.law,
-            views=self.views,
-            step=step,
-            positions=places,
-        )
         edges = np.linspace(0, len(indices), self._threads + 1).astype(int)
-        tasks = [
-            self._pool.submit(
-                lambda a, b: self._makers.mine().fill_batch(pixels, indices, parameters, out, a, b), first, last
-            )
-            for first, last in pairwise(edges)
-        ]
-        for task in tasks:
-            task.result()
+        for kind, m in zip(self._kinds, made, strict=True):
+            m.parameters[:] = kind.draws(self.seed, epochs, indices, pixels.shape[1:3], step, places)
+            out = m.memory.numpy()
+            tasks = [
+                self._pool.submit(_fill_part, kind, pixels, indices, m.parameters, out, first, last)
+                for first, last in pairwise(edges)
+            ]
+            for task in tasks:
+                task.result()
 
     def _fill_from_file(
-        self,
-        b: int,
-        indices: NDArray[np.int64],
-        epoch: int,
-        place: int,
-        step: int,
-        parameters: NDArray[np.float32],
-        out: NDArray[np.float32],
+        self, b: int, indices: NDArray[np.int64], epoch: int, place: int, step: int, made: list[_Made]
     ) -> None:
         index, image = self._read(int(indices[b]), place, step)
-        parameters[b] = draw_views(
-            self.seed,
-            epoch,
-            int(indices[b]),
-            heights=image.shape[0],
-            widths=image.shape[1],
-            law=self.law,
-            views=self.views,
-            step=step,
-            positions=place,
-        )[0]
+        for kind, m in zip(self._kinds, made, strict=True):
+            m.parameters[b] = kind.draws(self.seed, epoch, int(indices[b]), image.shape[:2], step, place)[0]
+            kind.makers.mine().fill(image, m.parameters[b], m.memory.numpy(), b)
         indices[b] = index
-        self._makers.mine().fill(image, parameters[b], out, b)
 
     def _read(self, index: int, place: int, step: int) -> tuple[int, NDArray[np.uint8]]:
         """Image `index`, or where bad images are skipped the one that stands in at this place of the global batch.
@@ -370,6 +348,63 @@ def evaluation_batches(
             read = np.array(list(pool.map(fill, indices.tolist(), [out] * len(indices), range(len(indices)))))
             if read.any():
                 yield torch.from_numpy(out[0] if read.all() else out[0, read]), indices[read]
+
+
+class _Made(NamedTuple):
+    """The views of one kind in a batch: memory [V, B, 3, S, S], their draws [B, V, 16]."""
+
+    memory: Tensor
+    parameters: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Views by one law: `count` of each image, numbered from `first` on, and who makes them."""
+
+    law: ViewLaw
+    first: int
+    count: int
+    makers: _Makers
+
+    def room(self, images: int, *, pinned: bool) -> _Made:
+        """Where the views of so many images go."""
+        shape = (self.count, images, 3, self.law.size, self.law.size)
+        return _Made(torch.empty(shape, pin_memory=pinned), np.empty((images, self.count, COLUMNS), dtype=np.float32))
+
+    def draws(
+        self, seed: int, epochs: ArrayLike, indices: ArrayLike, sides: tuple[int, ...], step: int, places: ArrayLike
+    ) -> NDArray[np.float32]:
+        """[B, V, 16] for images of sides height and width."""
+        drawn = draw_views(
+            seed,
+            epochs,
+            indices,
+            heights=sides[0],
+            widths=sides[1],
+            law=self.law,
+            views=self.first + self.count,
+            step=step,
+            positions=places,
+        )
+        return drawn[:, self.first :]
+
+
+def _fill_part(
+    kind: _Kind,
+    pixels: NDArray[np.uint8],
+    indices: NDArray[np.int64],
+    parameters: NDArray[np.float32],
+    out: NDArray[np.float32],
+    first: int,
+    last: int,
+) -> None:
+    kind.makers.mine().fill_batch(pixels, indices, parameters, out, first, last)
+
+
+def _tensors_of(batch: Batch) -> list[Tensor]:
+    """What was made on another stream."""
+    tensors = (batch.views, batch.labels, batch.indices, batch.epochs, batch.places, batch.second)
+    return [tensor for tensor in tensors if tensor is not None]
 
 
 class _Makers:

@@ -11,6 +11,7 @@ class Encoder(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> h [B, feature_dim]."""
 
     feature_dim: int
+    checkpoint_activations = False  # keep the input of each block only
 
     def forward(self, images: Tensor) -> Tensor:
         """Pooled features of whole images."""

@@ -237,17 +237,23 @@ class Loss(Section):
 class Optimizer(Section):
     """The update rule."""
 
-    name: Annotated[Literal["lars", "sgd", "adam"], Field(description="LARS, SGD with Nesterov momentum, or Adam")] = (
-        "lars"
-    )
+    name: Annotated[Literal["lars", "sgd", "adam"], Field(description="LARS, SGD with momentum, or Adam")] = "lars"
     learning_rate: Annotated[float, Field(gt=0, description="base learning rate, before scaling with the batch")] = 0.3
     learning_rate_scaling: Annotated[
         Literal["linear", "sqrt", "none"], Field(description="peak = base B/256, base sqrt(B), or base")
     ] = "linear"
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of LARS and SGD")] = 0.9
+    nesterov: Annotated[
+        bool, Field(description="SGD: Nesterov's momentum, as SimCLR's authors; false: plain, as MoCo's")
+    ] = True
+    beta1: Annotated[float, Field(ge=0, lt=1, description="Adam: share of the past in the mean of gradients")] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam: share of the past in the mean of squares")] = 0.999
     weight_decay: Annotated[
         float, Field(ge=0, description="weight decay; batch norms (and biases under LARS) are exempt")
     ] = 1e-6
+    decay_norms: Annotated[
+        bool, Field(description="SGD and Adam: norms decay like all else, as in the authors' code of MoCo and InstDist")
+    ] = False
     trust_coefficient: Annotated[float, Field(gt=0, description="LARS: scale of the trust ratio")] = 0.001
     adapt_probe: Annotated[
         bool,

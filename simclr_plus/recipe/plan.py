@@ -44,6 +44,7 @@ class Plan:
     head_parameters: int
     memory: int
     memory_on_gpu: int  # of the card: CUDA's own, the loader's stream, NCCL and what the allocator keeps come on top
+    memory_beside: int = 0  # of it: memory banks, queues, networks that follow another
 
     def learning_rate(self, step: int) -> float:
         """The rate of the update that follows `step` updates."""
@@ -85,23 +86,27 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
         peak_learning_rate=peak_learning_rate(
             recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling
         ),
-        encoder_parameters=recipe.architecture.parameter_count(),
-        head_parameters=recipe.method.parameters_beside(recipe),
-        memory=_memory(recipe, processes),
-        memory_on_gpu=_memory(recipe, processes) + CUDA_MEMORY,
+        encoder_parameters=recipe.method.encoder_parameters(recipe),
+        head_parameters=recipe.method.parameters_beside(recipe, images),
+        memory=_memory(recipe, images, processes),
+        memory_on_gpu=_memory(recipe, images, processes) + CUDA_MEMORY,
+        memory_beside=recipe.method.memory_beside(recipe, images),
     )
 
 
-def _memory(recipe: Recipe, processes: int) -> int:
-    """Weights, gradients and momenta in float32; what the backward pass needs of this process's views; the views."""
-    t, size, architecture = recipe.training, recipe.augmentation.image_size, recipe.architecture
+def _memory(recipe: Recipe, images: int, processes: int) -> int:
+    """Weights, gradients and momenta in float32; banks and queues; what the backward pass needs of this process's rows
+    of f; the views.
+    """
+    t, size, method = recipe.training, recipe.augmentation.image_size, recipe.method
     copies = 4 if recipe.optimizer.name == "adam" else 3
-    rows = recipe.method.rows * t.batch_size // processes
-    kept = architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
+    share = t.batch_size // processes
+    kept = recipe.architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
     bytes_a_number = {"float32": 4, "tf32": 4, "float64": 8, "auto": 4 if t.device == "cpu" else 2}.get(t.precision, 2)
-    activations = rows * kept * bytes_a_number
+    pixels = method.pixels(recipe) * share
     return (
-        4 * copies * (architecture.parameter_count() + recipe.method.parameters_beside(recipe))
-        + activations
-        + rows * 3 * size * size * 4
+        4 * copies * (method.encoder_parameters(recipe) + method.parameters_beside(recipe, images))
+        + method.memory_beside(recipe, images)
+        + int(pixels * kept) * bytes_a_number
+        + int(max(pixels, method.view_count * share)) * 3 * size * size * 4
     )

@@ -6,6 +6,7 @@ Each key is documented where it is declared, in keys.py; `simclr-plus recipes ke
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, Literal, get_origin
 
 import tomli_w
@@ -62,6 +63,22 @@ class Recipe(Section):
         return Architecture(**e.model_dump())
 
     @property
+    def network(self) -> dict[str, Any]:
+        """The encoder that the method trains, as its file's header describes it."""
+        return self.method.network(self)
+
+    @property
+    def feature_dim(self) -> int:
+        """Dimensions of h."""
+        return self.method.feature_dim(self)
+
+    @property
+    def second_law(self) -> ViewLaw | None:
+        """The law of the method's other kind of view, where it has one."""
+        changes = self.method.second_law(self)
+        return None if changes is None else replace(self.law, **changes)
+
+    @property
     def law(self) -> ViewLaw:
         """The law of the views."""
         a = self.augmentation
@@ -90,7 +107,7 @@ class Recipe(Section):
     @property
     def head_hidden_dim(self) -> int:
         """Width of the head's hidden layers."""
-        return self.head.hidden_dim or self.architecture.feature_dim
+        return self.head.hidden_dim or self.feature_dim
 
     def value_of(self, key: str) -> Any:
         """The value of a dotted key; None for one of another method."""

@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 from simclr_plus.datasets.batches import Batch
-from simclr_plus.encoders.resnet import ResNet
+from simclr_plus.encoders.build import build
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.catalogue import METHODS
-from simclr_plus.training.methods.method import Method
+from simclr_plus.training.methods.method import Inputs, Method, Outputs
 
 
-def build_encoder(recipe: Recipe) -> ResNet:
+def build_encoder(recipe: Recipe) -> Encoder:
     """The recipe's encoder."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed)
-        return ResNet(**recipe.architecture.as_dict())
+        return build(recipe.network)
 
 
 def build_model(recipe: Recipe, classes: int, images: int = 0) -> Method:
@@ -33,7 +34,9 @@ def build_model(recipe: Recipe, classes: int, images: int = 0) -> Method:
             model.probe = nn.Linear(encoder.feature_dim, classes)
             nn.init.normal_(model.probe.weight, std=0.01)
             nn.init.zeros_(model.probe.bias)
-    encoder.checkpoint_activations = recipe.training.activation_checkpointing
+    for network in encoder.modules():
+        if isinstance(network, Encoder):
+            network.checkpoint_activations = recipe.training.activation_checkpointing
     for module in convert_global_batch_norm(model).modules():
         if isinstance(module, GlobalBatchNorm1d | GlobalBatchNorm2d):
             module.over_processes = recipe.training.global_batch_norm
@@ -45,6 +48,13 @@ def laid_out(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     return images.contiguous(memory_format=memory_format(recipe))
 
 
+def through(model: nn.Module, inputs: Inputs, recipe: Recipe) -> Outputs:
+    """What the model gives for inputs, all pictures among them in the recipe's memory layout."""
+    more = {name: laid_out(x, recipe) if x.ndim == 4 else x for name, x in inputs.more.items()}
+    outputs: Outputs = model(laid_out(inputs.images, recipe), **more)
+    return outputs
+
+
 def memory_format(recipe: Recipe) -> torch.memory_format:
     """Of images and kernels."""
     return torch.channels_last if recipe.training.channels_last else torch.contiguous_format
@@ -52,6 +62,19 @@ def memory_format(recipe: Recipe) -> torch.memory_format:
 
 def blank_batch(recipe: Recipe, images: int, device: torch.device, dtype: torch.dtype) -> Batch:
     """A batch of black views, for a pass whose outcome does not matter."""
-    size, numbers = recipe.augmentation.image_size, torch.zeros(images, dtype=torch.int64, device=device)
-    views = torch.zeros(recipe.method.views * images, 3, size, size, dtype=dtype, device=device)
-    return Batch(views, labels=numbers, indices=numbers, epochs=numbers, step=0, seed=recipe.training.seed, waited=0.0)
+
+    def black(views: int, size: int) -> torch.Tensor:
+        return torch.zeros(views * images, 3, size, size, dtype=dtype, device=device)
+
+    numbers = torch.zeros(images, dtype=torch.int64, device=device)
+    second = recipe.second_law
+    return Batch(
+        black(recipe.method.view_count, recipe.augmentation.image_size),
+        labels=numbers,
+        indices=torch.arange(images, device=device),
+        epochs=numbers,
+        step=0,
+        seed=recipe.training.seed,
+        places=torch.arange(images, device=device),
+        second=None if second is None else black(1, second.size),
+    )

@@ -16,26 +16,45 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def build_optimizer(model: Method, recipe: Recipe) -> Optimizer:
-    """LARS, SGD with Nesterov momentum or Adam; norms are exempt from decay, the probe from LARS's adaptation."""
+    """LARS, SGD or Adam; norms are exempt from decay unless the recipe decays all, the probe from LARS's adaptation."""
     o = recipe.optimizer
     exempt = {f"encoder.{name}" for name in model.encoder.exempt}
     if o.name == "lars":
         groups = parameter_groups(model, o.weight_decay, exempt_names=exempt)
         groups = groups if o.adapt_probe else _without_adapting_the_probe(groups, model, o.weight_decay)
+        groups = _with_rate_factors(groups, model)
         return LARS(groups, lr=0.0, momentum=o.momentum, trust_coefficient=o.trust_coefficient)
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+    norms = set() if o.decay_norms else norms
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     without = {id(p) for name, p in trained if id(p) in norms or name in exempt}
     groups = [
         {"params": [p for _, p in trained if id(p) not in without], "weight_decay": o.weight_decay},
         {"params": [p for _, p in trained if id(p) in without], "weight_decay": 0.0},
     ]
+    groups = _with_rate_factors(groups, model)
     if o.name == "sgd" and o.sgd_momentum == "rate_inside":  # Keras' SGD is LARS without its adaptation
         groups = [{**group, "adapt": False} for group in groups]
-        return LARS(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
+        return LARS(groups, lr=0.0, momentum=o.momentum, nesterov=o.nesterov and o.momentum > 0)
     if o.name == "sgd":
-        return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.momentum > 0)
-    return torch.optim.Adam(groups, lr=0.0, fused=True)
+        return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.nesterov and o.momentum > 0)
+    return torch.optim.Adam(groups, lr=0.0, betas=(o.beta1, o.beta2), fused=True)
+
+
+def _with_rate_factors(groups: list[dict[str, Any]], model: Method) -> list[dict[str, Any]]:
+    """Parameters whose names begin as `model.rate_factors` says, in groups of their own with that factor."""
+    factors = {
+        id(p): factor
+        for prefix, factor in model.rate_factors.items()
+        for name, p in model.named_parameters()
+        if name.startswith(prefix)
+    }
+    split = []
+    for group in groups:
+        for factor in dict.fromkeys(factors.get(id(p), 1.0) for p in group["params"]):
+            params = [p for p in group["params"] if factors.get(id(p), 1.0) == factor]
+            split.append({**group, "params": params, **({} if factor == 1 else {"rate_factor": factor})})
+    return [*split, *(group for group in groups if not group["params"])]
 
 
 def _without_adapting_the_probe(groups: list[dict[str, Any]], model: Method, decay: float) -> list[dict[str, Any]]:

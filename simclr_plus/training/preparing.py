@@ -29,7 +29,7 @@ from simclr_plus.runs.heartbeat import HeartbeatWriter
 from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.training.continuation import Identity, identity_of, require_same_images, require_same_stream
 from simclr_plus.training.methods.method import Method
-from simclr_plus.training.model import blank_batch, build_model, laid_out, memory_format
+from simclr_plus.training.model import blank_batch, build_model, memory_format, through
 from simclr_plus.training.monitor import knn_images_of, knn_in_numbers
 from simclr_plus.training.optimizers import build_optimizer
 from simclr_plus.training.precision import autocast, computed_in, numbers_of, set_float32_products
@@ -56,6 +56,7 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: Heartbeat
     newest = distributed.from_main(_newest(run))
     with distributed.failing_together():
         model, optimizer = _build(recipe, images, device, starts=newest is None)
+        notes = list(model.study_images(images, recipe.law))
         checkpoint = None if newest is None else load_checkpoint(appeared(run.checkpoints / newest))
         if checkpoint is not None:
             require_same_images(checkpoint, images, identity)
@@ -87,7 +88,7 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: Heartbeat
     )
     if is_main:
         remove_unfinished(run.checkpoints)
-        _note_start(training, checkpoint, precision)
+        _note_start(training, checkpoint, precision, notes)
     return training
 
 
@@ -146,7 +147,7 @@ def _build(recipe: Recipe, images: Images, device: torch.device, *, starts: bool
     return model, build_optimizer(model, recipe)
 
 
-def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str) -> None:
+def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str, notes: list[str]) -> None:
     """The event that says what begins where, and what a user should know of it."""
     come_from = {"from_step": t.step} if t.step else {}
     kind = "resume" if t.step else "start"
@@ -156,7 +157,7 @@ def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str) -> N
     if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
         note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"
         t.run.log_event("note", message=note)
-    for note in notes_of(t.images):
+    for note in (*notes_of(t.images), *notes):
         t.run.log_event("note", message=note)
     before, now = checkpoint and checkpoint.recipe.optimizer.rule, t.recipe.optimizer.rule
     if checkpoint is not None and before != now:
@@ -183,13 +184,13 @@ def _settle_buckets(t: Training, model: DistributedDataParallel) -> None:
     DDP lays them out anew after the first backward pass of a process, and from 3 processes on a gradient's sum depends
     on its place in a bucket. Without this pass the first step after a resume would differ from that of an unbroken run.
     """
-    # two images will do for batch norm; a compiled encoder is to see no shape but that of its batches
-    images = t.plan.batch_per_process if t.recipe.training.compile else 2
+    # few images will do for batch norm; a compiled encoder is to see no shape but that of its batches
+    images = t.plan.batch_per_process if t.recipe.training.compile else t.recipe.method.smallest_batch
     batch = blank_batch(t.recipe, images, t.device, numbers_of(t.recipe))
     buffers = [(buffer, buffer.clone()) for buffer in t.model.buffers()]
     with autocast(t.recipe, t.device):
-        outputs = model(laid_out(t.model.prepare(batch).images, t.recipe))
-    sum(output.double().sum() for output in outputs.values()).backward()
+        outputs = through(model, t.model.prepare(batch), t.recipe)
+    torch.stack([x.double().sum() for x in outputs.values() if x.requires_grad]).sum().backward()  # type: ignore[no-untyped-call]
     t.optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         for buffer, before in buffers:

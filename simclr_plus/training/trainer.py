@@ -17,7 +17,7 @@ from simclr_plus.machine import torchrun
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file
-from simclr_plus.training.model import laid_out
+from simclr_plus.training.model import through
 from simclr_plus.training.monitor import Clock, knn_accuracy, measure
 from simclr_plus.training.precision import autocast, numbers_of
 from simclr_plus.training.preparing import in_processes, prepare
@@ -112,7 +112,8 @@ def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBa
         recipe.law,
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
-        views=recipe.method.views,
+        views=recipe.method.view_count,
+        second=recipe.second_law,
         rank=distributed.rank(),
         processes=distributed.world_size(),
         threads=recipe.data.threads,
@@ -124,10 +125,12 @@ def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBa
 
 def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     """One step: what the method prepares goes through the network in one pass; one update of its objective."""
-    batch = replace(batch, views=batch.views.to(numbers_of(t.recipe)))
+    number = numbers_of(t.recipe)
+    second = None if batch.second is None else batch.second.to(number)
+    batch = replace(batch, views=batch.views.to(number), second=second)
     inputs = t.model.prepare(batch)  # two views of an image, or turned, cut, shuffled ones
     with autocast(t.recipe, t.device):
-        outputs = model(laid_out(inputs.images, t.recipe))  # h = f(x), z = g(h)
+        outputs = through(model, inputs, t.recipe)  # h = f(x), z = g(h)
     result = t.model.loss(outputs, inputs)  # NT-Xent
     probe = probe_result(outputs, batch.labels)
     objective = result.objective if probe is None else result.objective + probe.loss
@@ -136,7 +139,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     if t.recipe.optimizer.gradient_clip:
         nn.utils.clip_grad_norm_(model.parameters(), t.recipe.optimizer.gradient_clip)
     for group in t.optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("rate_factor", 1.0)
     t.saver.before_update()
     t.optimizer.step()  # LARS
     t.model.after_step(result, batch)

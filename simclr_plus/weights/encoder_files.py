@@ -65,7 +65,7 @@ def load_encoder(path: str | Path) -> Encoder:
         except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} describes an encoder that this version cannot build: {error}") from None
     elif header.get("format") == CHECKPOINT_FORMAT:
-        encoder = build(parse_recipe(header["recipe"], origin=f"recipe in {path}").architecture.as_dict())
+        encoder = build(parse_recipe(header["recipe"], origin=f"recipe in {path}").network)
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
         raise CheckpointError(
@@ -79,7 +79,7 @@ def load_encoder(path: str | Path) -> Encoder:
 def encoder_to_start_from(recipe: Recipe) -> Encoder:
     """The encoder that training.init_from names; raises CheckpointError where it is another, or holds no numbers."""
     path = recipe.training.init_from
-    encoder, wanted = load_encoder(path), recipe.architecture.as_dict()
+    encoder, wanted = load_encoder(path), recipe.network
     if encoder.spec != wanted:
         raise CheckpointError(
             f"training.init_from = {path!r} holds {encoder.spec}, the recipe {wanted}; set [encoder] to match"

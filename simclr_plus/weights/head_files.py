@@ -54,7 +54,7 @@ def load_head(path: str | Path, kind: str) -> nn.Module:
         tensors = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if not tensors and not (kind == "projection" and recipe.head.num_layers == 0):
             raise CheckpointError(f"{path} holds no {kind} head: its run trained without one")
-        f, h = recipe.architecture.feature_dim, recipe.head
+        f, h = recipe.feature_dim, recipe.head
         if kind == "projection":
             head = SimCLRProjectionHead(f, recipe.head_hidden_dim, h.output_dim, h.num_layers)
         else:

@@ -223,7 +223,11 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
         chance = recipe.method.chance_loss(recipe)
         return [] if chance is None else [Level("chance", chance)]
     if plot.key == "task":
-        return [Level("chance", figure.chance) for figure in recipe.method.figures(recipe)]
+        return [
+            Level("chance", figure.chance)
+            for figure in recipe.method.figures(recipe)
+            if figure.share and figure.chance is not None
+        ]
     if plot.key == "accuracy":
         classes = feed.start.classes if feed is not None and feed.start is not None else 0
         by_chance = [Level(f"chance, {classes} classes:", 1 / classes)] if classes > 1 else []
@@ -251,8 +255,8 @@ def _largest_rank(recipe: Recipe, feed: Feed | None) -> int:
     """Of centred features: their dimension, or the rows that are looked at but for one."""
     processes = feed.facts.glance.get("processes") if feed is not None else 1
     processes = processes if isinstance(processes, int) and processes > 0 else 1
-    rows = recipe.method.views * recipe.training.batch_size // processes
-    return max(1, min(recipe.architecture.feature_dim, min(RANK_ROWS, rows) - 1))
+    rows = recipe.method.view_count * recipe.training.batch_size // processes
+    return max(1, min(recipe.feature_dim, min(RANK_ROWS, rows) - 1))
 
 
 def _stated(recipe: Recipe, feed: Feed | None) -> list[Level]:

@@ -17,7 +17,7 @@ DIMENSIONS = {"small": (16, 32, 64, 128, 256), PAPER: (32, 64, 128, 256, 512, 10
 
 def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     """Each head with each output dimension, that of h among them; no head has that one alone."""
-    of_h = recipe.architecture.feature_dim
+    of_h = recipe.feature_dim
     measures = (linear(scale), f"{linear(scale)}_z")
     for head, layers in LAYERS.items():
         for dimension in sorted({*DIMENSIONS[scale], of_h}) if layers else (of_h,):

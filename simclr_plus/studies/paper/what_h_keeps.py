@@ -28,7 +28,7 @@ TITLES = {
 
 def points(recipe: Recipe, _scale: str) -> Iterator[Point]:
     """One pretraining a task, for the paper's head of one hidden layer as wide as h, and z as wide as h."""
-    width = recipe.architecture.feature_dim
+    width = recipe.feature_dim
     for task, (operations, _) in TASKS.items():
         yield Point(
             {"task": task},

@@ -15,7 +15,7 @@ from simclr_plus.machine.cores import cpu_count
 from simclr_plus.recipe.plan import Plan, known_size, make_plan
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.running.cells import PlannedStudy
-from simclr_plus.training.model import blank_batch, build_model
+from simclr_plus.training.model import blank_batch, build_model, through
 from simclr_plus.training.precision import autocast
 
 TIMED_IMAGES = 32  # a step
@@ -66,7 +66,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
             continue
         untimed, recipe = cell.recipe, _timed_in_place_of(cell.recipe)
         size = untimed.augmentation.image_size
-        key = f"{recipe.architecture} {size} {recipe.method.rows}"
+        key = f"{recipe.architecture} {size} {recipe.method.name} {recipe.method.pixels(recipe)}"
         if key not in timed:
             say(f"timing {recipe.architecture.title} on {size} pixels")
             timed[key] = seconds_per_image(recipe, threads) / processes
@@ -78,7 +78,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
 
 def _timed_in_place_of(recipe: Recipe) -> Recipe:
     """The recipe itself, or with width 1 where two images are too much work for a timed step."""
-    work = 2 * recipe.method.rows * recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
+    work = 2 * recipe.method.pixels(recipe) * recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
     if work <= TIMED_WORK[_device().type] or recipe.encoder.width <= 1:
         return recipe
     return recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"width": 1.0})})
@@ -91,12 +91,15 @@ def _device() -> torch.device:
 def seconds_per_image(recipe: Recipe, threads: int) -> float:
     """Of one training step without the making of views: the better of two after a first, of slow ones the second."""
     device, size = _device(), recipe.augmentation.image_size
-    work = recipe.method.rows * recipe.architecture.multiply_add_count(size)
-    count = max(2, min(TIMED_IMAGES, recipe.training.batch_size, int(TIMED_WORK[device.type] / work)))
+    work = recipe.method.pixels(recipe) * recipe.architecture.multiply_add_count(size)
+    count = max(
+        recipe.method.smallest_batch, min(TIMED_IMAGES, recipe.training.batch_size, int(TIMED_WORK[device.type] / work))
+    )
     model = build_model(recipe, 2).to(device)
     model.to(memory_format=torch.channels_last)
     batch = blank_batch(recipe, count, device, torch.float32)
-    batch = replace(batch, views=torch.rand_like(batch.views))
+    second = None if batch.second is None else torch.rand_like(batch.second)
+    batch = replace(batch, views=torch.rand_like(batch.views), second=second)
     best = float("inf")
     with torch_threads(threads):
         for turn in range(3):
@@ -105,7 +108,7 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
             started = time.perf_counter()
             inputs = model.prepare(batch)
             with autocast(recipe, device):
-                outputs = model(inputs.images.contiguous(memory_format=torch.channels_last))
+                outputs = through(model, inputs, recipe)
             model.loss(outputs, inputs).objective.backward()  # type: ignore[no-untyped-call]
             if device.type == "cuda":
                 torch.cuda.synchronize()

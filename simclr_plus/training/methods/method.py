@@ -5,13 +5,15 @@ B: images of this process, V: views, S: side, R: rows that go through f, F: feat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.batches import Batch
+from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.recipe.recipe import Recipe
 
@@ -20,10 +22,14 @@ Outputs = Mapping[str, Tensor]  # of the network, by name; "probe": logits of th
 
 @dataclass(frozen=True)
 class Inputs:
-    """What goes through the network [R, 3, S, S], and its targets: classes, pixels, places in a memory; or none."""
+    """What goes through the network [R, 3, S, S], and its targets: classes, pixels, places in a memory; or none.
+
+    more: further tensors that `forward` takes by their names: patches, noise, another network's images.
+    """
 
     images: Tensor
     targets: Tensor | None = None
+    more: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class StepResult:
 
     features: h of rows of whole images, [a multiple of B, F], without gradient.
     loss: as it is reported. objective: what is minimised. Both are means over the rows of this process.
-    metrics: shares by their columns of metrics.jsonl, over the global batch. All processes ask when a line is written.
+    metrics: numbers by their columns of metrics.jsonl, over the global batch. All processes ask when a line is written.
     memory: what `after_step` stores.
     """
 
@@ -53,6 +59,7 @@ class Method(nn.Module):
     """
 
     source: ClassVar[str]  # the paper
+    rate_factors: Mapping[str, float]  # times the learning rate, for parameters whose names begin so
     encoder: Encoder
     probe: nn.Linear | None
 
@@ -60,13 +67,21 @@ class Method(nn.Module):
         """Build what stands beside f; `images` is how many are trained on, for methods that remember each."""
         super().__init__()
         self.recipe, self.encoder, self.images, self.probe = recipe, encoder, images, None
+        self.rate_factors = {}
+
+    def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
+        """Look at what is trained on, before the first step of every start and on every process: notes for users.
+
+        May fill buffers, which a checkpoint overwrites. Raises RecipeError for images that the method cannot use.
+        """
+        return ()
 
     def prepare(self, batch: Batch) -> Inputs:
         """From a batch on the device, views [V B, 3, S, S] with all of view 0 first, to what goes through f."""
         return Inputs(batch.views)
 
-    def forward(self, images: Tensor) -> Outputs:
-        """One pass for all rows, so that batch norm sees every one; DDP and torch.compile wrap it."""
+    def forward(self, images: Tensor, **more: Tensor) -> Outputs:
+        """One pass for all rows, so that batch norm sees every one; DDP wraps it, and all parameters are used in it."""
         raise NotImplementedError
 
     def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from simclr_plus import distributed
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
-from simclr_plus.recipe.method_keys import RotationKeys
+from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
 from simclr_plus.training.precision import in_full
@@ -48,7 +48,7 @@ class Rotation(Method):
         labels = torch.arange(len(self.angles), device=batch.views.device).repeat(len(batch.views))
         return Inputs(turned(batch.views, self.angles), labels)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, **more: Tensor) -> Outputs:
         """h = f(x) of each image by its first angle [B, F], and the logits of the angles [B K, K]."""
         h = self.encoder(images)
         first = h[:: len(self.angles)]

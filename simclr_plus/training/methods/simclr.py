@@ -27,7 +27,7 @@ class SimCLR(Method):
             encoder.feature_dim, recipe.head_hidden_dim, recipe.head.output_dim, recipe.head.num_layers
         )
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, **more: Tensor) -> Outputs:
         """h = f(x) [2B, F], z = g(h) [2B, D]."""
         h = self.encoder(images)
         return {"h": h, "z": self.head(h), **self.probed(h)}

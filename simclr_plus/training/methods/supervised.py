@@ -23,7 +23,7 @@ class Supervised(Method):
         """Views and their labels [B]."""
         return Inputs(batch.views, batch.labels)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, **more: Tensor) -> Outputs:
         """h = f(x) [B, F] and the logits of the classes [B, C]."""
         assert self.probe is not None
         h = self.encoder(images)

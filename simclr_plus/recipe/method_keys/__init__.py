@@ -1,0 +1,28 @@
+"""What a recipe says of its method: `[method]`, whose keys belong to the named method alone. No torch."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, get_args
+
+from pydantic import Field
+
+from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
+from simclr_plus.recipe.method_keys.rotation import RotationKeys
+from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
+from simclr_plus.recipe.method_keys.supervised import SupervisedKeys
+
+__all__ = ["METHODS", "TASK_ACCURACIES", "AnyMethod", "Collapse", "Figure", "MethodKeys", "SimCLRKeys"]
+
+_SECTIONS: tuple[type[MethodKeys], ...] = (
+    SimCLRKeys,
+    SupervisedKeys,
+    RotationKeys,
+)
+METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
+TASK_ACCURACIES = ("contrastive_accuracy", "pretext_accuracy")  # columns of metrics.jsonl that a figure may have
+if TYPE_CHECKING:
+    AnyMethod = MethodKeys
+else:
+    AnyMethod = Annotated[reduce(or_, _SECTIONS), Field(discriminator="name")]

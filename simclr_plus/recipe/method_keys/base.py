@@ -1,0 +1,152 @@
+"""What the rest of the program may ask of a method's section: in closed form, without building it. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.recipe.keys import Augmentation, Data, Encoder, Head, Loss, Optimizer, Section, Training
+
+
+class Sections(Protocol):
+    """The rest of the recipe, as far as methods look at it."""
+
+    @property
+    def architecture(self) -> Architecture:
+        """The ResNet in numbers."""
+
+    @property
+    def feature_dim(self) -> int:
+        """F, dimensions of h."""
+
+    @property
+    def data(self) -> Data:
+        """The images."""
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The views."""
+
+    @property
+    def encoder(self) -> Encoder:
+        """The network f."""
+
+    @property
+    def head(self) -> Head:
+        """The projection head."""
+
+    @property
+    def head_hidden_dim(self) -> int:
+        """Width of its hidden layers."""
+
+    @property
+    def loss(self) -> Loss:
+        """SimCLR's."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The update rule."""
+
+    @property
+    def training(self) -> Training:
+        """The loop."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a method logs beside its loss: its column in metrics.jsonl, its name, its value for features of no use.
+
+    share: it lies in [0, 1], as an accuracy does; otherwise it is a number that has an axis of its own. chance: None
+    where there is none.
+    """
+
+    column: str
+    title: str
+    chance: float | None
+    share: bool = True
+
+
+@dataclass(frozen=True)
+class Collapse:
+    """A way in which a method fails: its column lies below (or above) a limit, and what to say then, with a remedy."""
+
+    column: str
+    limit: float
+    below: bool
+    sentence: str
+
+
+class MethodKeys(Section):
+    """The section of a method; the class variables and functions are what is known of it without building it.
+
+    Letters: B images of the global batch, S side of a view, F dimensions of h, n images that are trained on.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = ()  # sections of the recipe that methods need not read, and this one does
+    learns_labels: ClassVar[bool] = False  # then only labelled images that no evaluation holds out are trained on
+    defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
+    name: str
+
+    @classmethod
+    def about(cls) -> str:
+        """What the method is, in a line."""
+        return (cls.__doc__ or "").partition("\n")[0].rstrip(".")
+
+    @property
+    def view_count(self) -> int:
+        """Views that are made of each image."""
+        return 1
+
+    @property
+    def smallest_batch(self) -> int:
+        """Images that a process needs for a pass through the network."""
+        return 2
+
+    def pixels(self, recipe: Sections) -> float:
+        """What goes through f of each image, in pixels of a view (S^2)."""
+        return self.view_count
+
+    def loss_title(self, recipe: Sections) -> str:
+        """What is minimised, for people."""
+        raise NotImplementedError
+
+    def chance_loss(self, recipe: Sections) -> float | None:
+        """The loss of features that tell nothing; None where that has no closed form."""
+        raise NotImplementedError
+
+    def figures(self, recipe: Sections) -> tuple[Figure, ...]:
+        """What is logged beside the loss."""
+        raise NotImplementedError
+
+    def collapses(self, recipe: Sections) -> tuple[Collapse, ...]:
+        """Ways of failing that its figures show; those that features show are known of all methods."""
+        return ()
+
+    def parameters_beside(self, recipe: Sections, images: int) -> int:
+        """Parameters that are trained beside f, the probe not counted, with n images."""
+        raise NotImplementedError
+
+    def memory_beside(self, recipe: Sections, images: int) -> int:
+        """Bytes of what is kept beside parameters on each process: banks, queues, networks that follow; n images."""
+        return 0
+
+    def network(self, recipe: Sections) -> dict[str, Any]:
+        """The encoder as its file's header describes it (`Encoder.spec`)."""
+        return recipe.architecture.as_dict()
+
+    def feature_dim(self, recipe: Sections) -> int:
+        """F of that network."""
+        return recipe.architecture.feature_dim
+
+    def encoder_parameters(self, recipe: Sections) -> int:
+        """Trained numbers of that network."""
+        return recipe.architecture.parameter_count()
+
+    def second_law(self, recipe: Sections) -> dict[str, Any] | None:
+        """Another kind of view of each image, as changes to the law of the views; None: there is none."""
+        return None
+
+    def problem(self, recipe: Sections) -> str:
+        """Why the method cannot work with the rest of the recipe, with the remedy; "" where it can."""
+        return ""

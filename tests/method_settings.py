@@ -1,0 +1,32 @@
+"""What makes each method tiny, and what it learns from in the tests of learning: overrides of the recipe `demo`."""
+
+from __future__ import annotations
+
+# on top of tiny_recipe.TINY: a run takes seconds
+TINY: dict[str, list[str]] = {
+    "simclr": [],
+    "supervised": [],
+    "rotation": [],
+}
+
+# on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
+LEARNS: dict[str, list[str]] = {
+    "simclr": [],
+    "supervised": [],
+    "rotation": [],
+}
+LEARNING = [
+    "data.limit=4000",
+    "augmentation.image_size=28",
+    "augmentation.min_scale=0.5",
+    "encoder.stem=cifar",
+    "encoder.width=0.25",
+    "head.output_dim=64",
+    "optimizer.name=adam",
+    "optimizer.learning_rate=0.002",
+    "optimizer.learning_rate_scaling=none",
+    "training.batch_size=128",
+    "training.epochs=4",
+    "training.warmup_epochs=0.5",
+    "monitor.knn_every_epochs=0",
+]
