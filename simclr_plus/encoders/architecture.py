@@ -150,6 +150,12 @@ class Architecture:
                     yield Convolution(1, squeezed, outer, 1, 1, number, norm=False, bias=True)
                 channels = outer
 
+    def map_shape(self, stage: int, image_size: int) -> tuple[int, int]:
+        """Channels and side of what comes out of group 1 to 4, for square images of that side."""
+        outer = self.channels(64 * 2 ** (stage - 1)) * (4 if BLOCKS[self.depth][1] else 1)
+        last = sum(BLOCKS[self.depth][0][:stage])
+        return outer, max(c.side_out for c in self.convolutions(image_size) if c.block == last)
+
     def parameter_count(self) -> int:
         """Trained numbers of the encoder: kernels and their offsets, scale and offset of each batch norm."""
         return sum(

@@ -411,7 +411,9 @@ def test_the_closed_forms_follow_the_maps_of_a_forward_pass(
             module.register_forward_hook(note)
     images = torch.rand(1, 3, side, side)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encoder.eval()(images)
+        maps = list(encoder.eval().maps(images).values())
+    shapes = [(x.shape[1], x.shape[2]) for x in maps]
+    assert [encoder.architecture.map_shape(stage, side) for stage in (1, 2, 3, 4)] == shapes
     assert 2 * encoder.architecture.multiply_add_count(side) == sum(
         flops for kind, flops in counter.get_flop_counts()["Global"].items() if "conv" in f"{kind}"
     )
