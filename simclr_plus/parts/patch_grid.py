@@ -1,0 +1,49 @@
+"""Where patches lie: a square crop in cells, in each cell a smaller patch at some offset. Whole numbers, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SMALLEST_SIDE = 8  # of a patch, in pixels
+
+
+@dataclass(frozen=True)
+class PatchGrid:
+    """A square of `crop` pixels in grid x grid cells; a patch is narrower than its cell by `jitter` pixels.
+
+    The defaults are those of Kolesnikov, Zhai, Beyer 2019 (config/jigsaw of google/revisiting-self-supervised at
+    b530e3b): patches of 64 pixels in cells of 85, so that the gap between neighbours is 0 to 42 pixels.
+    """
+
+    crop: int = 255
+    grid: int = 3
+    jitter: int = 21
+
+    def __post_init__(self) -> None:
+        if self.grid < 1:
+            raise ValueError(f"grid = {self.grid}: patches are cut from 1 x 1 cells or more")
+        if not 0 <= self.jitter < self.cell:
+            raise ValueError(
+                f"jitter = {self.jitter}: a cell has crop // grid = {self.cell} pixels, of which a patch leaves "
+                f"`jitter`; use 0 to {self.cell - SMALLEST_SIDE}, or a wider crop"
+            )
+        if self.side < SMALLEST_SIDE:
+            raise ValueError(
+                f"patches of crop // grid - jitter = {self.side} pixels are too small; use {SMALLEST_SIDE} or more: a "
+                "smaller jitter, fewer cells, or a wider crop"
+            )
+
+    @property
+    def cell(self) -> int:
+        """Side of a cell in pixels."""
+        return self.crop // self.grid
+
+    @property
+    def side(self) -> int:
+        """Side of a patch in pixels."""
+        return self.cell - self.jitter
+
+    @property
+    def count(self) -> int:
+        """M, patches of an image."""
+        return self.grid**2
