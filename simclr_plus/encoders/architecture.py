@@ -17,13 +17,16 @@ BLOCKS = {
 }
 STEMS = ("imagenet", "cifar", "cifar_pad2", "cifar_no_relu")
 FLAVORS = ("torchvision", "reference")
+INPUTS = ("rgb", "standardized", "lightness")
+NORMS = ("batch", "layer", "none")
+_LATER = {"input": "rgb", "norm": "batch", "in_channels": 3}  # left out of headers: earlier versions read the file
 SK_RATIO, SK_MIN_DIM = 0.0625, 32  # of SimCLR v2: channels between the two layers that weigh the streams
 
 
 class Convolution(NamedTuple):
     """Kernel side, channels in and out, sides of the square maps in and out, number of the block (0: the stem).
 
-    `norm`: a batch norm follows; `bias`: it has an offset of its own. The pool in a shortcut counts as part of it.
+    `norm`: a norm follows; `bias`: it has an offset of its own. The pool in a shortcut counts as part of it.
     """
 
     kernel: int
@@ -45,6 +48,9 @@ class Architecture:
     selective_kernels: SimCLR v2's networks: SK units in bottlenecks, and the stem and shortcuts of ResNet-D.
     se_ratio: squeeze-excitation after each block, to that share of the block's width; 0: none.
     mean, std: subtracted from each channel of the images in [0, 1], and divided by; the authors do neither.
+    input: what is done to images first: nothing, each image to mean 0 and deviation 1, or three times its lightness.
+    norm: batch norm; layer norm over channels and places; or none, with offsets in convolutions and branches that begin
+    at 0. in_channels: of images, 3 unless this is a part of a network.
     """
 
     depth: int = 50
@@ -55,6 +61,9 @@ class Architecture:
     se_ratio: float = 0.0
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    input: str = "rgb"
+    norm: str = "batch"
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # lists where they come from TOML or JSON
@@ -65,6 +74,13 @@ class Architecture:
             raise ValueError(f'stem = {self.stem!r} is unknown; use "imagenet" or "cifar"')
         if not len(self.mean) == len(self.std) == 3 or min(self.std) <= 0:
             raise ValueError(f"mean = {self.mean}, std = {self.std}: give three numbers each, those of std above 0")
+        for name, choices in (("input", INPUTS), ("norm", NORMS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} = {getattr(self, name)!r} is unknown; use one of {', '.join(choices)}")
+        if self.in_channels < 1 or (self.in_channels != 3 and self.normalizes):
+            raise ValueError(
+                f"in_channels = {self.in_channels}: only RGB is standardized, turned to lightness or scaled"
+            )
         if self.flavor not in FLAVORS:
             raise ValueError(f'flavor = {self.flavor!r} is unknown; use "torchvision" or "reference"')
         if self.channels(64) < 1:
@@ -89,12 +105,14 @@ class Architecture:
     def title(self) -> str:
         """For people: ResNet-50 (1x), imagenet stem, selective kernels."""
         extras = (", selective kernels" if self.selective_kernels else "") + (", SE" if self.se_ratio else "")
+        extras += {"batch": "", "layer": ", layer norm", "none": ", no norm"}[self.norm]
+        extras += "" if self.input == "rgb" else f", {self.input} input"
         return f"ResNet-{self.depth} ({self.width:g}x), {self.stem} stem{extras}"
 
     @property
     def normalizes(self) -> bool:
         """Whether images are changed before the first convolution."""
-        return (self.mean, self.std) != ((0, 0, 0), (1, 1, 1))
+        return (self.mean, self.std, self.input) != ((0, 0, 0), (1, 1, 1), "rgb")
 
     @staticmethod
     def selection_dim(width: int) -> int:
@@ -107,20 +125,25 @@ class Architecture:
 
     def convolutions(self, image_size: int) -> Iterator[Convolution]:
         """Every convolution in the order of the authors' code, for square images of that side."""
+        for c in self._convolutions(image_size):
+            yield c._replace(norm=False, bias=True) if self.norm == "none" and c.norm else c
+
+    def _convolutions(self, image_size: int) -> Iterator[Convolution]:
+        """With a norm behind each that has one."""
         blocks, bottleneck = BLOCKS[self.depth]
         channels, side, number = self.channels(64), image_size, 0
         if self.stem == "imagenet":
             half = (side + 1) // 2
             if self.selective_kernels:
-                yield Convolution(3, 3, channels // 2, side, half, 0)
+                yield Convolution(3, self.in_channels, channels // 2, side, half, 0)
                 yield Convolution(3, channels // 2, channels // 2, half, half, 0)
                 yield Convolution(3, channels // 2, channels, half, half, 0)
             else:
-                yield Convolution(7, 3, channels, side, half, 0)
+                yield Convolution(7, self.in_channels, channels, side, half, 0)
             side = (side + 3) // 4
         else:
             grown = side + 2 * (self.stem == "cifar_pad2")
-            yield Convolution(3, 3, channels, side, grown, 0)
+            yield Convolution(3, self.in_channels, channels, side, grown, 0)
             side = grown
         for group, count in enumerate(blocks):
             inner = self.channels(64 * 2**group)
@@ -157,8 +180,11 @@ class Architecture:
         return outer, max(c.side_out for c in self.convolutions(image_size) if c.block == last)
 
     def parameter_count(self) -> int:
-        """Trained numbers of the encoder: kernels and their offsets, scale and offset of each batch norm."""
-        return sum(
+        """Trained numbers of the encoder: kernels and their offsets, scale and offset of each norm; without norms a
+        scale of each branch.
+        """
+        scales = sum(BLOCKS[self.depth][0]) if self.norm == "none" else 0
+        return scales + sum(
             c.width_out * (c.kernel**2 * c.width_in + 2 * c.norm + c.bias) for c in self.convolutions(image_size=32)
         )
 
@@ -167,7 +193,7 @@ class Architecture:
         return sum(c.kernel**2 * c.width_in * c.width_out * c.side_out**2 for c in self.convolutions(image_size))
 
     def activation_count(self, image_size: int, recompute_blocks: bool = False) -> int:
-        """Numbers an image leaves for the backward pass: the output of each convolution and of its batch norm.
+        """Numbers an image leaves for the backward pass: the output of each convolution and of its norm.
 
         With `recompute_blocks` (activation checkpointing) each block leaves its input, one block at a time the rest.
         """
@@ -182,7 +208,7 @@ class Architecture:
 
     def as_dict(self) -> dict[str, Any]:
         """The values by name, for a file's header; `ResNet(**as_dict())` builds the network."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
 
 
 def head_parameter_count(input_dim: int, hidden_dim: int, output_dim: int, num_layers: int) -> int:

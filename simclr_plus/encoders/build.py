@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.encoders.resnet import ResNet
 
-FAMILIES: dict[str, type[Encoder]] = {"resnet": ResNet}
+FAMILIES: dict[str, type[Encoder]] = {"resnet": ResNet, "patches": PatchEncoder}
 
 
 def build(spec: dict[str, Any]) -> Encoder:
@@ -16,4 +17,6 @@ def build(spec: dict[str, Any]) -> Encoder:
     family = numbers.pop("family", "resnet")  # files of ResNets do not name it
     if family not in FAMILIES:
         raise ValueError(f"a network of family {family!r}")
+    if isinstance(numbers.get("encoder"), dict):  # of a network around another
+        numbers["encoder"] = build(numbers["encoder"])
     return FAMILIES[family](**numbers)

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from simclr_plus.encoders.architecture import BLOCKS, Architecture
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.input_law import InputLaw
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
@@ -34,6 +35,8 @@ class ResNet(Encoder):
     stem: "imagenet" (7x7 convolution, max-pool) or "cifar" (3x3 convolution, for images up to 32 pixels).
     selective_kernels: SK units with ratio 0.0625 in bottlenecks, and ResNet-D. se_ratio: squeeze-excitation; 0: none.
     mean, std: of the images that the weights were trained on; the network subtracts and divides by itself.
+    input: "rgb", "standardized" (each image to mean 0 and deviation 1) or "lightness" (L of CIELAB, three times).
+    norm: "batch", "layer" (over channels and places of an image) or "none". in_channels: of the images.
     """
 
     def __init__(
@@ -47,20 +50,23 @@ class ResNet(Encoder):
         se_ratio: float = 0.0,
         mean: Sequence[float] = (0.0, 0.0, 0.0),
         std: Sequence[float] = (1.0, 1.0, 1.0),
+        input: str = "rgb",
+        norm: str = "batch",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.architecture = Architecture(
-            depth, width, stem, flavor, selective_kernels, se_ratio, mean=tuple(mean), std=tuple(std)
+            depth, width, stem, flavor, selective_kernels, se_ratio, tuple(mean), tuple(std), input, norm, in_channels
         )
         self.feature_dim = self.architecture.feature_dim
         self.checkpoint_activations = False
-        norm: Norm = GlobalBatchNorm2d if flavor == "reference" else nn.BatchNorm2d
+        norm_of = _norm_of(self.architecture)
         blocks, bottleneck = BLOCKS[depth]
         block = _Bottleneck if bottleneck else _BasicBlock
         channels = self.architecture.channels(64)
-        self.normalize = _Normalize(self.architecture) if self.architecture.normalizes else nn.Identity()
-        self.conv1 = _stem_convolution(self.architecture, norm)
-        self.bn1 = norm(channels)
+        self.normalize = InputLaw(self.architecture) if self.architecture.normalizes else nn.Identity()
+        self.conv1 = _stem_convolution(self.architecture, norm_of)
+        self.bn1 = norm_of(channels)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = _stem_pool(stem, flavor)
         for group, count in enumerate(blocks):
@@ -70,7 +76,7 @@ class ResNet(Encoder):
                 stride = 2 if group > 0 and i == 0 else 1
                 changes = stride > 1 or channels != inner * block.expansion
                 project = i == 0 and (changes or flavor == "reference")
-                layer.append(block(channels, inner, stride, project, norm, self.architecture))
+                layer.append(block(channels, inner, stride, project, norm_of, self.architecture))
                 channels = inner * block.expansion
             setattr(self, f"layer{group + 1}", layer)
         self._initialise()
@@ -105,8 +111,13 @@ class ResNet(Encoder):
         """Where its weights were trained so."""
         return self.architecture.normalizes
 
+    @property
+    def exempt(self) -> frozenset[str]:
+        """Without norms: the scales of branches."""
+        return frozenset(f"{name}.weight" for name, module in self.named_modules() if isinstance(module, _BranchScale))
+
     def _stem(self, images: Tensor) -> Tensor:
-        _check_images(images)
+        _check_images(images, self.architecture.in_channels)
         x: Tensor = self.bn1(self.conv1(self.normalize(images)))
         return x if self.architecture.stem == "cifar_no_relu" else self.maxpool(self.relu(x))
 
@@ -143,10 +154,11 @@ class _BasicBlock(nn.Module):
         self, width_in: int, width: int, stride: int, project: bool, norm: Norm, architecture: Architecture
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=False)
+        bias = architecture.norm == "none"
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride=stride, padding=1, bias=bias)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.bn2 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.bn2 = _BranchScale() if architecture.norm == "none" else norm(width)
         self.se = _squeeze_excitation(width, width, architecture)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _projection_shortcut(width_in, width, stride, norm, architecture) if project else None
@@ -166,14 +178,14 @@ class _Bottleneck(nn.Module):
         self, width_in: int, width: int, stride: int, project: bool, norm: Norm, architecture: Architecture
     ) -> None:
         super().__init__()
-        streams = 2 if architecture.selective_kernels else 1
-        self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
+        streams, bias = 2 if architecture.selective_kernels else 1, architecture.norm == "none"
+        self.conv1 = nn.Conv2d(width_in, width, 1, bias=bias)
         self.bn1 = norm(width)
-        self.conv2 = nn.Conv2d(width, streams * width, 3, stride=stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, streams * width, 3, stride=stride, padding=1, bias=bias)
         self.bn2 = norm(streams * width)
         self.sk = _SelectiveKernels(width, norm, architecture) if architecture.selective_kernels else nn.Identity()
-        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=False)
-        self.bn3 = norm(4 * width)
+        self.conv3 = nn.Conv2d(width, 4 * width, 1, bias=bias)
+        self.bn3 = _BranchScale() if bias else norm(4 * width)
         self.se = _squeeze_excitation(4 * width, width, architecture)
         self.relu = nn.ReLU(inplace=True)
         self.downsample = _projection_shortcut(width_in, 4 * width, stride, norm, architecture) if project else None
@@ -196,7 +208,7 @@ class _SelectiveKernels(nn.Module):
     def __init__(self, width: int, norm: Norm, architecture: Architecture) -> None:
         super().__init__()
         between = architecture.selection_dim(width)
-        self.fc1 = nn.Conv2d(width, between, 1, bias=False)
+        self.fc1 = nn.Conv2d(width, between, 1, bias=architecture.norm == "none")
         self.bn = norm(between)
         self.fc2 = nn.Conv2d(between, 2 * width, 1, bias=False)
 
@@ -230,9 +242,10 @@ def _squeeze_excitation(width: int, base_width: int, architecture: Architecture)
 def _projection_shortcut(
     width_in: int, width: int, stride: int, norm: Norm, architecture: Architecture
 ) -> nn.Sequential:
+    bias = architecture.norm == "none"
     if architecture.selective_kernels:
-        return nn.Sequential(_ShortcutPool(stride), nn.Conv2d(width_in, width, 1, bias=False), norm(width))
-    return nn.Sequential(nn.Conv2d(width_in, width, 1, stride=stride, bias=False), norm(width))
+        return nn.Sequential(_ShortcutPool(stride), nn.Conv2d(width_in, width, 1, bias=bias), norm(width))
+    return nn.Sequential(nn.Conv2d(width_in, width, 1, stride=stride, bias=bias), norm(width))
 
 
 class _ShortcutPool(nn.Module):
@@ -249,58 +262,50 @@ class _ShortcutPool(nn.Module):
         return F.avg_pool2d(x, 2, stride=2, ceil_mode=True, divisor_override=4)
 
 
-class _Normalize(nn.Module):
-    """Images less the mean of each channel, over its deviation.
+class _BranchScale(nn.Module):
+    """In place of the last norm of a branch where there are no norms: one number, which begins at 0."""
 
-    Neither is a tensor of the module: a network that is built without memory and filled from a state dict has both.
-    """
-
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.mean, self.std = architecture.mean, architecture.std
+        self.weight = nn.Parameter(torch.zeros(1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return _standardised(images, self.mean, self.std)
-
-    def extra_repr(self) -> str:
-        return f"mean={self.mean}, std={self.std}"
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
 
 
-# wrapped, so that torch.fx.symbolic_trace takes each as one step
-
-
-@torch.fx.wrap
-def _standardised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    with torch.autocast(images.device.type, enabled=False):  # which has no torch.cat for every type
-        # filled on their device: the host does not wait for a copy
-        means, deviations = (torch.cat([images.new_full((1, 1, 1), x) for x in values]) for values in (mean, std))
-        return (images - means) / deviations
+def _norm_of(architecture: Architecture) -> Norm:
+    """From a number of channels to the norm behind a convolution."""
+    if architecture.norm == "layer":
+        return lambda channels: nn.GroupNorm(1, channels)  # one group: all channels and places of an image
+    if architecture.norm == "none":
+        return lambda channels: nn.Identity()
+    return GlobalBatchNorm2d if architecture.flavor == "reference" else nn.BatchNorm2d
 
 
 @torch.fx.wrap
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Tensor, channels: int) -> None:
     """Raises ValueError for what the network would take for something else, or not at all."""
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
-        raise ValueError(f"the encoder takes images [B, 3, H, W], got {tuple(images.shape)}")
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[2:]:
+        raise ValueError(f"the encoder takes images [B, {channels}, H, W], got {tuple(images.shape)}")
     if not images.is_floating_point():
         raise ValueError(f"the encoder takes images of real numbers in [0, 1], got {images.dtype}; divide bytes by 255")
 
 
 def _stem_convolution(architecture: Architecture, norm: Norm) -> nn.Module:
-    width = architecture.channels(64)
+    width, channels, bias = architecture.channels(64), architecture.in_channels, architecture.norm == "none"
     if architecture.stem != "imagenet":
-        return nn.Conv2d(3, width, 3, padding=2 if architecture.stem == "cifar_pad2" else 1, bias=False)
+        return nn.Conv2d(channels, width, 3, padding=2 if architecture.stem == "cifar_pad2" else 1, bias=bias)
     if not architecture.selective_kernels:
-        return nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        return nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=bias)
     half = width // 2
     return nn.Sequential(
-        nn.Conv2d(3, half, 3, stride=2, padding=1, bias=False),
+        nn.Conv2d(channels, half, 3, stride=2, padding=1, bias=bias),
         norm(half),
         nn.ReLU(inplace=True),
-        nn.Conv2d(half, half, 3, padding=1, bias=False),
+        nn.Conv2d(half, half, 3, padding=1, bias=bias),
         norm(half),
         nn.ReLU(inplace=True),
-        nn.Conv2d(half, width, 3, padding=1, bias=False),
+        nn.Conv2d(half, width, 3, padding=1, bias=bias),
     )
 
 

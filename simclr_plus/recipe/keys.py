@@ -189,6 +189,14 @@ class Encoder(Section):
         0,
     )
     std: Annotated[Three, Field(description="images are divided by it, after the mean; authors: 1")] = (1, 1, 1)
+    input: Annotated[
+        Literal["rgb", "standardized", "lightness"],
+        Field(description="before all else: nothing; each image to mean 0 and deviation 1; its lightness, three times"),
+    ] = "rgb"
+    norm: Annotated[
+        Literal["batch", "layer", "none"],
+        Field(description="batch norm; layer norm over channels and places of an image; none (CPC)"),
+    ] = "batch"
 
 
 class Head(Section):

@@ -50,6 +50,8 @@ def export_timm(source: Path, folder: Path, *, anonymous: bool = False) -> ResNe
     reasons = [
         *([f"width {a.width:g}"] if a.width != 1 else []),
         *([f"the {a.stem} stem"] if a.stem != "imagenet" else []),
+        *([f"{a.norm} norm" if a.norm != "none" else "no norm"] if a.norm != "batch" else []),
+        *([f"{a.input} input"] if a.input != "rgb" else []),
         *([f"flavor {a.flavor}"] if a.flavor != "torchvision" else []),
         *(["selective kernels"] if a.selective_kernels else []),
         *(["squeeze-excitation"] if a.se_ratio else []),

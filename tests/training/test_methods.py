@@ -96,7 +96,7 @@ def test_what_a_section_says_of_its_method_is_what_is_built(tiny: list[str], nam
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "supervised"])
 def test_on_real_images_the_task_is_learnt_and_features_beat_those_at_the_start(tmp_path: Path, name: str) -> None:
-    """Shares that are logged are twice their chance, the loss is below its own, kNN on h above that of f at the start."""
+    """Shares that are logged are twice their chance, the loss is below its own, kNN on h is above that at the start."""
     run = create_run(load_recipe("demo", [f"method.name={name}", *LEARNING, *LEARNS[name]]), tmp_path, name)
     recipe = run.recipe()
     assert train(run, quiet=True) == "finished"
