@@ -25,7 +25,6 @@ COLUMNS = 16
 
 ATTEMPTS = 100  # crops tried before the whole image is taken
 MIN_COVERED = 0.1  # share of the image that a crop must cover, whatever min_scale says
-ASPECT_LOW, ASPECT_HIGH = 3 / 4, 4 / 3
 
 # what a word is for: the third counter is the view plus one of these
 _CROP, _GATES, _COLORS, _BLUR, _SHARED_BLUR, _EPOCH_ORDER = 0x100, 0x200, 0x300, 0x400, 0x500, 0x600
@@ -76,10 +75,14 @@ def draw_views(
     )
     gates = np.array([law.flip_prob, law.jitter_prob, law.gray_prob, law.blur_prob], dtype=np.float32)
     key = np.uint64(int(seed) % 2**64)
-    chances = _Chances(np.float32(law.min_scale), orders, ranges, gates)
+    aspects = np.array([law.aspect[0], law.aspect[1] - law.aspect[0]], dtype=np.float32)
+    chances = _Chances(np.float32(law.min_scale), aspects, orders, ranges, gates)
     _draw(key, columns, chances, step, law.blur_sigma_group, out)
     if law.same_crop:
         out[:, 1:] = out[:, :1]
+    for shared, column in ((law.same_flip, FLIP), (law.gray_shared, GRAY)):
+        if shared:
+            out[:, 1:, column] = out[:, :1, column]
     return out
 
 
@@ -87,6 +90,7 @@ class _Chances(NamedTuple):
     """What the compiled loop knows of a law."""
 
     min_scale: np.float32
+    aspects: NDArray[np.float32]  # smallest, and how much larger the largest is
     orders: NDArray[np.float32]  # of the four colour operations, one a row
     ranges: NDArray[np.float32]  # [5, 2]: brightness, contrast, saturation, hue, sigma
     gates: NDArray[np.float32]  # [4]: probabilities of flip, jitter, gray, blur
@@ -142,7 +146,7 @@ def _draw(key, columns, chances, step, sigma_group, out):  # type: ignore[no-unt
     for b in range(len(indices)):
         for view in range(out.shape[1]):
             row = out[b, view]
-            _draw_crop(key, indices[b], epochs[b], view, heights[b], widths[b], chances.min_scale, row)
+            _draw_crop(key, indices[b], epochs[b], view, heights[b], widths[b], chances, row)
             w0, w1, w2, w3 = _philox(indices[b], epochs[b], view | _GATES, 0, key)
             row[FLIP] = _uniform(w0) < gates[0]
             row[JITTER] = _uniform(w1) < gates[1]
@@ -161,15 +165,15 @@ def _draw(key, columns, chances, step, sigma_group, out):  # type: ignore[no-unt
 
 
 @compiled(nogil=True)
-def _draw_crop(key, index, epoch, view, image_height, image_width, min_scale, row):  # type: ignore[no-untyped-def]
+def _draw_crop(key, index, epoch, view, image_height, image_width, chances, row):  # type: ignore[no-untyped-def]
     """TensorFlow's sample_distorted_bounding_box: uniform aspect, uniform height, the last offset left out."""
     f = np.float32
     row[TOP], row[LEFT], row[HEIGHT], row[WIDTH] = 0, 0, image_height, image_width
     whole = f(image_width * image_height)
-    smallest = min_scale * whole
+    smallest = chances.min_scale * whole
     for attempt in range(ATTEMPTS):
         w0, w1, w2, w3 = _philox(index, epoch, view | _CROP, attempt, key)
-        aspect = _uniform(w0) * f(ASPECT_HIGH - ASPECT_LOW) + f(ASPECT_LOW)
+        aspect = _uniform(w0) * chances.aspects[1] + chances.aspects[0]
         low = np.int64(np.rint(np.sqrt(smallest / aspect)))
         high = np.int64(np.rint(np.sqrt(whole / aspect)))
         if np.rint(f(high) * aspect) > image_width:

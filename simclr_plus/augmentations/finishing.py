@@ -32,10 +32,12 @@ Finish = Callable[[Tensor, Tensor, ViewLaw], Tensor]
 def finish_views(crops: Tensor, parameters: Tensor, law: ViewLaw) -> Tensor:
     """Crops [B, 3, S, S] (float32 as cropped, or packed) and their draws [B, 16] -> views in [0, 1], float32."""
     x = crops.float() / 255 if crops.dtype == torch.uint8 else crops.float()
+    if law.gray_prob > 0 and law.gray_first:
+        x = torch.where(_gate(parameters, GRAY), _gray(x, law).clamp(0, 1), x)
     if law.jitter_prob > 0:
         x = torch.where(_gate(parameters, JITTER), _jittered(x, parameters, law), x)
-    if law.gray_prob > 0:
-        x = torch.where(_gate(parameters, GRAY), to_grayscale(x), x)
+    if law.gray_prob > 0 and not law.gray_first:
+        x = torch.where(_gate(parameters, GRAY), _gray(x, law), x)
     x = x.clamp(0, 1)
     if law.blur_prob > 0:
         sigma = parameters[:, SIGMA]
@@ -59,6 +61,10 @@ def packed(crops: Tensor, kind: str) -> Tensor:
     if kind == "uint8":
         return crops.mul(255).round_().clamp_(0, 255).to(torch.uint8)
     return crops.to(CROP_TYPES[kind])
+
+
+def _gray(x: Tensor, law: ViewLaw) -> Tensor:
+    return to_grayscale(x) if law.gray_law == "luma" else x.mean(dim=1, keepdim=True).expand_as(x)
 
 
 def _jittered(x: Tensor, parameters: Tensor, law: ViewLaw) -> Tensor:

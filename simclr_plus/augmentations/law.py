@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 RESIZE_METHODS = ("bicubic", "bicubic_legacy")
 BRIGHTNESS_LAWS = ("multiplicative", "additive")
+GRAY_LAWS = ("luma", "mean")
 BRANCHES = ("both", "first")
 OPERATIONS = (
     *("crop", "cutout", "color", "sobel", "noise", "blur", "rotate"),  # the paper's Figure 5
@@ -29,6 +30,9 @@ class ViewLaw:
     operations: names in further_operations.py, done to a finished view in this order, each with operation_prob; to the
     views of "both" branches or of the "first" alone. same_crop: all views of an image begin from one draw. cutout_side:
     of the square, as a share of the view's. noise_deviation, solarize_from: of values in [0, 1].
+    For other methods than SimCLR. aspect: smallest and largest width of a crop over its height. same_flip, gray_shared:
+    one draw of the flip, of the change to gray, for all views of an image. gray_law: "luma", or the "mean" of R, G, B.
+    gray_first: gray before the colour jitter, not after it.
     """
 
     size: int = 224
@@ -54,6 +58,11 @@ class ViewLaw:
     cutout_side: float = 0.5
     noise_deviation: float = 0.1
     solarize_from: float = 0.5
+    aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    same_flip: bool = False
+    gray_law: str = "luma"
+    gray_first: bool = False
+    gray_shared: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 8:
@@ -70,6 +79,10 @@ class ViewLaw:
             )
         if not 0 <= self.hue <= 0.5:
             raise ValueError(f"hue = {self.hue} turns; the largest change of hue lies in 0 to 0.5")
+        if not 0 < self.aspect[0] <= self.aspect[1]:
+            raise ValueError(f"aspect = {self.aspect}: a crop's width over its height needs 0 < smallest <= largest")
+        if self.gray_law not in GRAY_LAWS:
+            raise ValueError(f"gray_law = {self.gray_law!r} is unknown; use one of {GRAY_LAWS}")
         if self.blur_sigma_group < 0:
             raise ValueError(f"blur_sigma_group = {self.blur_sigma_group}; use 0 (a sigma for each image) or more")
         if not 0 < self.evaluation_crop <= 1:

@@ -44,7 +44,6 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 _TINY = np.float32(1e-20)
 _EDGE = 2  # pixels repeated on both ends of a row, so that no tap needs a check
 _CHUNK_PIXELS = 1536  # rows worked on at a time, about the size of the first-level cache
-_RED, _GREEN, _BLUE = (np.float32(w) for w in GRAY_WEIGHTS)
 
 _LOOP: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
 _FAST: dict[str, Any] = {"fastmath": {"contract", "nsz", "arcp", "reassoc", "nnan", "ninf"}, **_LOOP}
@@ -68,6 +67,8 @@ class _Law(NamedTuple):
     legacy: bool
     additive: bool
     crops_only: bool
+    gray_weights: NDArray[np.float32]  # [3]
+    gray_first: bool
 
 
 class _Room(NamedTuple):
@@ -95,6 +96,8 @@ class ViewMaker:
             law.resize == "bicubic_legacy",
             law.brightness_law == "additive",
             crops_only,
+            np.array(GRAY_WEIGHTS if law.gray_law == "luma" else [1 / 3] * 3, dtype=np.float32),
+            law.gray_first,
         )
         self._room = _Room(
             np.zeros((2, 0), dtype=np.float32),
@@ -200,7 +203,7 @@ def _fill_view(image, p, out, law, room):  # type: ignore[no-untyped-def]
             contrast_at = _place_of_contrast(p)
     sums = _resize_and_begin_color(image, p, out, law, room, contrast_at, gray)
     if contrast_at >= 0:
-        _contrast_and_after(p, out, room.starts.shape[1], contrast_at, sums, law.additive, gray)
+        _contrast_and_after(p, out, room.starts.shape[1], contrast_at, sums, law, gray and not law.gray_first)
     if p[SIGMA] > 0 and not law.crops_only:
         radius = _gaussian_taps(p[SIGMA], room.taps)
         for c in range(1 if gray else 3):
@@ -241,14 +244,14 @@ def _resize_and_begin_color(image, p, out, law, room, contrast_at, gray):  # typ
             _mix_along_rows(r, g, b, out[0, there], out[1, there], out[2, there], wide, starts[1], weights[1])
         chunk = slice(start * size, stop * size)
         r, g, b = out[0, chunk], out[1, chunk], out[2, chunk]
+        if gray and (law.gray_first or contrast_at < 0):
+            _to_gray(r, g, b, law.gray_weights)
         if contrast_at >= 0:
             _color(r, g, b, p, 0, contrast_at, law.additive)
             sum0 += _total(r)
             sum1 += _total(g)
             sum2 += _total(b)
-        elif gray:
-            _to_gray(r, g, b)
-        elif not law.crops_only:
+        elif not gray and not law.crops_only:
             _clip(r)
             _clip(g)
             _clip(b)
@@ -256,7 +259,7 @@ def _resize_and_begin_color(image, p, out, law, room, contrast_at, gray):  # typ
 
 
 @compiled(**_LOOP)
-def _contrast_and_after(p, out, size, contrast_at, sums, additive, gray):  # type: ignore[no-untyped-def]
+def _contrast_and_after(p, out, size, contrast_at, sums, law, gray):  # type: ignore[no-untyped-def]
     factor = p[CONTRAST]
     share = (_ONE - factor) / _f(size * size)
     rows = max(1, _CHUNK_PIXELS // size)
@@ -266,9 +269,9 @@ def _contrast_and_after(p, out, size, contrast_at, sums, additive, gray):  # typ
         _scale_and_shift(r, factor, sums[0] * share)
         _scale_and_shift(g, factor, sums[1] * share)
         _scale_and_shift(b, factor, sums[2] * share)
-        _color(r, g, b, p, contrast_at + 1, 4, additive)
+        _color(r, g, b, p, contrast_at + 1, 4, law.additive)
         if gray:
-            _to_gray(r, g, b)
+            _to_gray(r, g, b, law.gray_weights)
 
 
 @compiled(**_LOOP)
@@ -403,9 +406,10 @@ def _turn_hue(r, g, b, turns):  # type: ignore[no-untyped-def]
 
 
 @compiled(**_FAST)
-def _to_gray(r, g, b):  # type: ignore[no-untyped-def]
+def _to_gray(r, g, b, weights):  # type: ignore[no-untyped-def]
+    red, green, blue = weights[0], weights[1], weights[2]
     for i in range(len(r)):
-        gray = min(max(_RED * r[i] + _GREEN * g[i] + _BLUE * b[i], _ZERO), _ONE)
+        gray = min(max(red * r[i] + green * g[i] + blue * b[i], _ZERO), _ONE)
         r[i] = gray
         g[i] = gray
         b[i] = gray

@@ -102,14 +102,31 @@ class Augmentation(Section):
     strength: Annotated[
         float, Field(ge=0, le=MAX_STRENGTH, description="strength of the colour distortion: ImageNet 1.0, CIFAR 0.5")
     ] = 1.0
+    colors: Annotated[
+        tuple[float, ...],
+        Field(
+            strict=False,
+            description="largest change of brightness, contrast, saturation, hue (turns), as other methods have them, "
+            "e.g. [0.4, 0.4, 0.4, 0.1]; []: from strength",
+        ),
+    ] = ()
     min_scale: Annotated[float, Field(gt=0, le=1, description="smallest crop as a share of the image's area")] = 0.08
+    aspect: Annotated[
+        tuple[float, float], Field(strict=False, description="smallest and largest width of a crop over its height")
+    ] = (3 / 4, 4 / 3)
     resize: Annotated[
         Literal["bicubic", "bicubic_legacy"],
         Field(description="the authors' TF2 kernel or their TF1 kernel (the paper's)"),
     ] = "bicubic"
     flip_prob: Annotated[Share, Field(description="probability of a left-right flip")] = 0.5
+    same_flip: Annotated[bool, Field(description="one draw of the flip for all views of an image")] = False
     jitter_prob: Annotated[Share, Field(description="probability of the colour jitter")] = 0.8
     gray_prob: Annotated[Share, Field(description="probability of the change to gray")] = 0.2
+    gray_law: Annotated[
+        Literal["luma", "mean"], Field(description="gray is the luma, as the authors', or the mean of R, G and B")
+    ] = "luma"
+    gray_first: Annotated[bool, Field(description="gray before the colour jitter, not after it")] = False
+    gray_shared: Annotated[bool, Field(description="one draw of the change to gray for all views of an image")] = False
     blur_prob: Annotated[Share, Field(description="probability of the blur; CIFAR: 0")] = 0.5
     blur_sigma_group: Annotated[
         int,

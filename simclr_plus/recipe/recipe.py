@@ -31,6 +31,7 @@ from simclr_plus.recipe.keys import (
 from simclr_plus.recipe.method_keys import METHODS, AnyMethod, SimCLRKeys
 from simclr_plus.recipe.paths import whole_path
 
+_COLORS = ("brightness", "contrast", "saturation", "hue")
 _FOR_SOME = {section for keys in METHODS.values() for section in keys.reads}  # sections that not all methods read
 
 
@@ -81,10 +82,20 @@ class Recipe(Section):
     @property
     def law(self) -> ViewLaw:
         """The law of the views."""
-        a = self.augmentation
+        a, colors = self.augmentation, {}
+        if a.colors:
+            if len(a.colors) != len(_COLORS):
+                raise ValueError(f"colors = {list(a.colors)}: give four numbers, for {', '.join(_COLORS)}; or none, []")
+            colors = dict(zip(_COLORS, a.colors, strict=True))
         return simclr_law(
             a.image_size,
             a.strength,
+            **colors,
+            aspect=a.aspect,
+            same_flip=a.same_flip,
+            gray_law=a.gray_law,
+            gray_first=a.gray_first,
+            gray_shared=a.gray_shared,
             min_scale=a.min_scale,
             resize=a.resize,
             flip_prob=a.flip_prob,
@@ -233,7 +244,9 @@ def _documented_method_keys() -> Iterator[tuple[str, str, Any, str]]:
 def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         one, *more = annotation.__args__
-        return f"list of {', '.join(map(str, one.__args__))}" if more == [...] else "three numbers"
+        if more == [...]:
+            return f"list of {', '.join(map(str, getattr(one, '__args__', ['numbers'])))}"
+        return f"{'two' if len(more) == 1 else 'three'} numbers"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))
