@@ -7,6 +7,7 @@ TINY: dict[str, list[str]] = {
     "simclr": [],
     "supervised": [],
     "rotation": [],
+    "amdim": [],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -14,6 +15,7 @@ LEARNS: dict[str, list[str]] = {
     "simclr": [],
     "supervised": [],
     "rotation": [],
+    "amdim": [],
 }
 LEARNING = [
     "data.limit=4000",

@@ -30,12 +30,16 @@ class Scales(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """The parts of the loss: from the whole to coarse and fine places, from coarse to coarse ones, the regulariser."""
+    """The parts of the loss: from the whole to coarse and fine places, from coarse to coarse ones, the regulariser.
+
+    mean_square: of all scores before the clip, which the regulariser is 3 of, times its weight.
+    """
 
     whole_to_coarse: Tensor
     whole_to_fine: Tensor
     coarse_to_coarse: Tensor
     regulariser: Tensor
+    mean_square: Tensor
 
     @property
     def total(self) -> Tensor:
@@ -141,17 +145,20 @@ class AMDIMLoss(nn.Module):
         gather = self.gather_distributed and distributed.world_size() > 1
         _check(first, second, gather)
         first, second = (Scales(*map(_in_full, view)) for view in (first, second))
-        sums = [torch.zeros((), device=first.whole.device, dtype=first.whole.dtype) for _ in Terms._fields]
+        losses: list[list[Tensor]] = [[], [], []]
+        squares = []
         for source, target, place in ((first, second, place0), (second, first, place1)):
             coarse, fine = (_places_of_all(maps, gather, equal_rows) for maps in (target.coarse, target.fine))
             pairs = ((source.whole, coarse), (source.whole, fine), (_at(source.coarse, place), coarse))
-            for term, (rows, columns) in enumerate(pairs):
+            for term, (rows, columns) in zip(losses, pairs, strict=True):
                 loss, square = places_found(
                     rows, columns, clip=self.clip, first=distributed.rank() * len(rows) * gather
                 )
-                sums[term] = sums[term] + loss / 2
-                sums[3] = sums[3] + self.regulariser * square / 2
-        return Terms(*sums)
+                term.append(loss)
+                squares.append(square)
+        mean_square = torch.stack(squares).mean()
+        both_ways = [torch.stack(term).mean() for term in losses]
+        return Terms(*both_ways, 3 * self.regulariser * mean_square, mean_square)
 
 
 def places_found(rows: Tensor, columns: Tensor, *, clip: float, first: int = 0) -> tuple[Tensor, Tensor]:

@@ -81,7 +81,7 @@ def test_each_term_and_the_gradient_of_their_sum_are_the_authors(case: str, dtyp
     places = [torch.from_numpy(GOLDEN[f"{case}/place_x{view}"]) for view in (1, 2)]
     terms = AMDIMLoss(clip=float(GOLDEN[f"{case}/tclip"])).terms(first, second, *places)
     terms.total.backward()
-    for name, term in zip(TERMS, terms, strict=True):
+    for name, term in zip(TERMS, terms[:4], strict=True):
         assert float(term.detach()) == pytest.approx(float(GOLDEN[f"{case}/{name}"]), rel=error, abs=error), name
     for name in names:
         expected = golden(f"{case}/grad_{name}", dtype)
@@ -157,7 +157,7 @@ def test_features_of_zeros_have_the_loss_of_chance(n: int) -> None:
     first, second, *places = views(n, 8, (5, 7), scale=0.0)
     terms = AMDIMLoss().terms(first, second, *places)
     expected = [math.log(1 + 25 * (n - 1)), math.log(1 + 49 * (n - 1)), math.log(1 + 25 * (n - 1)), 0.0]
-    assert [float(term) for term in terms] == pytest.approx(expected, rel=1e-12)
+    assert [float(term) for term in terms[:4]] == pytest.approx(expected, rel=1e-12)
 
 
 def test_features_without_bound_have_a_bounded_loss() -> None:

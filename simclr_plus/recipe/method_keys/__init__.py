@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 from pydantic import Field
 
+from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
 from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
@@ -19,6 +20,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     SimCLRKeys,
     SupervisedKeys,
     RotationKeys,
+    AMDIMKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 TASK_ACCURACIES = ("contrastive_accuracy", "pretext_accuracy")  # columns of metrics.jsonl that a figure may have

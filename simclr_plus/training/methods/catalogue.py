@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.rotation import Rotation
 from simclr_plus.training.methods.simclr import SimCLR
 from simclr_plus.training.methods.supervised import Supervised
 
-METHODS: dict[str, type[Method]] = {"simclr": SimCLR, "supervised": Supervised, "rotation": Rotation}
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+    "supervised": Supervised,
+    "rotation": Rotation,
+    "amdim": AMDIM,
+}

@@ -1,0 +1,96 @@
+"""What a recipe says of AMDIM. No torch."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys, Sections
+
+
+class AMDIMKeys(MethodKeys):
+    """AMDIM (Bachman, Hjelm, Buchwalter 2019): a view, whole and by places, finds the places of the other view."""
+
+    defaults: ClassVar[dict[str, Any]] = {
+        "augmentation.min_scale": 0.3,
+        "augmentation.strength": 0.5,  # 0.4, 0.4, 0.4, 0.1 of the authors' datasets.py
+        "augmentation.gray_prob": 0.25,
+        "augmentation.blur_prob": 0.0,
+    }
+    name: Literal["amdim"]
+    clip: Annotated[float, Field(gt=0, description="scores are bent to stay within +-clip")] = 20.0
+    regulariser: Annotated[float, Field(ge=0, description="weight of the mean square of scores before the clip")] = 0.05
+    units: Annotated[int, Field(ge=0, description="dimensions that are compared; 0: those of h")] = 0
+    stages: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]],
+        Field(strict=False, description="groups of the ResNet whose maps are the fine and the coarse one"),
+    ] = (3, 4)
+    grids: Annotated[
+        tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]],
+        Field(strict=False, description="places a side that are read of the fine and of the coarse map, at the most"),
+    ] = (7, 5)
+
+    @property
+    def view_count(self) -> int:
+        """The two of a pair."""
+        return 2
+
+    def sides(self, recipe: Sections) -> tuple[int, int]:
+        """Places a side of the fine and of the coarse map, as they are read."""
+        fine, coarse = (
+            min(grid, recipe.architecture.map_shape(stage, recipe.augmentation.image_size)[1])
+            for stage, grid in zip(self.stages, self.grids, strict=True)
+        )
+        return fine, coarse
+
+    def loss_title(self, recipe: Sections) -> str:
+        """Of three tasks, and the regulariser."""
+        return "sum of three cross entropies of places"
+
+    def chance_loss(self, recipe: Sections) -> float | None:
+        """Of scores of zero: the logarithm of a place and those of all other images, for each task."""
+        fine, coarse = self.sides(recipe)
+        others = recipe.training.batch_size - 1
+        return 2 * math.log(1 + coarse**2 * others) + math.log(1 + fine**2 * others)
+
+    def figures(self, recipe: Sections) -> tuple[Figure, ...]:
+        """How often the whole of a view finds a place of the other one; how large the scores are."""
+        fine, coarse = (1 / (1 + side**2 * (recipe.training.batch_size - 1)) for side in self.sides(recipe))
+        return (
+            Figure("coarse_accuracy", "coarse places found", coarse),
+            Figure("fine_accuracy", "fine places found", fine),
+            Figure("score_size", "root mean square of scores", None, share=False),
+        )
+
+    def collapses(self, recipe: Sections) -> tuple[Collapse, ...]:
+        """Scores beyond the clip have no gradient."""
+        sentence = (
+            "the scores lie beyond method.clip, where they have no gradient: a lower optimizer.learning_rate, or a "
+            "higher method.regulariser, may help"
+        )
+        return (Collapse("score_size", self.clip, below=False, sentence=sentence),)
+
+    def parameters_beside(self, recipe: Sections, images: int) -> int:
+        """A batch norm of h, and two networks of places; a linear layer where units are not those of h."""
+        units = self.units or recipe.feature_dim
+        whole = 2 * units + (0 if units == recipe.feature_dim else recipe.feature_dim * units)
+        size = recipe.augmentation.image_size
+        channels = [recipe.architecture.map_shape(stage, size)[0] for stage in self.stages]
+        return whole + sum(units * (2 * c + units + 1 + 2) for c in channels)
+
+    def problem(self, recipe: Sections) -> str:
+        """Places must be several, and the fine map finer."""
+        fine, coarse = self.stages
+        if fine >= coarse:
+            return f"method.stages = {list(self.stages)} names no finer map and a coarser one; use [3, 4]"
+        size = recipe.augmentation.image_size
+        side = recipe.architecture.map_shape(coarse, size)[1]
+        if side < 2:
+            return (
+                f'method.stages = {list(self.stages)}: with encoder.stem = "{recipe.encoder.stem}" and '
+                f"augmentation.image_size = {size} the coarse map is a single place; use "
+                'encoder.stem = "cifar", larger images or earlier stages'
+            )
+        return ""
