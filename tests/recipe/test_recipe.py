@@ -18,6 +18,7 @@ from simclr_plus.recipe.recipe import documented_keys
 from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
+    "amdim_r50",
     "places",
     "demo",
     "mnist",

@@ -5,6 +5,7 @@ Its features are those of a ResNet here: the authors' own network keeps places a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from simclr_plus import distributed
 from simclr_plus.augmentations.streams import Stream, whole_numbers
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
-from simclr_plus.parts.amdim import AMDIMHeads, AMDIMLoss, Scales, Terms, on_grid, place_accuracy
+from simclr_plus.parts.amdim import AMDIMHeads, AMDIMLoss, Scales, on_grid, place_accuracy
 from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
@@ -43,7 +44,7 @@ class AMDIM(Method):
         places = whole_numbers(batch.seed, Stream.PLACES, batch.indices, batch.epochs, 2, below=side**2)
         return Inputs(batch.views, places.T.to(batch.views.device))
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, **_more: Tensor) -> Outputs:
         """h = f(x) [2 B, F]; of each view its whole [2 B, D], coarse and fine map [2 B, D, G, G].
 
         The heads see a view at a time, so that their batch norms do as the authors'.
@@ -60,17 +61,15 @@ class AMDIM(Method):
     def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
         """The sum of the three tasks and of the regulariser."""
         assert inputs.targets is not None
-        views = zip(*(in_full(outputs[name]).chunk(2) for name in SCALES), strict=True)
-        first, second = (Scales(*view) for view in views)
+        first, second = (Scales(*view) for view in zip(*(in_full(outputs[n]).chunk(2) for n in SCALES), strict=True))
         terms = self.criterion.terms(first, second, *inputs.targets, equal_rows=True)
-        metrics = partial(self._metrics, *(Scales(*(x.detach() for x in view)) for view in (first, second)), terms)
+        of_whole = {"coarse_accuracy": second.coarse.detach(), "fine_accuracy": second.fine.detach()}
+        metrics = partial(_metrics, first.whole.detach(), of_whole, terms.mean_square.detach())
         return StepResult(outputs["h"].detach(), terms.total.detach(), terms.total, metrics)
 
-    def _metrics(self, first: Scales, second: Scales, terms: Terms) -> dict[str, float]:
-        """Of view 0 against the places of view 1; the mean square of all six tables of scores."""
-        found = {
-            f"{name}_accuracy": place_accuracy(first.whole, getattr(second, name), equal_rows=True)
-            for name in ("coarse", "fine")
-        }
-        columns = {name: distributed.mean_over_processes(value) for name, value in found.items()}
-        return columns | {"score_size": distributed.mean_over_processes(terms.mean_square.detach()) ** 0.5}
+
+def _metrics(whole: Tensor, maps: Mapping[str, Tensor], mean_square: Tensor) -> dict[str, float]:
+    """The whole of view 0 against the places of view 1; the root mean square of all scores."""
+    found = {name: place_accuracy(whole, places, equal_rows=True) for name, places in maps.items()}
+    columns = {name: distributed.mean_over_processes(value) for name, value in found.items()}
+    return columns | {"score_size": distributed.mean_over_processes(mean_square) ** 0.5}
