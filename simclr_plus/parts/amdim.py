@@ -157,8 +157,8 @@ class AMDIMLoss(nn.Module):
                 term.append(loss)
                 squares.append(square)
         mean_square = torch.stack(squares).mean()
-        both_ways = [torch.stack(term).mean() for term in losses]
-        return Terms(*both_ways, 3 * self.regulariser * mean_square, mean_square)
+        to_coarse, to_fine, coarse_to_coarse = (torch.stack(term).mean() for term in losses)
+        return Terms(to_coarse, to_fine, coarse_to_coarse, 3 * self.regulariser * mean_square, mean_square)
 
 
 def places_found(rows: Tensor, columns: Tensor, *, clip: float, first: int = 0) -> tuple[Tensor, Tensor]:
@@ -199,7 +199,7 @@ def place_accuracy(source: Tensor, target: Tensor, *, gather: bool = True, equal
 def _in_parts(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Rows as many at a time as scores are held, and the number of the first of them."""
     start = 0
-    for part in rows.split(max(1, CHUNK_ELEMENTS // (columns.shape[0] * columns.shape[2]))):
+    for part in torch.split(rows, max(1, CHUNK_ELEMENTS // (columns.shape[0] * columns.shape[2]))):
         yield start, part
         start += len(part)
 
@@ -216,7 +216,7 @@ def _summed(rows: Tensor, columns: Tensor, clip: float, first: int) -> Tensor:
 def _scores(rows: Tensor, columns: Tensor) -> Tensor:
     """[N, D] and [M, D, L] -> [N, M, L]."""
     of_all = rows @ columns.transpose(0, 1).flatten(1) / rows.shape[1] ** 0.5
-    return of_all.unflatten(1, (len(columns), columns.shape[2]))
+    return torch.unflatten(of_all, 1, (len(columns), columns.shape[2]))
 
 
 def _own_and_others(scores: Tensor, first: int) -> tuple[Tensor, Tensor]:

@@ -137,6 +137,7 @@ def test_a_step_in_bfloat16_and_channels_last_has_nearly_the_same_loss(tiny: lis
 def test_its_views_are_those_of_its_authors_unless_a_recipe_says_otherwise() -> None:
     a = parse_recipe("", ["method.name=amdim"]).augmentation
     assert (a.min_scale, a.strength, a.jitter_prob, a.gray_prob, a.blur_prob) == (0.3, 0.5, 0.8, 0.25, 0.0)
+    assert (a.aspect, a.same_flip, a.flip_prob, a.colors) == ((0.7, 1.4), True, 0.5, ())
     assert parse_recipe("", ["method.name=amdim", "augmentation.min_scale=0.08"]).augmentation.min_scale == 0.08
 
 

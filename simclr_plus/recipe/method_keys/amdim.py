@@ -18,6 +18,8 @@ class AMDIMKeys(MethodKeys):
         "augmentation.strength": 0.5,  # 0.4, 0.4, 0.4, 0.1 of the authors' datasets.py
         "augmentation.gray_prob": 0.25,
         "augmentation.blur_prob": 0.0,
+        "augmentation.aspect": (0.7, 1.4),
+        "augmentation.same_flip": True,
     }
     name: Literal["amdim"]
     clip: Annotated[float, Field(gt=0, description="scores are bent to stay within +-clip")] = 20.0
