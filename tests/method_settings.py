@@ -8,6 +8,7 @@ TINY: dict[str, list[str]] = {
     "supervised": [],
     "rotation": [],
     "amdim": [],
+    "autoencoder": ["method.width=8"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -16,6 +17,7 @@ LEARNS: dict[str, list[str]] = {
     "supervised": [],
     "rotation": [],
     "amdim": [],
+    "autoencoder": ["method.width=16"],
 }
 LEARNING = [
     "data.limit=4000",

@@ -35,6 +35,7 @@ ASKED_FOR = {
     "v2_r152_3x_sk",
     "study",
     "rotation_demo",
+    "autoencoder_r50",
 }
 
 

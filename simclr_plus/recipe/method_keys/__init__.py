@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 from pydantic import Field
 
 from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
+from simclr_plus.recipe.method_keys.autoencoder import AutoencoderKeys
 from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
@@ -21,6 +22,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     SupervisedKeys,
     RotationKeys,
     AMDIMKeys,
+    AutoencoderKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 TASK_ACCURACIES = ("contrastive_accuracy", "pretext_accuracy")  # columns of metrics.jsonl that a figure may have

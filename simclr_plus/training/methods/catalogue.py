@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simclr_plus.training.methods.amdim import AMDIM
+from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.rotation import Rotation
 from simclr_plus.training.methods.simclr import SimCLR
@@ -13,4 +14,5 @@ METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "rotation": Rotation,
     "amdim": AMDIM,
+    "autoencoder": Autoencoder,
 }
