@@ -9,6 +9,10 @@ TINY: dict[str, list[str]] = {
     "rotation": [],
     "amdim": [],
     "autoencoder": ["method.width=8"],
+    "relative_patch": [
+        *("augmentation.image_size=32", "method.crop=30", "method.jitter=2"),
+        *("method.embedding_dim=16", "method.hidden_dim=32"),
+    ],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -18,6 +22,10 @@ LEARNS: dict[str, list[str]] = {
     "rotation": [],
     "amdim": [],
     "autoencoder": ["method.width=16"],
+    "relative_patch": [
+        *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),
+        *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),
+    ],
 }
 LEARNING = [
     "data.limit=4000",

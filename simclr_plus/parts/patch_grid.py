@@ -29,8 +29,8 @@ class PatchGrid:
             )
         if self.side < SMALLEST_SIDE:
             raise ValueError(
-                f"patches of crop // grid - jitter = {self.side} pixels are too small; use {SMALLEST_SIDE} or more: a "
-                "smaller jitter, fewer cells, or a wider crop"
+                f"jitter = {self.jitter} leaves patches of crop // grid - jitter = {self.side} pixels, too small for a "
+                f"network; {SMALLEST_SIDE} or more need a smaller jitter, a wider crop, or fewer cells"
             )
 
     @property

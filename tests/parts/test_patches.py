@@ -8,6 +8,7 @@ import torch
 from places import GOLDEN_FOLDER
 
 from simclr_plus.augmentations.streams import Stream, words
+from simclr_plus.encoders.input_law import standardized
 from simclr_plus.parts.patch_grid import PatchGrid
 from simclr_plus.parts.patches import central_patches, cut, grayed, random_patches
 
@@ -35,6 +36,12 @@ def test_the_published_grid_has_patches_of_64_pixels_in_cells_of_85() -> None:
 
 def test_central_patches_are_the_authors() -> None:
     assert torch.equal(central_patches(pictures("image"), SMALL), pictures("central_patches"))
+
+
+def test_the_encoder_standardises_patches_as_the_authors_do() -> None:
+    patches = central_patches(pictures("image").double() / 255, SMALL)
+    out = standardized(patches.flatten(0, 1)).unflatten(0, (2, 9))
+    assert torch.allclose(out, pictures("central_standardized").double(), atol=2e-5)
 
 
 def test_patches_by_given_offsets_are_the_authors() -> None:
@@ -122,7 +129,7 @@ def test_a_row_of_patches_comes_before_the_next() -> None:
     [
         ((255, 3, 85), ["jitter = 85", "85 pixels"]),
         ((255, 3, -1), ["jitter = -1"]),
-        ((30, 3, 3), ["7 pixels", "8 or more"]),
+        ((30, 3, 3), ["jitter = 3", "7 pixels", "8 or more"]),
         ((255, 0, 21), ["grid = 0"]),
     ],
 )

@@ -36,6 +36,7 @@ ASKED_FOR = {
     "study",
     "rotation_demo",
     "autoencoder_r50",
+    "relative_patch_r50",
 }
 
 
