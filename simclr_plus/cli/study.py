@@ -52,6 +52,9 @@ def study(
     scale: Annotated[str, typer.Option(help='"small" (minutes a run) or "paper".')] = "small",
     seeds: Annotated[int, typer.Option(min=0, help="Runs of each cell; 0: as many as the study says.")] = 0,
     where: Where = None,
+    budget: Annotated[
+        str, typer.Option(help='comparison: equal "pixels" through f (as it is), or equal "epochs".')
+    ] = "",
     at_once: Annotated[int, typer.Option(min=0, help="Cells side by side; 0: as many as GPUs or cores allow.")] = 0,
     nproc: Nproc = "",
     name: Annotated[str, typer.Option(help="Name of the study's folder; study-NAME if left out.")] = "",
@@ -77,7 +80,7 @@ def study(
     if not study_name:
         _list_studies(as_json)
         return
-    definition = find_study(study_name)
+    definition = find_study(_with_budget(study_name, budget))
     name = name or f"study-{definition.name}"
     check_run_name(name)
     if report_only:
@@ -98,6 +101,19 @@ def study(
     base, count = _base(definition, scale, recipe, overrides or []), seeds or definition.seeds[scale]
     planned = plan_study(runs / name, definition, scale, count, base, where or ())
     _start(planned, count, allocation, at_once, processes, dry_run, as_json)
+
+
+def _with_budget(study_name: str, budget: str) -> str:
+    """The comparison by its budget."""
+    from simclr_plus.studies.comparison.plan import BUDGETS
+
+    if not budget:
+        return study_name
+    if study_name != "comparison" or budget not in BUDGETS:
+        raise RecipeError(
+            f"--budget {budget}: the study comparison has the budgets {' and '.join(BUDGETS)}, no other has"
+        )
+    return study_name if budget == BUDGETS[0] else f"{study_name}-{budget}"
 
 
 def _recorded(path: Path, definition: Study) -> PlannedStudy:
@@ -198,7 +214,7 @@ def _look_at_colors(planned: PlannedStudy, images: Images) -> None:
         return
     asking = [cell for cell in planned.cells if cell.needs_color]
     if asking:
-        (axis,) = asking[0].place
+        axis = next(iter(asking[0].place))
         others = dict.fromkeys(f"{cell.place[axis]}" for cell in planned.cells if not cell.needs_color)
         raise RecipeError(
             f"{images.name} holds gray images, which cannot teach {asking[0].place[axis]}: name a set in colour "

@@ -95,29 +95,18 @@ def evaluate_linear_fast(
     """
     require_labels(train)
     features, train = features_of(subject.encoder, train, subject.law, device=device)
-    basis = spanning(features)
-    h = (features if basis is None else (features.double() @ basis).float()).to(device)
-    labels, classes = labels_of(train).to(device), len(train.classes)
-
-    def fit(rows: Tensor, rates: Sequence[float]) -> Tensor:
-        size = min(batch_size, len(rows))
-        peaks = [peak_learning_rate(rate, size, "linear") for rate in rates]
-        steps = step_count(epochs, len(rows), size)
-        pace = Pace(f"{subject.name}, steps at {len(rates)} learning rates", steps, say)
-        return _fit(_batches_of(h[rows], labels[rows], steps, size, seed), steps, classes, peaks, pace)
-
-    if not learning_rate:
-        held, kept = (torch.from_numpy(i) for i in held_out_indices(labels.cpu().numpy(), 0.1))
-        losses = [float(F.cross_entropy(_scores(h[held], w), labels[held])) for w in fit(kept, RATES)]
-        if not np.isfinite(losses).any():
-            raise SimclrPlusError(
-                f"{subject.name}: every learning rate diverged; its features may be huge or not finite"
-            )
-        learning_rate = RATES[int(np.nanargmin(losses))]
-    (weights,) = fit(torch.arange(len(train)), [learning_rate])
-    if basis is not None:
-        turned = basis.to(weights) @ weights[:-1]
-        weights = torch.cat([turned, weights[-1:]])
+    weights, learning_rate = linear_on_features(
+        features,
+        labels_of(train),
+        len(train.classes),
+        device=device,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        seed=seed,
+        name=subject.name,
+        say=say,
+    )
     keep(_as_layer(weights))
     return _tested(weights, subject, test, device) | {
         "protocol": "cached features, Nesterov SGD",
@@ -125,6 +114,44 @@ def evaluate_linear_fast(
         "batch_size": min(batch_size, len(train)),
         "learning_rate": learning_rate,
     }
+
+
+def linear_on_features(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    *,
+    device: torch.device,
+    epochs: int = 90,
+    batch_size: int = 256,
+    learning_rate: float = 0.0,
+    seed: int = 0,
+    name: str = "features",
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[Tensor, float]:  # the options of evaluate_linear_fast
+    """h [N, F] and labels [N] -> weights [F + 1, classes], the last row added to every image; and the base rate."""
+    basis = spanning(features)
+    h = (features if basis is None else (features.double() @ basis).float()).to(device)
+    labels = labels.to(device)
+
+    def fit(rows: Tensor, rates: Sequence[float]) -> Tensor:
+        size = min(batch_size, len(rows))
+        peaks = [peak_learning_rate(rate, size, "linear") for rate in rates]
+        steps = step_count(epochs, len(rows), size)
+        pace = Pace(f"{name}, steps at {len(rates)} learning rates", steps, say)
+        return _fit(_batches_of(h[rows], labels[rows], steps, size, seed), steps, classes, peaks, pace)
+
+    if not learning_rate:
+        held, kept = (torch.from_numpy(i) for i in held_out_indices(labels.cpu().numpy(), 0.1))
+        losses = [float(F.cross_entropy(linear_scores(h[held], w), labels[held])) for w in fit(kept, RATES)]
+        if not np.isfinite(losses).any():
+            raise SimclrPlusError(f"{name}: every learning rate diverged; its features may be huge or not finite")
+        learning_rate = RATES[int(np.nanargmin(losses))]
+    (weights,) = fit(torch.arange(len(h)), [learning_rate])
+    if basis is not None:
+        turned = basis.to(weights) @ weights[:-1]
+        weights = torch.cat([turned, weights[-1:]])
+    return weights, learning_rate
 
 
 def _batches_of(h: Tensor, labels: Tensor, steps: int, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -155,7 +182,8 @@ def _fit(
     return weights
 
 
-def _scores(h: Tensor, weights: Tensor) -> Tensor:
+def linear_scores(h: Tensor, weights: Tensor) -> Tensor:
+    """h [N, F] and weights [F + 1, classes] -> scores [N, classes]."""
     return h @ weights[:-1] + weights[-1]
 
 
@@ -168,4 +196,4 @@ def _as_layer(weights: Tensor) -> nn.Linear:
 def _tested(weights: Tensor, subject: Subject, test: Images, device: torch.device) -> dict[str, float]:
     require_labels(test)
     features, test = features_of(subject.encoder, test, subject.law, device=device)
-    return summary(_scores(features, weights.cpu()), labels_of(test))
+    return summary(linear_scores(features, weights.cpu()), labels_of(test))

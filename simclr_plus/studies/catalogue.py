@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simclr_plus.errors import NotFoundError
+from simclr_plus.studies.comparison.study import STUDIES as COMPARISONS
 from simclr_plus.studies.paper import (
     augmentations,
     batch_and_epochs,
@@ -38,5 +39,6 @@ STUDIES: dict[str, Study] = {
         model_size.STUDY,
         broader_augmentation.STUDY,
         supervised_augmentation.STUDY,
+        *COMPARISONS,
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -77,11 +78,12 @@ Term = tuple[int, Mapping[str, Any], str]  # a sign, a place, a figure
 
 @dataclass(frozen=True)
 class Findings:
-    """All cells that were measured; test_images tells how coarse an accuracy is."""
+    """All cells that were measured; test_images tells how coarse an accuracy is. runs: where the user's runs lie."""
 
     rows: Sequence[Found]
     scale: str
     test_images: int
+    runs: Path | None = None
 
     def axis(self, name: str) -> list[Any]:
         """The values of an axis, in the order of the plan."""

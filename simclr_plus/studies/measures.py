@@ -15,6 +15,7 @@ from simclr_plus.datasets.images import TEST, TRAIN, Images, held_out_indices, o
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.classifier import Classifier, State
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
+from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.linear import evaluate_linear, evaluate_linear_fast
 from simclr_plus.evaluators.subjects import Subject, projected
 from simclr_plus.evaluators.what_h_keeps import predict_transformation
@@ -23,6 +24,7 @@ from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.features.metrics import summary
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.runs.folder import Run
+from simclr_plus.studies.comparison.measures import frozen, frozen_at_start, frozen_pixels, task
 from simclr_plus.studies.study import PAPER
 from simclr_plus.weights.checkpoints import load_checkpoint
 from simclr_plus.weights.encoder_files import load_encoder
@@ -64,6 +66,12 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
         scores = evaluate_linear_fast(subject, train, test, device=device)
     name = {("h", False): "top1", ("z", False): "top1_z", ("h", True): "validation_top1"}[of, choosing]
     return {name: float(scores["top1"])} | ({} if choosing else {"test_images": float(len(test))})
+
+
+def _knn(run: Run, _scale: str, device: torch.device) -> Figures:
+    """Of the 20 nearest training images."""
+    train, test = _images(run)
+    return {"top1_knn": float(evaluate_knn(_subject(run, device), train, test, device=device, k=20)["top1"])}
 
 
 def _classifier(run: Run, _scale: str, device: torch.device) -> Figures:
@@ -140,6 +148,7 @@ MEASURES: dict[str, Measure] = {
     "linear_fast_z": partial(_linear, of="z"),
     "linear_validation": partial(_linear, choosing=True),
     "linear_fast_validation": partial(_linear, choosing=True),
+    "knn": _knn,
     "classifier": _classifier,
     "contrastive": _contrastive,
     "keeps_color_or_gray": partial(_keeps, task="color_or_gray"),
@@ -149,6 +158,10 @@ MEASURES: dict[str, Measure] = {
     "few_labels_1pct": partial(_few_labels, percent=1),
     "few_labels_10pct": partial(_few_labels, percent=10),
     "few_labels_100pct": partial(_few_labels, percent=100),
+    "frozen": frozen,
+    "frozen_at_start": frozen_at_start,
+    "frozen_pixels": frozen_pixels,
+    "task": task,
 }
 # several processes share each batch; the others read all images, so that one process does them
 SHARED = frozenset(name for name in MEASURES if name.startswith(("linear", "few_labels")) and "fast" not in name)

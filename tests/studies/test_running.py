@@ -43,7 +43,10 @@ PARTS = {
     "model-size": ["width=0.125", "depth=18"],
     "broader-augmentation": ["policy=default,broader"],
     "supervised-augmentation": ["epochs=1.0"],
+    "comparison": ["rate=1", "method=simclr,rotation"],
+    "comparison-epochs": ["rate=3", "method=supervised,autoencoder"],
 }
+NO_SHARES = ("test_images", "contrastive_entropy", "epochs", "pixels", "seconds", "loss")
 CELLS = {
     "augmentations": 4,
     "color-strength": 4,
@@ -55,6 +58,8 @@ CELLS = {
     "model-size": 2,
     "broader-augmentation": 2,
     "supervised-augmentation": 3,
+    "comparison": 2,
+    "comparison-epochs": 2,
 }
 
 
@@ -82,9 +87,7 @@ def test_every_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert len(found["cells"]) == CELLS[name] and found["study"] == name
     for cell in found["cells"]:
-        accuracies = {
-            key: value for key, value in cell["numbers"].items() if key not in ("test_images", "contrastive_entropy")
-        }
+        accuracies = {key: value for key, value in cell["numbers"].items() if key not in NO_SHARES}
         assert accuracies and all(0 <= value <= 1 for value in accuracies.values())
         assert cell["numbers"]["test_images"] == 2000
     folder = tmp_path / "runs" / f"study-{name}"

@@ -23,12 +23,12 @@ from simclr_plus.launch.order import INTERRUPTED
 from simclr_plus.launch.start import launch
 from simclr_plus.machine import torchrun
 from simclr_plus.machine.cores import cpu_count
-from simclr_plus.machine.json_lines import Tail
 from simclr_plus.machine.processes import die_with_parent
 from simclr_plus.machine.whole_files import remove_unfinished, write_text_whole
 from simclr_plus.runs.folder import Run, join_run
 from simclr_plus.runs.result_folders import read_result
 from simclr_plus.runs.states import ALIVE, state_of
+from simclr_plus.runs.time_spent import seconds_of_training
 from simclr_plus.studies.running.cells import PlannedStudy, open_study
 from simclr_plus.studies.study import Cell
 
@@ -120,7 +120,7 @@ def _write_result(planned: PlannedStudy, cell: Cell, run: Run) -> None:
         "numbers": {key: value for one in measures for key, value in one["numbers"].items()},
         "images": lines[-1]["images"] if lines else 0,
         "data": {"name": train.name, "train": len(train), "test": len(test), "classes": len(train.classes)},
-        "seconds_training": _seconds_of_training(run),
+        "seconds_training": seconds_of_training(run),
         "seconds_measuring": sum(one["seconds"] for one in measures),
         "host": socket.gethostname(),
         "device": _device(),
@@ -172,17 +172,6 @@ def _device() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} of {torch.cuda.get_device_name()}"
     return f"CPU, {cpu_count()} cores"
-
-
-def _seconds_of_training(run: Run) -> float:
-    """From each start to the end that followed it, or to the last logged step where it was killed."""
-    begins = [event["time"] for event in run.events() if event.get("event") in ("start", "resume")]
-    ends = [event["time"] for event in run.events() if event.get("event") == "exit"]
-    ends += [line["time"] for line in Tail(run.metrics_file).read()]
-    seconds = 0.0
-    for begin, following in zip(begins, [*begins[1:], float("inf")], strict=True):
-        seconds += max((end for end in ends if begin <= end < following), default=begin) - begin
-    return seconds
 
 
 def main() -> None:

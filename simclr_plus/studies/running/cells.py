@@ -93,7 +93,7 @@ class PlannedStudy:
         results = self.results()
         rows = [Found(cell.place, cell.seed, result["numbers"]) for cell, result in results]
         sizes = [int(row.numbers["test_images"]) for row in rows if "test_images" in row.numbers]
-        return Findings(rows, self.scale, min(sizes, default=0))
+        return Findings(rows, self.scale, min(sizes, default=0), self.path.parent)
 
 
 def plan_study(

@@ -1,0 +1,90 @@
+"""Which runs the comparison has: each method by its published law, at three rates, on one budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from simclr_plus.recipe.method_keys import METHODS
+from simclr_plus.recipe.recipe import Recipe
+from simclr_plus.studies.study import SMALL, Point, changed
+
+RATES = {"1/3": 1 / 3, "1": 1.0, "3": 3.0}  # times the recipe's; chosen among by held-out training images
+NEED_COLOR = ("colorization", "cmc")
+KNOWN_AS_GRAY = ("embedded", "mnist", "fashion_mnist")
+BUDGETS = ("pixels", "epochs")
+TUNED_BY_US = ("optimizer.", "training.", "checkpoints.", "head.", "loss.")  # sections that all methods share
+
+# what methods whose laws are written for large images or long training have on 32 pixels and 10,000 images
+ON_SMALL_IMAGES: Mapping[str, Mapping[str, Any]] = {
+    "relative_patch": {
+        "augmentation.image_size": 32,
+        "method.crop": 30,
+        "method.jitter": 2,
+        "method.embedding_dim": 128,
+        "method.hidden_dim": 512,
+    },
+    "jigsaw": {
+        "augmentation.image_size": 32,
+        "method.crop": 30,
+        "method.jitter": 2,
+        "method.embedding_dim": 128,
+        "method.hidden_dim": 512,
+    },
+    "colorization": {"method.hidden_dim": 128},
+    "autoencoder": {"method.width": 32},
+    "bigan": {"method.width": 32, "method.latent_dim": 64},
+    "exemplar": {"training.batch_size": 32},
+    "instdist": {"method.loss": "softmax", "method.negatives": 0, "method.temperature": 0.1},
+    "cmc": {"method.loss": "softmax", "method.negatives": 0, "method.temperature": 0.1},
+    "moco": {"method.queue": 2048, "method.key_momentum": 0.99, "method.temperature": 0.1},
+    "pirl": {"method.negatives": 2048},
+    "dim": {"method.units": 256},
+}
+FEW = ("few_labels_1pct", "few_labels_10pct")
+
+
+def points(recipe: Recipe, scale: str, budget: str) -> Iterator[Point]:
+    """Every method at every rate; methods of color only where images are not known as gray."""
+    for name in METHODS:
+        if name in NEED_COLOR and recipe.data.name in KNOWN_AS_GRAY:
+            continue
+        changes = by_its_law(recipe, name, scale)
+        epochs = recipe.training.epochs
+        if budget == "pixels":
+            of_method = changed(recipe, changes)
+            epochs *= 2 / of_method.method.pixels(of_method)
+        changes |= {
+            "training.epochs": epochs,
+            "training.warmup_epochs": min(recipe.training.warmup_epochs, epochs / 2),
+            "checkpoints.every_epochs": epochs,
+        }
+        for rate, factor in RATES.items():
+            measures = _measures(scale, name, first=rate == "1")
+            learning_rate = {"optimizer.learning_rate": recipe.optimizer.learning_rate * factor}
+            place = {"method": name, "rate": rate}
+            yield Point(place, {**changes, **learning_rate}, measures, needs_color=name in NEED_COLOR)
+
+
+def by_its_law(recipe: Recipe, name: str, scale: str) -> dict[str, Any]:
+    """What makes the recipe train that method: views and encoder input as published, optimizer and schedule as all."""
+    changes: dict[str, Any] = {"method.name": name}
+    if name != "simclr":
+        changes |= {k: v for k, v in METHODS[name].defaults.items() if not k.startswith(TUNED_BY_US)}
+    if scale == SMALL:
+        changes |= ON_SMALL_IMAGES.get(name, {})
+        changes["augmentation.blur_prob"] = recipe.augmentation.blur_prob
+        changes["augmentation.evaluation_crop"] = recipe.augmentation.evaluation_crop
+        size = changes.get("augmentation.image_size")
+        if size is not None and name not in ON_SMALL_IMAGES:
+            changes["augmentation.image_size"] = recipe.augmentation.image_size
+    return changes
+
+
+def _measures(scale: str, name: str, *, first: bool) -> tuple[str, ...]:
+    """At the recipe's own rate the encoder at its start is measured too, and for SimCLR raw pixels."""
+    measures = ["frozen"] if scale == SMALL else ["linear", "linear_validation", "knn", *FEW]
+    if first:
+        measures.append("frozen_at_start")
+        measures += ["frozen_pixels"] if name == "simclr" else []
+    return (*measures, "task")

@@ -1,0 +1,171 @@
+"""The comparison of methods: equal budgets, rates chosen without test images, published laws, the user's encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simclr_plus.errors import RecipeError
+from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe.method_keys import METHODS
+from simclr_plus.recipe.plan import make_plan
+from simclr_plus.runs.folder import create_run
+from simclr_plus.studies.catalogue import find_study
+from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
+from simclr_plus.studies.comparison.page import chosen_rates, page
+from simclr_plus.studies.comparison.plan import KNOWN_AS_GRAY, NEED_COLOR, RATES
+from simclr_plus.studies.comparison.published import PUBLISHED
+from simclr_plus.studies.findings import Findings, Found
+from simclr_plus.studies.measures import MEASURES
+from simclr_plus.studies.study import Cell
+
+
+def cells_of(budget: str = "pixels", scale: str = "small", *overrides: str) -> list[Cell]:
+    study = find_study("comparison" if budget == "pixels" else f"comparison-{budget}")
+    shipped, changes = study.bases[scale]
+    return study.cells(load_recipe(shipped, [*changes, *overrides]), scale, 1)
+
+
+COLOR = "data.name=places"
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_all_methods_see_as_many_pixels_on_the_same_network_at_the_same_three_rates(scale: str) -> None:
+    cells = cells_of("pixels", scale, *([COLOR] if scale == "small" else []))
+    assert {cell.place["method"] for cell in cells} == set(METHODS) and len({cell.name for cell in cells}) == len(cells)
+    (simclr,) = (c.recipe for c in cells if c.place == {"method": "simclr", "rate": "1"})
+    for cell in cells:
+        recipe = cell.recipe
+        assert recipe.method.name == cell.place["method"] and set(cell.measures) <= set(MEASURES)
+        pixels = recipe.training.epochs * recipe.method.pixels(recipe)
+        assert pixels == pytest.approx(2 * simclr.training.epochs)
+        assert recipe.optimizer.learning_rate == pytest.approx(
+            simclr.optimizer.learning_rate * RATES[cell.place["rate"]]
+        )
+        same = ("depth", "width", "stem")
+        assert all(getattr(recipe.encoder, key) == getattr(simclr.encoder, key) for key in same)
+        assert recipe.optimizer.name == simclr.optimizer.name and make_plan(recipe, 10_000).total_steps > 0
+
+
+def test_with_the_other_budget_all_train_as_many_epochs() -> None:
+    assert {cell.recipe.training.epochs for cell in cells_of("epochs")} == {3.0}
+
+
+def test_views_are_each_methods_published_law() -> None:
+    recipes = {c.place["method"]: c.recipe for c in cells_of("pixels", "paper")}
+    for name, recipe in recipes.items():
+        for key, value in METHODS[name].defaults.items():
+            if key.startswith(("augmentation.", "encoder.")):
+                found = recipe.value_of(key)
+                assert (list(found) if isinstance(found, tuple) else found) == (
+                    list(value) if isinstance(value, (list, tuple)) else value
+                ), (name, key)
+
+
+@pytest.mark.parametrize("data", KNOWN_AS_GRAY)
+def test_methods_of_color_are_left_out_on_gray_images(data: str) -> None:
+    methods = {cell.place["method"] for cell in cells_of("pixels", "small", f"data.name={data}")}
+    assert methods == set(METHODS) - set(NEED_COLOR)
+    assert {c.place["method"] for c in cells_of("pixels", "small", COLOR) if c.needs_color} == set(NEED_COLOR) & set(
+        METHODS
+    )
+
+
+def made_up(values: dict[tuple[str, str], tuple[float, float]], **more: float) -> Findings:
+    """method, rate -> accuracy on held-out training images, on test images."""
+    rows = [
+        Found(
+            {"method": m, "rate": r},
+            seed,
+            {"validation_top1": v + 0.001 * seed, "top1": t + 0.001 * seed, "top1_start": 0.3, **more},
+        )
+        for (m, r), (v, t) in values.items()
+        for seed in range(3)
+    ]
+    return Findings(rows, "small", 2000)
+
+
+def test_the_rate_is_chosen_by_held_out_training_images_never_by_test_images() -> None:
+    f = made_up({("simclr", "1/3"): (0.5, 0.9), ("simclr", "1"): (0.7, 0.6), ("rotation", "1"): (0.6, 0.5)})
+    assert chosen_rates(f) == {"simclr": "1", "rotation": "1"}
+    report = page(f)
+    table = {row[0]: row for row in report.tables[0].rows}
+    assert table["simclr"][1].startswith("60.1") and "69.3" in table["simclr"][-1]
+    claims = {claim.sentence: claim.verdict for claim in report.claims}
+    assert claims["simclr is above rotation, as published on ImageNet"] == "seen"
+    assert claims["rotation is better than its own random encoder"] == "seen"
+    costs = {row[0]: row for row in report.tables[1].rows}
+    assert costs["simclr"][-1] == "1" and len(report.tables[2].rows) == 2
+
+
+def test_every_published_figure_has_a_method_a_network_and_a_source() -> None:
+    assert set(PUBLISHED) <= set(METHODS) | {
+        "bigan",
+        "cmc",
+        "colorization",
+        "cpc",
+        "exemplar",
+        "instdist",
+        "jigsaw",
+    } | {
+        "moco",
+        "pirl",
+        "relative_patch",
+    }
+    for figures in PUBLISHED.values():
+        assert figures and all(0 < f.top1 < 100 and f.parameters > 0 and f.network and f.source for f in figures)
+
+
+def test_figure_1_has_the_users_encoders_that_were_evaluated_on_imagenet(tmp_path: Path) -> None:
+    def result(run: Any, name: str, **changes: Any) -> None:
+        run.results.mkdir(exist_ok=True)
+        document = {"evaluator": "linear", "data": "imagenet", "train_images": 1_281_167, "changed": {}}
+        document |= {"results": {"encoder": {"top1": 0.61}, "raw pixels": {"top1": 0.02}}, **changes}
+        (run.results / name).write_text(json.dumps(document))
+
+    mine = create_run(load_recipe("r50_1x"), tmp_path, "mine")
+    result(mine, "linear.json")
+    result(mine, "linear_z.json", changed={"on": "z"}, results={"encoder": {"top1": 0.99}})
+    result(mine, "linear_damaged.json", results=7)
+    result(
+        create_run(load_recipe("cifar10_r18"), tmp_path, "other"), "linear.json", data="cifar10", train_images=50_000
+    )
+    (own,) = evaluated_on_imagenet(tmp_path)
+    assert (own.name, own.top1, round(own.parameters, 1)) == ("mine", pytest.approx(61), 23.5)
+    assert evaluated_on_imagenet(tmp_path / "nowhere") == ()
+
+
+def test_what_is_measured_of_frozen_features_is_what_the_evaluators_say(tmp_path: Path, tiny: list[str]) -> None:
+    from simclr_plus.datasets.images import TEST, TRAIN, open_images
+    from simclr_plus.evaluators.knn import evaluate_knn
+    from simclr_plus.evaluators.linear import evaluate_linear_fast
+    from simclr_plus.evaluators.subjects import Subject
+    from simclr_plus.studies.comparison.measures import frozen, task
+    from simclr_plus.training.trainer import train
+    from simclr_plus.weights.encoder_files import load_encoder
+
+    run = create_run(load_recipe("demo", [*tiny, "method.name=rotation"]), tmp_path, "r")
+    train(run, quiet=True)
+    cpu = torch.device("cpu")
+    found = frozen(run, "small", cpu)
+    subject = Subject("encoder", load_encoder(run.path / "encoder.safetensors"), run.recipe().law)
+    images = open_images(run.recipe().data, TRAIN), open_images(run.recipe().data, TEST)
+    assert found["top1"] == pytest.approx(evaluate_linear_fast(subject, *images, device=cpu)["top1"])
+    assert found["top1_knn"] == pytest.approx(evaluate_knn(subject, *images, device=cpu)["top1"])
+    own = task(run, "small", cpu)
+    lines = run.metrics()
+    assert own["task"] == pytest.approx(sum(line["pretext_accuracy"] for line in lines) / len(lines))
+    assert own["task_chance"] == 0.25 and own["pixels"] == 4 and own["seconds"] > 0
+
+
+def test_a_budget_is_of_the_comparison_alone() -> None:
+    from simclr_plus.cli.study import _with_budget
+
+    assert _with_budget("comparison", "epochs") == "comparison-epochs" and _with_budget("losses", "") == "losses"
+    for name, budget in (("losses", "epochs"), ("comparison", "steps")):
+        with pytest.raises(RecipeError, match=f"--budget {budget}: the study comparison has the budgets"):
+            _with_budget(name, budget)
