@@ -32,7 +32,10 @@ HOW: tuple[tuple[str, str | None], ...] = (
     (r"^simclr-plus (resume|stop) a", None),  # tests/launch
     (r"--dry-run$", ""),
     (r"study augmentations", "training.batch_size=32 --dry-run"),
-    (r"^simclr-plus (run|study) .*(r50|cifar10|mine\.toml|temperature)", "--dry-run"),  # hours, or other tests
+    (
+        r"^simclr-plus (run|study) .*(r50|cifar10|mine\.toml|temperature|comparison)",
+        "--dry-run",
+    ),  # hours, or other tests
     (r"^simclr-plus run (folder|places|rotation_demo)", SMALL),
     (r"evaluate linear RUN$", "--epochs 1"),
     (r"evaluate few-labels", "--epochs 1"),

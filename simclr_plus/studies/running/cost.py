@@ -18,6 +18,7 @@ from simclr_plus.studies.running.cells import PlannedStudy
 from simclr_plus.training.model import blank_batch, build_model, through
 from simclr_plus.training.precision import autocast
 
+IMAGES_IN_A_BANK = 10_000  # of methods that remember each image
 TIMED_IMAGES = 32  # a step
 TIMED_WORK = {"cpu": 2e10, "cuda": 2e12}  # multiply-adds forward of a timed step: of more, a narrower one is timed
 SLOW_STEP = 1.0  # seconds
@@ -95,7 +96,7 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
     count = max(
         recipe.method.smallest_batch, min(TIMED_IMAGES, recipe.training.batch_size, int(TIMED_WORK[device.type] / work))
     )
-    model = build_model(recipe, 2).to(device)
+    model = build_model(recipe, 2, IMAGES_IN_A_BANK).to(device)
     model.to(memory_format=torch.channels_last)
     batch = blank_batch(recipe, count, device, torch.float32)
     second = None if batch.second is None else torch.rand_like(batch.second)
