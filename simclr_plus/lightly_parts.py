@@ -45,6 +45,13 @@ def knn_ranking(
     return torch.as_tensor(knn_predict(features, bank.T, bank_labels, classes, knn_k=k, knn_t=temperature))
 
 
+def update_momentum(model: nn.Module, follower: nn.Module, momentum: float) -> None:
+    """Move the parameters of a copy, in place: momentum of their own, the rest of the model's; buffers stay."""
+    from lightly.models.utils import update_momentum as lightly_update
+
+    lightly_update(model, follower, momentum)
+
+
 def simclr_transform(input_size: int, **settings: Any) -> Callable[[Any], list[Tensor]]:
     """Lightly's SimCLRTransform, for comparison."""
     from lightly.transforms import SimCLRTransform

@@ -13,6 +13,7 @@ TINY: dict[str, list[str]] = {
         *("augmentation.image_size=32", "method.crop=30", "method.jitter=2"),
         *("method.embedding_dim=16", "method.hidden_dim=32"),
     ],
+    "moco": ["method.queue=64", "method.norm_group=4", "method.key_momentum=0.9", "method.output_dim=16"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -26,6 +27,7 @@ LEARNS: dict[str, list[str]] = {
         *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),
         *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),
     ],
+    "moco": ["method.queue=1024", "method.key_momentum=0.95", "method.temperature=0.1", "method.output_dim=64"],
 }
 LEARNING = [
     "data.limit=4000",

@@ -65,7 +65,7 @@ def known_size(recipe: Recipe) -> int:
 
 
 def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
-    """The figures for a number of images; raises RecipeError when the batch does not divide by the processes."""
+    """The figures for a number of images; raises RecipeError when processes cannot share the batch."""
     t = recipe.training
     if t.batch_size % processes:
         below, above = t.batch_size // processes * processes, -(-t.batch_size // processes) * processes
@@ -73,6 +73,9 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             f"training.batch_size = {t.batch_size} does not divide by {processes} processes; "
             f"use {f'{below} or ' if below else ''}{above}"
         )
+    problem = recipe.method.problem_of_share(recipe, t.batch_size // processes)
+    if problem:
+        raise RecipeError(problem)
     schedule_steps = step_count(t.epochs, images, t.batch_size)
     interval = max(1, round(recipe.checkpoints.every_epochs * round(images / t.batch_size)))
     return Plan(
@@ -107,6 +110,6 @@ def _memory(recipe: Recipe, images: int, processes: int) -> int:
     return (
         4 * copies * (method.encoder_parameters(recipe) + method.parameters_beside(recipe, images))
         + method.memory_beside(recipe, images)
-        + int(pixels * kept) * bytes_a_number
+        + int(method.pixels_kept(recipe) * share * kept) * bytes_a_number
         + int(max(pixels, method.view_count * share)) * 3 * size * size * 4
     )

@@ -233,8 +233,9 @@ def _lines_of_keys(text: str) -> dict[str, int]:
 def _did_you_mean(key: str, keys: list[str]) -> str:
     name = key.rsplit(".", 1)[-1]
     name = _SYNONYMS.get(name, name)
-    same_name = [k for k in keys if k.rsplit(".", 1)[-1] == name]
-    near = same_name or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    same_name = [k for k in dict.fromkeys(keys) if k.rsplit(".", 1)[-1] == name]
+    same_section = [k for k in same_name if k.partition(".")[0] == key.partition(".")[0]]
+    near = same_section or same_name or difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     if not near:
         last = {k.rsplit(".", 1)[-1]: k for k in keys}
         near = [last[n] for n in difflib.get_close_matches(name, last, n=1, cutoff=0.6)]

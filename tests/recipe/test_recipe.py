@@ -35,6 +35,8 @@ ASKED_FOR = {
     "v2_r152_3x_sk",
     "study",
     "rotation_demo",
+    "moco_v1_r50",
+    "moco_v2_r50",
     "autoencoder_r50",
     "relative_patch_r50",
 }

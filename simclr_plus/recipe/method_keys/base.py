@@ -107,6 +107,10 @@ class MethodKeys(Section):
         """What goes through f of each image, in pixels of a view (S^2)."""
         return self.view_count
 
+    def pixels_kept(self, recipe: Sections) -> float:
+        """Of these pixels, those of which the backward pass needs what f computed."""
+        return self.pixels(recipe)
+
     def loss_title(self, recipe: Sections) -> str:
         """What is minimised, for people."""
         raise NotImplementedError
@@ -149,4 +153,8 @@ class MethodKeys(Section):
 
     def problem(self, recipe: Sections) -> str:
         """Why the method cannot work with the rest of the recipe, with the remedy; "" where it can."""
+        return ""
+
+    def problem_of_share(self, recipe: Sections, share: int) -> str:
+        """Why it cannot work with so many images of the batch in each process, with the remedy; "" where it can."""
         return ""

@@ -93,9 +93,8 @@ def seconds_per_image(recipe: Recipe, threads: int) -> float:
     """Of one training step without the making of views: the better of two after a first, of slow ones the second."""
     device, size = _device(), recipe.augmentation.image_size
     work = recipe.method.pixels(recipe) * recipe.architecture.multiply_add_count(size)
-    count = max(
-        recipe.method.smallest_batch, min(TIMED_IMAGES, recipe.training.batch_size, int(TIMED_WORK[device.type] / work))
-    )
+    smallest, count = recipe.method.smallest_batch, min(TIMED_IMAGES, recipe.training.batch_size)
+    count = max(1, min(count, int(TIMED_WORK[device.type] / work)) // smallest) * smallest  # groups of batch norm
     model = build_model(recipe, 2, IMAGES_IN_A_BANK).to(device)
     model.to(memory_format=torch.channels_last)
     batch = blank_batch(recipe, count, device, torch.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.method import Method
+from simclr_plus.training.methods.moco import MoCo
 from simclr_plus.training.methods.relative_patch import RelativePatch
 from simclr_plus.training.methods.rotation import Rotation
 from simclr_plus.training.methods.simclr import SimCLR
@@ -17,4 +18,5 @@ METHODS: dict[str, type[Method]] = {
     "amdim": AMDIM,
     "autoencoder": Autoencoder,
     "relative_patch": RelativePatch,
+    "moco": MoCo,
 }
