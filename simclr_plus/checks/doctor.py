@@ -20,6 +20,7 @@ import psutil
 from simclr_plus.machine.cores import cpu_count
 
 GIB = 2**30
+IMAGENET_IMAGES = 1_281_167
 PACKAGES = ("simclr-plus", "torch", "torchvision", "lightly", "numba", "simplejpeg", "safetensors", "textual", "timm")
 OPTIONAL = ("timm",)
 
@@ -36,7 +37,7 @@ class Look:
 
 def look_around(runs: Path) -> list[Look]:
     """Versions, processors, devices, memory, disk and terminal. Importing PyTorch takes seconds."""
-    return [*_versions(), *_processor(), *_devices(), *_disk(runs), *_terminal()]
+    return [*_versions(), *_processor(), *_banks(), *_devices(), *_disk(runs), *_terminal()]
 
 
 def prove_processes(processes: int, say: Callable[[str], None]) -> list[Look]:
@@ -77,6 +78,19 @@ def _processor() -> Iterator[Look]:
         remedy = "NCCL and DataLoader workers need more; in Docker: --shm-size=8g, or --ipc=host"
         yield Look("this machine", "shared memory", _free(usage), remedy if usage.total < GIB else "")
     yield Look("this machine", "compiled loops", *_numba_cache())
+
+
+def _banks() -> Iterator[Look]:
+    """What methods with memory banks and queues keep in each process for ImageNet, beside this machine's memory."""
+    from simclr_plus.recipe.method_keys import METHODS
+    from simclr_plus.recipe.reading import parse_recipe
+
+    recipes = {name: parse_recipe("", [f"method.name={name}"]) for name in METHODS}
+    kept = {name: recipe.method.memory_beside(recipe, IMAGENET_IMAGES) for name, recipe in recipes.items()}
+    text = ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in kept.items() if size)
+    low = max(kept.values()) > psutil.virtual_memory().total / 4
+    remedy = "each process and each checkpoint holds it: fewer processes a machine, or another method"
+    yield Look("this machine", "banks, queues for ImageNet", text or "no method keeps any", remedy if low else "")
 
 
 def _numba_cache() -> tuple[str, str]:

@@ -321,6 +321,14 @@ def _memory(recipe: Recipe, plan: Plan) -> str:
     return f"{alone}; on a GPU {plan.memory_on_gpu / 2**30:.1f} GiB, and up to 10 % more"
 
 
+def _beside(plan: Plan) -> list[list[str]]:
+    """What of the memory a method keeps beside parameters, where that is anything."""
+    if not plan.memory_beside:
+        return []
+    mebibytes = plan.memory_beside / 2**20
+    return [["of it banks and queues", f"{mebibytes:,.1f} MiB, in every process and in every checkpoint"]]
+
+
 def _plan(recipe: Recipe, processes: int) -> Plan:
     """What a recipe comes to; where images are not there yet their known number will do."""
     from simclr_plus.datasets.images import open_training_images
@@ -369,7 +377,7 @@ def _show_plan(
     print_table(
         ["", "value"],
         [
-            ["encoder", recipe.architecture.title],
+            ["encoder", recipe.encoder_title],
             ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
             ["head parameters", f"{plan.head_parameters:,} ({layers})"],
             ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
@@ -379,6 +387,7 @@ def _show_plan(
             ["warm-up steps", f"{plan.warmup_steps:,}"],
             ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
             ["memory per process", _memory(recipe, plan)],
+            *_beside(plan),
             ["run folder", str(run.path)],
             ["torchrun", shlex.join(torchrun)],
         ],

@@ -150,7 +150,7 @@ class Form:
         """The plan in words, with what is doubtful about it."""
         recipe = self.recipe()
         plan = self.plan()
-        rows = [("encoder", recipe.architecture.title)]
+        rows = [("encoder", recipe.encoder_title)]
         if plan is None:
             rows.append(("images", f"counted at the start, in {recipe.data.root}"))
             rows.append(("global batch", f"{recipe.training.batch_size:,}"))
@@ -163,6 +163,7 @@ class Form:
                 ("steps", f"{plan.total_steps:,}, warm-up {plan.warmup_steps:,}"),
                 ("peak rate", f"{short(plan.peak_learning_rate)} ({recipe.optimizer.name})"),
                 ("memory", f"{size(plan.memory)} a process (estimate)"),
+                *([("banks, queues", f"{size(plan.memory_beside)} of it")] if plan.memory_beside else []),
             ]
         return [*rows, *(("note", doubt) for doubt in recipe.doubts())]
 
