@@ -35,6 +35,7 @@ ASKED_FOR = {
     "v2_r152_3x_sk",
     "study",
     "rotation_demo",
+    "rotation_r50",
     "moco_v1_r50",
     "moco_v2_r50",
     "autoencoder_r50",

@@ -13,8 +13,9 @@ from torch import nn
 
 from simclr_plus.datasets.images import open_training_images
 from simclr_plus.errors import RecipeError
+from simclr_plus.parts.rotation import turned
 from simclr_plus.recipe import load_recipe, parse_recipe
-from simclr_plus.training.methods.rotation import Rotation, turned
+from simclr_plus.training.methods.rotation import Rotation
 from simclr_plus.training.model import blank_batch, build_model
 from simclr_plus.training.trainer import view_batches
 

@@ -6,28 +6,21 @@ Every image is shown by every angle in one batch, rows image by image, after the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from simclr_plus import distributed
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.parts.rotation import RotationHead, turned
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
 from simclr_plus.training.precision import in_full
-
-
-def turned(images: Tensor, angles: Sequence[int] = (0, 90, 180, 270)) -> Tensor:
-    """[B, C, S, S] -> [B K, C, S, S]: each image by each of K angles, counter-clockwise, its rows side by side."""
-    if images.shape[-1] != images.shape[-2]:
-        raise ValueError(f"images of {images.shape[-2]}x{images.shape[-1]} pixels are not square: crop them first")
-    return torch.stack([torch.rot90(images, angle // 90, (2, 3)) for angle in angles], dim=1).flatten(0, 1)
 
 
 class Rotation(Method):
@@ -39,9 +32,7 @@ class Rotation(Method):
         super().__init__(recipe, encoder, images)
         assert isinstance(recipe.method, RotationKeys)
         self.angles = recipe.method.angles
-        self.classifier = nn.Linear(encoder.feature_dim, len(self.angles))
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)
+        self.classifier = RotationHead(encoder.feature_dim, len(self.angles))
 
     def prepare(self, batch: Batch) -> Inputs:
         """The turned views [B K, 3, S, S] and the number of each one's angle."""
