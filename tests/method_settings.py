@@ -14,6 +14,8 @@ TINY: dict[str, list[str]] = {
         *("method.embedding_dim=16", "method.hidden_dim=32"),
     ],
     "moco": ["method.queue=64", "method.norm_group=4", "method.key_momentum=0.9", "method.output_dim=16"],
+    # the hinge of small scores gives D's last bias no gradient but rounding, which two processes do otherwise
+    "bigan": ["method.width=4", "method.latent_dim=8", "method.loss=logistic"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -28,6 +30,10 @@ LEARNS: dict[str, list[str]] = {
         *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),
     ],
     "moco": ["method.queue=1024", "method.key_momentum=0.95", "method.temperature=0.1", "method.output_dim=64"],
+    "bigan": [
+        *("method.width=16", "method.latent_dim=64", "optimizer.learning_rate=0.0004", "optimizer.beta1=0.5"),
+        *("training.warmup_epochs=0", "training.epochs=10"),
+    ],
 }
 LEARNING = [
     "data.limit=4000",

@@ -1,4 +1,4 @@
-"""Sides, widths and sizes of the decoder, as numbers. No torch.
+"""Sides, widths and sizes of the decoder and of BiGAN's discriminators, as numbers. No torch.
 
 D: dimensions of the code z, S: side of the pictures that are made, k: how often a side doubles, c: width.
 """
@@ -33,8 +33,13 @@ def doublings(side: int) -> tuple[int, int]:
 
 
 def widths(side: int, width: int) -> list[int]:
-    """Of a decoder's k maps, the last one first: c, 2c, 4c, 8c, 8c, ..."""
-    return [width * 2 ** min(j, 3) for j in range(doublings(side)[0])]
+    """Of the k maps that a discriminator goes through: c, 2c, 4c, 8c, 8c, ...; a decoder goes the other way."""
+    return [width << min(j, 3) for j in range(doublings(side)[0])]
+
+
+def hidden_width(width: int) -> int:
+    """Of the spectral discriminator's linear layers: 1024 where c is 64."""
+    return 16 * width
 
 
 def decoder_parameters(input_dim: int, side: int, width: int, channels: int) -> int:
@@ -44,3 +49,25 @@ def decoder_parameters(input_dim: int, side: int, width: int, channels: int) -> 
     for a, b in pairwise(maps):
         count += 25 * a * b + 2 * b
     return count + (25 * maps[-1] + 1) * channels
+
+
+def joint_parameters(latent_dim: int, side: int, width: int, channels: int) -> int:
+    """Trained numbers of a `JointDiscriminator`."""
+    last_side, maps = doublings(side)[1], widths(side, width)
+    count = (25 * channels + 1) * maps[0]
+    for a, b in pairwise(maps):
+        count += (25 * a + 2 + latent_dim) * b
+    return count + maps[-1] * last_side**2
+
+
+def spectral_parameters(latent_dim: int, side: int, width: int, channels: int, *, unary: bool) -> int:
+    """Trained numbers of a `SpectralDiscriminator`."""
+    maps, hidden = widths(side, width), hidden_width(width)
+    last_side = side >> len(maps)
+    count = 0
+    for a, b in zip([channels, *maps], maps, strict=False):
+        count += (9 * a + 1) * b + (16 * b + 1) * b
+    count += (maps[-1] * last_side**2 + 1) * hidden  # of x
+    count += (latent_dim + 1) * hidden + (hidden + 1) * hidden  # of z
+    count += (2 * hidden + 1) * hidden + (hidden + 1) * hidden + hidden + 1  # of both
+    return count + (2 * (hidden + 1) if unary else 0)

@@ -39,6 +39,7 @@ ASKED_FOR = {
     "moco_v1_r50",
     "moco_v2_r50",
     "autoencoder_r50",
+    "bigan_r50",
     "relative_patch_r50",
 }
 

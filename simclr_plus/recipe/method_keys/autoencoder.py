@@ -45,7 +45,7 @@ class AutoencoderKeys(MethodKeys):
 
     def figures(self, recipe: Sections) -> tuple[Figure, ...]:
         """What of an image is decoded; of a variational one what its code says."""
-        figures = (Figure("reconstructed", "reconstructed (1 - error / error to another image)", 0.0),)
+        figures = (Figure("reconstructed", "reconstructed", 0.0),)
         if not self.kl_weight:
             return figures
         return (
