@@ -16,6 +16,10 @@ TINY: dict[str, list[str]] = {
     "moco": ["method.queue=64", "method.norm_group=4", "method.key_momentum=0.9", "method.output_dim=16"],
     # the hinge of small scores gives D's last bias no gradient but rounding, which two processes do otherwise
     "bigan": ["method.width=4", "method.latent_dim=8", "method.loss=logistic"],
+    "jigsaw": [
+        *("augmentation.image_size=32", "method.crop=30", "method.jitter=2", "method.permutations=20"),
+        *("method.per_image=4", "method.embedding_dim=16", "method.hidden_dim=32"),
+    ],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -33,6 +37,10 @@ LEARNS: dict[str, list[str]] = {
     "bigan": [
         *("method.width=16", "method.latent_dim=64", "optimizer.learning_rate=0.0004", "optimizer.beta1=0.5"),
         *("training.warmup_epochs=0", "training.epochs=10"),
+    ],
+    "jigsaw": [
+        *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),
+        *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),
     ],
 }
 LEARNING = [

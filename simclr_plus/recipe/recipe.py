@@ -149,7 +149,7 @@ class Recipe(Section):
         return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
 
     def with_whole_paths(self) -> Recipe:
-        """The recipe as a run records it: its folder and file are the same ones wherever it is read again.
+        """The recipe as a run records it: its folder and files are the same ones wherever it is read again.
 
         Raises RecipeError for a path that is empty or cannot be recorded.
         """
@@ -159,7 +159,10 @@ class Recipe(Section):
         if training.init_from:
             init_from = whole_path(training.init_from, "training.init_from")
             training = training.model_copy(update={"init_from": init_from})
-        return self.model_copy(update={"data": data, "training": training})
+        files = {key: getattr(self.method, key) for key in self.method.paths}
+        whole = {key: whole_path(path, f"method.{key}") for key, path in files.items() if path}
+        method = self.method.model_copy(update=whole)
+        return self.model_copy(update={"data": data, "training": training, "method": method})
 
     def to_toml(self) -> str:
         """Every key, as TOML."""

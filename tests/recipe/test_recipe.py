@@ -41,6 +41,7 @@ ASKED_FOR = {
     "autoencoder_r50",
     "bigan_r50",
     "relative_patch_r50",
+    "jigsaw_r50",
 }
 
 

@@ -12,6 +12,7 @@ from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
 from simclr_plus.recipe.method_keys.autoencoder import AutoencoderKeys
 from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.bigan import BiGANKeys
+from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
@@ -29,6 +30,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     RelativePatchKeys,
     MoCoKeys,
     BiGANKeys,
+    JigsawKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 TASK_ACCURACIES = ("contrastive_accuracy", "pretext_accuracy")  # columns of metrics.jsonl that a figure may have

@@ -86,6 +86,7 @@ class MethodKeys(Section):
     reads: ClassVar[tuple[str, ...]] = ()  # sections of the recipe that methods need not read, and this one does
     learns_labels: ClassVar[bool] = False  # then only labelled images that no evaluation holds out are trained on
     defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
+    paths: ClassVar[tuple[str, ...]] = ()  # its keys that name files; a run records them whole
     name: str
 
     @classmethod

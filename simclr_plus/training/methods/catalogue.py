@@ -5,6 +5,7 @@ from __future__ import annotations
 from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
+from simclr_plus.training.methods.jigsaw import Jigsaw
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.moco import MoCo
 from simclr_plus.training.methods.relative_patch import RelativePatch
@@ -21,4 +22,5 @@ METHODS: dict[str, type[Method]] = {
     "relative_patch": RelativePatch,
     "moco": MoCo,
     "bigan": BiGAN,
+    "jigsaw": Jigsaw,
 }

@@ -6,13 +6,10 @@ probe, is the mean over the patches; evaluators and the monitor show f whole ima
 
 from __future__ import annotations
 
-from functools import partial
 from typing import ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor
 
-from simclr_plus import distributed
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.parts.counted_dropout import dropout_keys
@@ -20,8 +17,8 @@ from simclr_plus.parts.patches import random_patches
 from simclr_plus.parts.relative_patch import PAIRS, RelativePatchHead, pair_labels
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
 from simclr_plus.recipe.recipe import Recipe
+from simclr_plus.training.methods.classification import classified
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class RelativePatch(Method):
@@ -59,11 +56,4 @@ class RelativePatch(Method):
     def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
         """The mean cross entropy of 8 B rows."""
         assert inputs.targets is not None
-        logits = in_full(outputs["places"])
-        loss = F.cross_entropy(logits, inputs.targets)
-        right = (logits.detach().argmax(dim=1) == inputs.targets).float().mean()
-        return StepResult(outputs["h"].detach(), loss.detach(), loss, partial(_metrics, right))
-
-
-def _metrics(right: Tensor) -> dict[str, float]:
-    return {"pretext_accuracy": distributed.mean_over_processes(right)}
+        return classified(outputs["h"], outputs["places"], inputs.targets)
