@@ -9,6 +9,7 @@ TINY: dict[str, list[str]] = {
     "rotation": [],
     "amdim": [],
     "autoencoder": ["method.width=8"],
+    "dim": ["method.units=32", "method.global_dim=8", "method.prior_weight=0.1"],
     "relative_patch": [
         *("augmentation.image_size=32", "method.crop=30", "method.jitter=2"),
         *("method.embedding_dim=16", "method.hidden_dim=32"),
@@ -29,6 +30,7 @@ LEARNS: dict[str, list[str]] = {
     "rotation": [],
     "amdim": [],
     "autoencoder": ["method.width=16"],
+    "dim": ["method.units=256"],
     "relative_patch": [
         *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),
         *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),

@@ -12,6 +12,7 @@ from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
 from simclr_plus.recipe.method_keys.autoencoder import AutoencoderKeys
 from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.bigan import BiGANKeys
+from simclr_plus.recipe.method_keys.dim import DIMKeys
 from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
@@ -27,6 +28,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     RotationKeys,
     AMDIMKeys,
     AutoencoderKeys,
+    DIMKeys,
     RelativePatchKeys,
     MoCoKeys,
     BiGANKeys,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
+from simclr_plus.training.methods.dim import DIM
 from simclr_plus.training.methods.jigsaw import Jigsaw
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.moco import MoCo
@@ -19,6 +20,7 @@ METHODS: dict[str, type[Method]] = {
     "rotation": Rotation,
     "amdim": AMDIM,
     "autoencoder": Autoencoder,
+    "dim": DIM,
     "relative_patch": RelativePatch,
     "moco": MoCo,
     "bigan": BiGAN,
