@@ -41,13 +41,22 @@ from simclr_plus.machine.cores import default_threads
 CPU = torch.device("cpu")
 
 
+class Counters(NamedTuple):
+    """What random draws of a batch depend on, on the CPU, where they are made: each [B], int64."""
+
+    indices: Tensor
+    epochs: Tensor
+    places: Tensor
+
+
 @dataclass(frozen=True)
 class Batch:
     """views [V B, 3, S, S] float32, all of view 0 first; labels [B], or [B, C] where an image has several.
 
     indices, epochs [B]: of the images that are really shown, where unreadable ones are skipped of those that stand in.
-    places [B]: in the global batch. step, seed: with them all that random draws depend on. second [B, 3, S2, S2]: one
-    view of each image by another law, where the method has one. waited: seconds that the loop waited for the batch.
+    step, seed: with `counters` all that random draws depend on: indices, epochs, and places in the global batch, on the
+    CPU, so that the host waits for no device. second [B, 3, S2, S2]: one view of each image by another law, where the
+    method has one. waited: seconds that the loop waited for the batch.
     """
 
     views: Tensor
@@ -56,7 +65,7 @@ class Batch:
     epochs: Tensor
     step: int
     seed: int
-    places: Tensor
+    counters: Counters
     second: Tensor | None = None
     waited: float = 0.0
 
@@ -132,10 +141,11 @@ class ViewBatches:
             views = apply_operations(views, self.law, seed=self.seed, epochs=epochs, indices=indices)
             views = views.pin_memory() if self._side is not None and views.device == CPU else views
         views, *second = (x.flatten(0, 1).to(self.device, non_blocking=True) for x in (views, *second))
-        numbers = (labels, *(torch.from_numpy(x) for x in (seen, epochs, self._places())))
-        labels, shown_indices, shown_epochs, places = (x.to(self.device, non_blocking=True) for x in numbers)
+        counters = Counters(*(torch.from_numpy(x) for x in (seen, epochs, self._places())))
+        numbers = (labels, counters.indices, counters.epochs)
+        labels, shown_indices, shown_epochs = (x.to(self.device, non_blocking=True) for x in numbers)
         other = second[0] if second else None
-        return Batch(views, labels, shown_indices, shown_epochs, step, self.seed, places, other)
+        return Batch(views, labels, shown_indices, shown_epochs, step, self.seed, counters, other)
 
     def _finished(self, kind: _Kind, made: _Made) -> Tensor:
         """Views as the threads made them, or their crops finished on the device: [V, B, 3, S, S]."""
@@ -403,7 +413,7 @@ def _fill_part(
 
 def _tensors_of(batch: Batch) -> list[Tensor]:
     """What was made on another stream."""
-    tensors = (batch.views, batch.labels, batch.indices, batch.epochs, batch.places, batch.second)
+    tensors = (batch.views, batch.labels, batch.indices, batch.epochs, batch.second)
     return [tensor for tensor in tensors if tensor is not None]
 
 

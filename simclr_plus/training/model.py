@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from simclr_plus.datasets.batches import Batch
+from simclr_plus.datasets.batches import Batch, Counters
 from simclr_plus.encoders.build import build
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
@@ -75,6 +75,6 @@ def blank_batch(recipe: Recipe, images: int, device: torch.device, dtype: torch.
         epochs=numbers,
         step=0,
         seed=recipe.training.seed,
-        places=torch.arange(images, device=device),
+        counters=Counters(torch.arange(images), torch.zeros(images, dtype=torch.int64), torch.arange(images)),
         second=None if second is None else black(1, second.size),
     )

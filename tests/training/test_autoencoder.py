@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from batch_parts import moved, part_of
 from torch import nn
 
 from simclr_plus.checks.proof import Case, compare, untrained
@@ -43,11 +44,6 @@ def step(model: Autoencoder, batch: Batch) -> StepResult:
     return model.loss(through(model, inputs, model.recipe), inputs)
 
 
-def part(batch: Batch, rows: slice) -> Batch:
-    fields = {name: getattr(batch, name)[rows] for name in ("views", "labels", "indices", "epochs", "places")}
-    return replace(batch, **fields)
-
-
 def test_the_target_is_the_view_that_f_sees_in_the_range_of_a_sigmoid(tiny: list[str]) -> None:
     model = autoencoder(tiny)
     batch = first_batch(model)
@@ -79,7 +75,7 @@ def test_a_decoder_that_says_nothing_gives_gray_and_its_loss(tiny: list[str]) ->
 def test_what_is_decoded_is_a_function_of_h_alone(tiny: list[str], latent: list[str]) -> None:
     """h of other images in the encoder's place gives their pictures."""
     model = autoencoder(tiny, *latent).eval()
-    some, others = (part(first_batch(model), rows) for rows in (slice(0, 8), slice(8, 16)))
+    some, others = (part_of(first_batch(model), rows) for rows in (slice(0, 8), slice(8, 16)))
     outputs = model(others.views)
     model.encoder.forward = lambda _: outputs["h"]  # type: ignore[method-assign]
     again = model(some.views)
@@ -94,10 +90,10 @@ def test_noise_goes_to_f_alone_and_follows_from_seed_step_and_place(tiny: list[s
     assert inputs.targets is not None and clean.targets is not None and torch.equal(inputs.targets, clean.targets)
     noise = (inputs.images - clean.images)[(inputs.images > 0) & (inputs.images < 1)]
     assert float(noise.std()) == pytest.approx(0.3, rel=0.25) and not torch.equal(inputs.images, clean.images)
-    halves = [model.prepare(part(batch, rows)).images for rows in (slice(0, 16), slice(16, 32))]
+    halves = [model.prepare(part_of(batch, rows)).images for rows in (slice(0, 16), slice(16, 32))]
     assert torch.equal(torch.cat(halves), inputs.images)
     assert torch.equal(model.prepare(batch).images, inputs.images)
-    for other in (replace(batch, step=1), replace(batch, seed=1), replace(batch, places=batch.places + 32)):
+    for other in (replace(batch, step=1), replace(batch, seed=1), moved(batch, 32)):
         assert not torch.equal(model.prepare(other).images, inputs.images)
 
 
@@ -112,7 +108,7 @@ def test_a_variational_one_draws_its_code_by_place_and_adds_the_divergence(tiny:
     batch = first_batch(model)
     inputs = model.prepare(batch)
     outputs = {name: x.detach() for name, x in model(inputs.images, **inputs.more).items()}
-    halves = [model.prepare(part(batch, rows)).more["noise"] for rows in (slice(0, 16), slice(16, 32))]
+    halves = [model.prepare(part_of(batch, rows)).more["noise"] for rows in (slice(0, 16), slice(16, 32))]
     assert torch.equal(torch.cat(halves), inputs.more["noise"]) and inputs.more["noise"].shape == (32, 6)
     result = model.loss(outputs, inputs)
     mean, log_variance = outputs["mean"].double(), outputs["log_variance"].double()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from batch_parts import moved, part_of
 from torch import Tensor, nn
 
 from simclr_plus.checks.proof import Case, compare, untrained
@@ -78,14 +79,10 @@ def test_what_is_drawn_follows_from_seed_step_and_place(tiny: list[str], form: s
     batch = first_batch(model)
     more = model.prepare(batch).more
     assert more["codes"].shape == (32, 6) and ("noise" in more) == (form == "normal")
-    fields = ("views", "labels", "indices", "epochs", "places")
-    halves = [
-        model.prepare(replace(batch, **{name: getattr(batch, name)[rows] for name in fields})).more
-        for rows in (slice(0, 16), slice(16, 32))
-    ]
+    halves = [model.prepare(part_of(batch, rows)).more for rows in (slice(0, 16), slice(16, 32))]
     for name, drawn in more.items():
         assert torch.equal(torch.cat([half[name] for half in halves]), drawn)
-    for other in (replace(batch, step=1), replace(batch, seed=1), replace(batch, places=batch.places + 32)):
+    for other in (replace(batch, step=1), replace(batch, seed=1), moved(batch, 32)):
         assert not torch.equal(model.prepare(other).more["codes"], more["codes"])
     many = torch.cat([model.prepare(replace(batch, step=i)).more["codes"] for i in range(200)]).double()
     uniform = form != "normal"

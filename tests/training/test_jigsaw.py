@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from batch_parts import part_of
 from method_settings import TINY
 from safetensors.torch import load_file
 from torch import nn
@@ -52,8 +54,7 @@ def test_images_keep_their_orders_whoever_they_share_a_batch_with(tiny: list[str
     recipe = recipe_of(tiny)
     model, batches = model_of(recipe), view_batches(recipe, open_training_images(recipe), CPU)
     batch = batches.at(2)
-    fields = vars(batch) | {"step": 7}
-    part = type(batch)(**{k: v[20:] if isinstance(v, torch.Tensor) else v for k, v in fields.items()})
+    part = replace(part_of(batch, slice(20, None)), step=7)
     whole, alone = model.prepare(batch), model.prepare(part)
     assert torch.equal(alone.more["orders"], whole.more["orders"][20:])
     assert torch.equal(alone.more["dropped"], whole.more["dropped"][80:]) and torch.equal(

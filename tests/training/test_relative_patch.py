@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from batch_parts import moved, part_of
 from method_settings import TINY
 from torch import nn
 
@@ -41,11 +43,7 @@ def test_patches_are_of_the_loaders_view_and_depend_on_epoch_and_image_alone(tin
     windows = F.unfold(batch.views[:1], 8)[0].T  # every place that a patch of image 0 can have
     for patch in inputs.images[:9]:
         assert (windows == patch.flatten()).all(dim=1).any()
-    half = model.prepare(
-        type(batch)(
-            batch.views[16:], batch.labels[16:], batch.indices[16:], batch.epochs[16:], 9, batch.seed, batch.places[:16]
-        )
-    )
+    half = model.prepare(moved(replace(part_of(batch, slice(16, None)), step=9), -16))
     assert torch.equal(half.images, inputs.images[9 * 16 :])
     assert torch.equal(half.more["dropped"], inputs.more["dropped"][8 * 16 :])
 

@@ -41,7 +41,9 @@ class AMDIM(Method):
     def prepare(self, batch: Batch) -> Inputs:
         """The views [2 B, 3, S, S], and the coarse place [2, B] that each view of an image is told from."""
         side = self.keys.sides(self.recipe)[1]
-        places = whole_numbers(batch.seed, Stream.PLACES, batch.indices, batch.epochs, 2, below=side**2)
+        places = whole_numbers(
+            batch.seed, Stream.PLACES, batch.counters.indices, batch.counters.epochs, 2, below=side**2
+        )
         return Inputs(batch.views, places.T.to(batch.views.device))
 
     def forward(self, images: Tensor, **_more: Tensor) -> Outputs:

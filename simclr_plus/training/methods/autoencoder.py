@@ -83,7 +83,7 @@ class Autoencoder(Method):
 def _drawn(batch: Batch, stream: Stream, count: int) -> Tensor:
     """[B, count] from N(0, 1), by the place of an image in the global batch and the step."""
     views = batch.views
-    return normals(batch.seed, stream, batch.places, batch.step, count).to(views, non_blocking=True)
+    return normals(batch.seed, stream, batch.counters.places, batch.step, count).to(views, non_blocking=True)
 
 
 def _metrics(outputs: Outputs, images: Tensor) -> dict[str, float]:

@@ -75,10 +75,10 @@ class BiGAN(Method):
     def prepare(self, batch: Batch) -> Inputs:
         """Views in [0, 1], and codes z by the place in the global batch and the step; for a normal prior E's noise."""
         draw = uniforms if self.keys.prior == "uniform" else normals
-        codes = draw(batch.seed, Stream.LATENTS, batch.places, batch.step, self.keys.latent_dim)
+        codes = draw(batch.seed, Stream.LATENTS, batch.counters.places, batch.step, self.keys.latent_dim)
         more = {"codes": 2 * codes - 1 if self.keys.prior == "uniform" else codes}
         if self.keys.prior == "normal":
-            more["noise"] = normals(batch.seed, Stream.NOISE, batch.places, batch.step, self.keys.latent_dim)
+            more["noise"] = normals(batch.seed, Stream.NOISE, batch.counters.places, batch.step, self.keys.latent_dim)
         views = in_unit_range(batch.views)
         return Inputs(views, more={name: x.to(views, non_blocking=True) for name, x in more.items()})
 

@@ -37,7 +37,9 @@ class DIM(Method):
         """The images [B, 3, S, S]; with a prior a sample [B, D] of it for each."""
         if self.discriminator is None:
             return Inputs(batch.views)
-        samples = uniforms(batch.seed, Stream.LATENTS, batch.indices, batch.epochs, self.keys.global_dim)
+        samples = uniforms(
+            batch.seed, Stream.LATENTS, batch.counters.indices, batch.counters.epochs, self.keys.global_dim
+        )
         return Inputs(batch.views, more={"samples": samples.to(batch.views)})
 
     def forward(self, images: Tensor, **more: Tensor) -> Outputs:

@@ -50,7 +50,7 @@ class Jigsaw(Method):
         """The patches [M B, 3, s, s], image by image; the numbers of the orders [B K], the orders [B, K, M], and what
         decides dropout [B K].
         """
-        k, seed, indices, epochs = self.keys, batch.seed, batch.indices.cpu(), batch.epochs.cpu()
+        k, seed, indices, epochs = self.keys, batch.seed, batch.counters.indices, batch.counters.epochs
         patches = random_patches(batch.views, k.patch_grid, k.gray_prob, seed=seed, indices=indices, epochs=epochs)
         drawn = (
             drawn_labels(seed, indices, epochs, k.per_image, k.permutations),

@@ -41,7 +41,7 @@ class RelativePatch(Method):
 
     def prepare(self, batch: Batch) -> Inputs:
         """The patches [9 B, 3, s, s], image by image, the places [8 B], and what decides dropout [8 B]."""
-        k, seed, indices, epochs = self.keys, batch.seed, batch.indices.cpu(), batch.epochs.cpu()
+        k, seed, indices, epochs = self.keys, batch.seed, batch.counters.indices, batch.counters.epochs
         patches = random_patches(batch.views, k.patch_grid, k.gray_prob, seed=seed, indices=indices, epochs=epochs)
         dropped = dropout_keys(seed, indices, epochs, len(PAIRS)).flatten().to(batch.views.device, non_blocking=True)
         labels = pair_labels(len(batch.views), batch.views.device)
