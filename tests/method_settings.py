@@ -21,6 +21,7 @@ TINY: dict[str, list[str]] = {
         *("augmentation.image_size=32", "method.crop=30", "method.jitter=2", "method.permutations=20"),
         *("method.per_image=4", "method.embedding_dim=16", "method.hidden_dim=32"),
     ],
+    "instdist": ["method.negatives=64", "method.output_dim=16", "method.proximal=0.1"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -43,6 +44,9 @@ LEARNS: dict[str, list[str]] = {
     "jigsaw": [
         *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),
         *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),
+    "instdist": [
+        *("method.loss=softmax", "method.negatives=0", "method.temperature=0.1"),
+        *("augmentation.gray_first=false", "augmentation.flip_prob=0"),
     ],
 }
 LEARNING = [

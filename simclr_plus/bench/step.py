@@ -127,7 +127,7 @@ def _images_of(recipe: Recipe) -> tuple[Images, str]:
 def _training(recipe: Recipe, images: Images, device: torch.device) -> Training:
     classes = len(images.classes) if recipe.training.probe and images.labels is not None else 0
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-    model = build_model(recipe, classes).to(device).to(memory_format=layout).train()
+    model = build_model(recipe, classes, len(images)).to(device).to(memory_format=layout).train()
     if recipe.training.compile:
         model.encoder.compile()
     return Training(

@@ -24,7 +24,8 @@ _DENSE_FROM = 1 / 32  # of n negatives: then the product with the whole memory t
 
 
 def unit(z: Tensor) -> Tensor:
-    """[B, D], each row divided by its length; no floor, as the authors (lib/normalize.py)."""
+    """[B, D] in float32 (or float64), each row divided by its length; no floor, as the authors (lib/normalize.py)."""
+    z = z if z.dtype == torch.float64 else z.float()
     lengths: Tensor = z.norm(dim=1, keepdim=True)
     return z / lengths
 

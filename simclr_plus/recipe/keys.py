@@ -48,6 +48,16 @@ class About(Section):
 
 # data sets that ship with the package: part of Fashion-MNIST, and photographs of places
 EMBEDDED = ("embedded", "places")
+# training images of the data sets known by name
+KNOWN_SIZES = {
+    "embedded": 10_000,
+    "places": 4_224,
+    "mnist": 60_000,
+    "fashion_mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "stl10": 105_000,
+}
 
 
 class Data(Section):
@@ -93,6 +103,12 @@ class Data(Section):
     threads: Annotated[
         int, Field(ge=0, description="threads a process that make views; 0: one for each core it may use")
     ] = 0
+
+    @property
+    def known_images(self) -> int:
+        """Images that are trained on, as far as that can be told without opening them; 0 where it cannot."""
+        images = KNOWN_SIZES.get(self.name) or self.expected_images
+        return min(images, self.limit or images)
 
 
 class Augmentation(Section):

@@ -9,18 +9,6 @@ from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count
 
-# training images of the data sets known by name
-KNOWN_SIZES = {
-    "embedded": 10_000,
-    "places": 4_224,
-    "mnist": 60_000,
-    "fashion_mnist": 60_000,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "stl10": 105_000,
-}
-
-
 CUDA_MEMORY = 2 << 30  # 0.5 GiB of context, 1.0 to 1.4 of the loader's stream, workspaces of cuDNN and NCCL
 LABELLED_SIZES = {"stl10": 5_000}  # where fewer have labels
 
@@ -58,10 +46,8 @@ class Plan:
 
 def known_size(recipe: Recipe) -> int:
     """Images that the recipe trains on, as far as that can be told without opening them; 0 where it cannot."""
-    name = recipe.data.name
-    known = (LABELLED_SIZES.get(name) if recipe.method.learns_labels else None) or KNOWN_SIZES.get(name)
-    images = known or recipe.data.expected_images
-    return min(images, recipe.data.limit or images)
+    labelled = LABELLED_SIZES.get(recipe.data.name) if recipe.method.learns_labels else None
+    return min(labelled, recipe.data.limit or labelled) if labelled else recipe.data.known_images
 
 
 def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from simclr_plus.datasets import FASHION_CLASSES, PRETRAIN, TEST, TRAIN, embedded, open_images
-from simclr_plus.recipe.keys import EMBEDDED, Data
-from simclr_plus.recipe.plan import KNOWN_SIZES
+from simclr_plus.recipe.keys import EMBEDDED, KNOWN_SIZES, Data
 
 
 def test_places_come_in_rounds_of_one_piece_each() -> None:

@@ -43,6 +43,7 @@ ASKED_FOR = {
     "dim_r50",
     "relative_patch_r50",
     "jigsaw_r50",
+    "instdist_r50",
 }
 
 

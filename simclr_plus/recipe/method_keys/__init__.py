@@ -15,6 +15,7 @@ from simclr_plus.recipe.method_keys.bigan import BiGANKeys
 from simclr_plus.recipe.method_keys.dim import DIMKeys
 from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
+from simclr_plus.recipe.method_keys.instdist import InstDistKeys
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
@@ -33,6 +34,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     MoCoKeys,
     BiGANKeys,
     JigsawKeys,
+    InstDistKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 TASK_ACCURACIES = ("contrastive_accuracy", "pretext_accuracy")  # columns of metrics.jsonl that a figure may have

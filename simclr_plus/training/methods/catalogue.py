@@ -7,6 +7,7 @@ from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
 from simclr_plus.training.methods.dim import DIM
 from simclr_plus.training.methods.jigsaw import Jigsaw
+from simclr_plus.training.methods.instdist import InstDist
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.moco import MoCo
 from simclr_plus.training.methods.relative_patch import RelativePatch
@@ -25,4 +26,5 @@ METHODS: dict[str, type[Method]] = {
     "moco": MoCo,
     "bigan": BiGAN,
     "jigsaw": Jigsaw,
+    "instdist": InstDist,
 }
