@@ -6,7 +6,8 @@ import torch
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe, parse_recipe
-from simclr_plus.recipe.plan import KNOWN_SIZES, known_size, make_plan
+from simclr_plus.recipe.keys import KNOWN_SIZES
+from simclr_plus.recipe.plan import known_size, make_plan
 from simclr_plus.training.model import build_model
 
 IMAGENET = 1_281_167

@@ -16,6 +16,7 @@ from simclr_plus.recipe.method_keys.dim import DIMKeys
 from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
+from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
