@@ -44,6 +44,7 @@ LEARNS: dict[str, list[str]] = {
     "jigsaw": [
         *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),
         *("method.embedding_dim=64", "method.hidden_dim=256", "encoder.stem=imagenet", "training.epochs=8"),
+    ],
     "instdist": [
         *("method.loss=softmax", "method.negatives=0", "method.temperature=0.1"),
         *("augmentation.gray_first=false", "augmentation.flip_prob=0"),

@@ -13,9 +13,8 @@ from simclr_plus.recipe.method_keys.autoencoder import AutoencoderKeys
 from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.bigan import BiGANKeys
 from simclr_plus.recipe.method_keys.dim import DIMKeys
-from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
-from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
+from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys

@@ -6,8 +6,8 @@ from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
 from simclr_plus.training.methods.dim import DIM
-from simclr_plus.training.methods.jigsaw import Jigsaw
 from simclr_plus.training.methods.instdist import InstDist
+from simclr_plus.training.methods.jigsaw import Jigsaw
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.moco import MoCo
 from simclr_plus.training.methods.relative_patch import RelativePatch
