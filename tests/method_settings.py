@@ -22,6 +22,7 @@ TINY: dict[str, list[str]] = {
         *("method.per_image=4", "method.embedding_dim=16", "method.hidden_dim=32"),
     ],
     "instdist": ["method.negatives=64", "method.output_dim=16", "method.proximal=0.1"],
+    "colorization": ["data.name=places", "method.hidden_dim=16"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -50,6 +51,7 @@ LEARNS: dict[str, list[str]] = {
         *("augmentation.gray_first=false", "augmentation.flip_prob=0"),
         *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),  # rows lag an epoch behind
     ],
+    "colorization": ["data.name=places", "augmentation.image_size=32", "method.hidden_dim=64"],
 }
 LEARNING = [
     "data.limit=4000",

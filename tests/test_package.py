@@ -71,6 +71,8 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
         "simclr_plus/recipes/r50_4x.toml",
         "simclr_plus/importers/authors.py",
         "simclr_plus/datasets/embedded/fashion_mnist.npz",
+        "simclr_plus/parts/color_bins.npz",
+        "simclr_plus/parts/LICENSE.color-bins",
     ):
         assert needed in names
     assert not any(name.startswith(("tui/", "recipes/", "tests/")) for name in names)

@@ -22,6 +22,13 @@ def central_crop_box(height: int, width: int, size: int, crop: float = 0.875) ->
     return (height - side + 1) // 2, (width - side + 1) // 2, side, side
 
 
+def whole_parameters(height: int, width: int, law: ViewLaw) -> NDArray[np.float32]:
+    """The view parameters [1, 16] of the whole image, which becomes a square whatever its aspect."""
+    row = np.zeros((1, COLUMNS), dtype=np.float32)
+    row[0, [HEIGHT, WIDTH]] = height, width
+    return row
+
+
 def central_parameters(height: int, width: int, law: ViewLaw) -> NDArray[np.float32]:
     """The view parameters [1, 16] of the central crop."""
     row = np.zeros((1, COLUMNS), dtype=np.float32)

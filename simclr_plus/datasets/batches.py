@@ -15,7 +15,7 @@ batch is held once: `simclr-plus bench data` measures them beside DataLoader's w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -39,6 +39,7 @@ from simclr_plus.errors import UnreadableImageError
 from simclr_plus.machine.cores import default_threads
 
 CPU = torch.device("cpu")
+Shown = Callable[[int, int, ViewLaw], NDArray[np.float32]]  # of an image's height and width: the parameters of a view
 
 
 class Counters(NamedTuple):
@@ -334,10 +335,10 @@ class ViewBatches:
 
 
 def evaluation_batches(
-    images: Images, law: ViewLaw, batch_size: int = 256, threads: int = 0
+    images: Images, law: ViewLaw, batch_size: int = 256, threads: int = 0, *, shown: Shown = central_parameters
 ) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
     """Central crops [B, 3, S, S] of the images in order, with their indices [B]; batches may be smaller at the end,
-    and where unreadable images are left out (`images.skip_bad`).
+    and where unreadable images are left out (`images.skip_bad`). shown: the part of an image, where it is another.
     """
     makers = _Makers(replace(law, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0))
 
@@ -348,7 +349,7 @@ def evaluation_batches(
             if not images.skip_bad:
                 raise
             return False
-        makers.mine().fill(image, central_parameters(image.shape[0], image.shape[1], law), out, b)
+        makers.mine().fill(image, shown(image.shape[0], image.shape[1], law), out, b)
         return True
 
     with ThreadPoolExecutor(threads or default_threads(), thread_name_prefix="views") as pool:

@@ -12,12 +12,13 @@ import torch
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.method_keys import METHODS
+from simclr_plus.recipe.method_keys.color import GRAY_SETS
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.runs.folder import create_run
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
 from simclr_plus.studies.comparison.page import chosen_rates, page
-from simclr_plus.studies.comparison.plan import KNOWN_AS_GRAY, NEED_COLOR, RATES
+from simclr_plus.studies.comparison.plan import NEED_COLOR, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.measures import MEASURES
@@ -66,7 +67,7 @@ def test_views_are_each_methods_published_law() -> None:
                 ), (name, key)
 
 
-@pytest.mark.parametrize("data", KNOWN_AS_GRAY)
+@pytest.mark.parametrize("data", GRAY_SETS)
 def test_methods_of_color_are_left_out_on_gray_images(data: str) -> None:
     methods = {cell.place["method"] for cell in cells_of("pixels", "small", f"data.name={data}")}
     assert methods == set(METHODS) - set(NEED_COLOR)

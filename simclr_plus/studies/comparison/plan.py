@@ -6,14 +6,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from simclr_plus.recipe.method_keys import METHODS
+from simclr_plus.recipe.method_keys.color import GRAY_SETS, ColorKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.study import SMALL, Point, changed
 
 RATES = {"1/3": 1 / 3, "1": 1.0, "3": 3.0}  # times the recipe's; chosen among by held-out training images
-NEED_COLOR = ("colorization", "cmc")
-KNOWN_AS_GRAY = ("embedded", "mnist", "fashion_mnist")
+NEED_COLOR = tuple(name for name, keys in METHODS.items() if issubclass(keys, ColorKeys))
 BUDGETS = ("pixels", "epochs")
-TUNED_BY_US = ("optimizer.", "training.", "checkpoints.", "head.", "loss.")  # sections that all methods share
+TUNED_BY_US = ("data.", "optimizer.", "training.", "checkpoints.", "head.", "loss.")  # sections that all methods share
 
 # what methods whose laws are written for large images or long training have on 32 pixels and 10,000 images
 ON_SMALL_IMAGES: Mapping[str, Mapping[str, Any]] = {
@@ -47,7 +47,7 @@ FEW = ("few_labels_1pct", "few_labels_10pct")
 def points(recipe: Recipe, scale: str, budget: str) -> Iterator[Point]:
     """Every method at every rate; methods of color only where images are not known as gray."""
     for name in METHODS:
-        if name in NEED_COLOR and recipe.data.name in KNOWN_AS_GRAY:
+        if name in NEED_COLOR and recipe.data.name in GRAY_SETS:
             continue
         changes = by_its_law(recipe, name, scale)
         epochs = recipe.training.epochs

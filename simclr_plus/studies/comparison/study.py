@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from simclr_plus.recipe.method_keys.color import GRAY_SETS
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.comparison.page import page
-from simclr_plus.studies.comparison.plan import BUDGETS, KNOWN_AS_GRAY, NEED_COLOR, points
+from simclr_plus.studies.comparison.plan import BUDGETS, NEED_COLOR, points
 from simclr_plus.studies.study import PAPER, SMALL, Point, Study
 
 _SMALL = ("encoder.stem=cifar", "encoder.width=0.125", "training.epochs=3")  # maps that have places, for 30,000 images
@@ -46,7 +47,7 @@ def _comparison(budget: str) -> Study:
             "pixels, banks and queues fit 10,000 images (InstDist and CMC: softmax over the whole bank)",
             "1 % and 10 % of the labels: at small scale linear classifiers on frozen features, at the paper's "
             "fine-tuning",
-            f"{' and '.join(NEED_COLOR)} need color and are left out on {', '.join(KNOWN_AS_GRAY)}; `study comparison "
+            f"{' and '.join(NEED_COLOR)} need color and are left out on {', '.join(GRAY_SETS)}; `study comparison "
             "data.name=places` has them",
             "supervised training sees labels; its row is linear accuracy on h as of the others",
         ),

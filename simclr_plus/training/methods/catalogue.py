@@ -5,6 +5,7 @@ from __future__ import annotations
 from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
+from simclr_plus.training.methods.colorization import Colorization
 from simclr_plus.training.methods.dim import DIM
 from simclr_plus.training.methods.instdist import InstDist
 from simclr_plus.training.methods.jigsaw import Jigsaw
@@ -27,4 +28,5 @@ METHODS: dict[str, type[Method]] = {
     "bigan": BiGAN,
     "jigsaw": Jigsaw,
     "instdist": InstDist,
+    "colorization": Colorization,
 }
