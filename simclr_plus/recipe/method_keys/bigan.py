@@ -78,11 +78,12 @@ class BiGANKeys(MethodKeys):
     def parameters_beside(self, recipe: Sections, images: int) -> int:
         """The layer to the code, generator and discriminator."""
         shape = (self.latent_dim, self.side(recipe), self.width, self.channel_count(recipe))
-        judge = spectral_parameters(*shape, unary=self.unary) if self.discriminator == "spectral" else 0
-        judge = judge or joint_parameters(*shape)
-        return recipe.feature_dim * self.latent_dim * (2 if self.prior == "normal" else 1) + (
-            decoder_parameters(*shape) + judge
-        )
+        if self.discriminator == "spectral":
+            judge = spectral_parameters(*shape, unary=self.unary)
+        else:
+            judge = joint_parameters(*shape)
+        to_code = recipe.feature_dim * self.latent_dim * (2 if self.prior == "normal" else 1)
+        return to_code + decoder_parameters(*shape) + judge
 
     def problem(self, recipe: Sections) -> str:
         """Unary scores need the spectral discriminator, the joint one a map that z can enter."""
