@@ -161,6 +161,8 @@ def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json
     count, path = len(planned.missing()), planned.path
     job = submit_cells(planned, allocation, at_once)
     say(f"{count} cells are submitted as job {job}; when they are done, for the report:")
+    if count < planned.total - len(planned.results()):
+        say("(the same command again first: it submits the other seeds, at the values that these choose)")
     where = ["--name", path.name, "--runs", str(path.parent)]
     say(f"  simclr-plus study {planned.study.name} {shlex.join(where)} --report")
     if as_json:
@@ -170,10 +172,10 @@ def _submit(planned: PlannedStudy, allocation: Allocation, at_once: int, as_json
 def _run(planned: PlannedStudy, at_once: int, processes: int, gpus: list[str], as_json: bool) -> None:
     from simclr_plus.studies.running.cells import open_study, require_all, run_cells
 
-    count = len(planned.missing())
-    if count:
-        say(f"{planned.path}: {count} of {len(planned.cells)} cells to run, {min(at_once, count)} at a time")
-    failures = run_cells(planned, at_once=at_once, processes=processes, gpus=gpus, say=say)
+    failures: list[str] = []
+    while not failures and (count := len(planned.missing())):  # the first seed may choose where the others are run
+        say(f"{planned.path}: {count} of {planned.total} cells to run, {min(at_once, count)} at a time")
+        failures = run_cells(planned, at_once=at_once, processes=processes, gpus=gpus, say=say)
     _report(open_study(planned.path), as_json)
     require_all(failures, planned)
 

@@ -63,6 +63,7 @@ class Study:
     """points(recipe, scale) are its places in order; page(findings) the report. seeds: of a point, by scale.
 
     asks_for_color: its question is about colour, so that gray images answer little.
+    tuned: an axis whose value the first seed chooses by `validation_top1`; the other seeds are run at that value alone.
     bases: the shipped recipe it starts from and changes of it, by scale. choices: what no source fixes and we chose.
     """
 
@@ -75,6 +76,7 @@ class Study:
     seeds: Mapping[str, int]
     choices: tuple[str, ...] = ()
     asks_for_color: bool = False
+    tuned: str = ""
     bases: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=lambda: BASES)
 
     def cells(self, recipe: Recipe, scale: str, seeds: int) -> list[Cell]:

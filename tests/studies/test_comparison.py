@@ -22,6 +22,7 @@ from simclr_plus.studies.comparison.plan import NEED_COLOR, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.measures import MEASURES
+from simclr_plus.studies.running.cells import plan_study
 from simclr_plus.studies.study import Cell
 
 
@@ -53,7 +54,7 @@ def test_all_methods_see_as_many_pixels_on_the_same_network_at_the_same_three_ra
 
 
 def test_with_the_other_budget_all_train_as_many_epochs() -> None:
-    assert {cell.recipe.training.epochs for cell in cells_of("epochs")} == {3.0}
+    assert {cell.recipe.training.epochs for cell in cells_of("epochs")} == {5.0}
 
 
 def test_views_are_each_methods_published_law() -> None:
@@ -101,6 +102,32 @@ def test_the_rate_is_chosen_by_held_out_training_images_never_by_test_images() -
     assert claims["rotation is better than its own random encoder"] == "seen"
     costs = {row[0]: row for row in report.tables[1].rows}
     assert costs["simclr"][-1] == "1" and len(report.tables[2].rows) == 2
+
+
+def test_the_first_seed_chooses_the_rate_at_which_the_others_are_run(tmp_path: Path) -> None:
+    study = find_study("comparison")
+    shipped, changes = study.bases["small"]
+    where = ["method=simclr,rotation"]
+    planned = plan_study(tmp_path / "s", study, "small", 3, load_recipe(shipped, list(changes)), where)
+    assert planned.total == 2 * 3 + 2 * 2 and [planned.chance_of(c) for c in planned.cells] == [1.0] * 6 + [1 / 3] * 12
+
+    def done(cell: Cell, validation: float, test: float) -> None:
+        planned.result_file(cell).parent.mkdir(parents=True)
+        planned.result_file(cell).write_text(
+            json.dumps({"numbers": {"validation_top1": validation, "top1": test, "test_images": 2000}})
+        )
+
+    first = planned.missing()
+    assert {cell.seed for cell in first} == {0} and len(first) == 6
+    for cell in first[:-1]:
+        done(cell, *{"1/3": (0.4, 0.9), "1": (0.6, 0.5), "3": (0.5, 0.8)}[cell.place["rate"]])
+    assert {c.name for c in planned.missing()} == {first[-1].name, "simclr_1_seed1", "simclr_1_seed2"}
+    done(first[-1], 0.9, 0.1)
+    later = {(cell.place["method"], cell.place["rate"], cell.seed) for cell in planned.missing()}
+    assert later == {(m, r, s) for m, r in (("simclr", "1"), ("rotation", "3")) for s in (1, 2)}
+    for cell in planned.missing():
+        done(cell, 0.1, 0.4)
+    assert not planned.missing() and chosen_rates(planned.findings()) == {"simclr": "1", "rotation": "3"}
 
 
 def test_every_published_figure_has_a_method_a_network_and_a_source() -> None:

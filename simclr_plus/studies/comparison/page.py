@@ -36,11 +36,12 @@ ORDER = (
 
 
 def chosen_rates(f: Findings) -> dict[str, str]:
-    """For each method the rate with the best mean accuracy on held-out training images."""
+    """For each method the rate with the best accuracy on held-out training images in the first seed."""
     rates = {}
+    first = min((row.seed for row in f.rows), default=0)
     for method in f.axis("method"):
-        values = {rate: f.value("validation_top1", method=method, rate=rate) for rate in RATES}
-        there = {rate: value for rate, value in values.items() if not math.isnan(value)}
+        values = {rate: f.of_seeds("validation_top1", method=method, rate=rate) for rate in RATES}
+        there = {rate: of_seeds[first] for rate, of_seeds in values.items() if first in of_seeds}
         if there:
             rates[method] = max(there, key=lambda rate: there[rate])
     return rates
@@ -129,7 +130,12 @@ def _budgets(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
 def _rates(f: Findings, names: list[str]) -> Table:
     rows = [[m, *(f.text("validation_top1", method=m, rate=rate) for rate in RATES)] for m in names]
     columns = ["method", *(f"{rate} x" for rate in RATES)]
-    return Table("Linear accuracy (%) on held-out training images, by learning rate", columns, rows)
+    return Table(
+        "Linear accuracy (%) on held-out training images, by learning rate",
+        columns,
+        rows,
+        "The first seed chooses; other seeds are run at the rate chosen.",
+    )
 
 
 def _bars(figure: Any, f: Findings, rates: dict[str, str], names: list[str]) -> None:

@@ -15,7 +15,7 @@ NEED_COLOR = tuple(name for name, keys in METHODS.items() if issubclass(keys, Co
 BUDGETS = ("pixels", "epochs")
 TUNED_BY_US = ("data.", "optimizer.", "training.", "checkpoints.", "head.", "loss.")  # sections that all methods share
 
-# what methods whose laws are written for large images or long training have on 32 pixels and 10,000 images
+# what methods whose laws are written for large images or long training have on 32 pixels and 4,000 images
 ON_SMALL_IMAGES: Mapping[str, Mapping[str, Any]] = {
     "relative_patch": {
         "augmentation.image_size": 32,
@@ -37,8 +37,8 @@ ON_SMALL_IMAGES: Mapping[str, Mapping[str, Any]] = {
     "exemplar": {"training.batch_size": 32},
     "instdist": {"method.loss": "softmax", "method.negatives": 0, "method.temperature": 0.1},
     "cmc": {"method.loss": "softmax", "method.negatives": 0, "method.temperature": 0.1},
-    "moco": {"method.queue": 2048, "method.key_momentum": 0.99, "method.temperature": 0.1},
-    "pirl": {"method.negatives": 2048},
+    "moco": {"method.queue": 1024, "method.key_momentum": 0.99, "method.temperature": 0.1},
+    "pirl": {"method.negatives": 1024},
     "dim": {"method.units": 256},
 }
 FEW = ("few_labels_1pct", "few_labels_10pct")

@@ -81,8 +81,46 @@ class PlannedStudy:
             file.unlink(missing_ok=True)
 
     def missing(self) -> list[Cell]:
-        """The cells still to do, in order."""
-        return [cell for cell in self.cells if not self.is_done(cell)]
+        """The cells that can be run now, in order: later seeds of a tuned axis wait for the first, which chooses."""
+        missing = [cell for cell in self.cells if not self.is_done(cell)]
+        if not self.study.tuned:
+            return missing
+        chosen = self._chosen()
+        return [
+            cell for cell in missing if not cell.seed or chosen.get(self._untuned(cell)) == cell.place[self.study.tuned]
+        ]
+
+    @property
+    def total(self) -> int:
+        """Cells that the whole study runs."""
+        if not self.study.tuned:
+            return len(self.cells)
+        return sum(not cell.seed for cell in self.cells) + len(
+            {(cell.seed, self._untuned(cell)) for cell in self.cells if cell.seed}
+        )
+
+    def chance_of(self, cell: Cell) -> float:
+        """That the cell is run: all are, but for later seeds at the values of a tuned axis."""
+        tuned = self.study.tuned
+        if not tuned or not cell.seed:
+            return 1.0
+        return 1 / len({c.place[tuned] for c in self.cells if self._untuned(c) == self._untuned(cell)})
+
+    def _untuned(self, cell: Cell) -> tuple[tuple[str, Any], ...]:
+        return tuple((axis, value) for axis, value in cell.place.items() if axis != self.study.tuned)
+
+    def _chosen(self) -> dict[tuple[tuple[str, Any], ...], Any]:
+        """The tuned axis's best value by held-out images, for places of which the first seed is done at all values."""
+        first: dict[tuple[tuple[str, Any], ...], list[Cell]] = {}
+        for cell in self.cells:
+            if not cell.seed:
+                first.setdefault(self._untuned(cell), []).append(cell)
+        chosen = {}
+        for place, cells in first.items():
+            if all(map(self.is_done, cells)):
+                scores = [result_of(self, cell)["numbers"].get("validation_top1", 0.0) for cell in cells]
+                chosen[place] = cells[scores.index(max(scores))].place[self.study.tuned]
+        return chosen
 
     def results(self) -> list[tuple[Cell, dict[str, Any]]]:
         """The cells that are done, with what their files say."""

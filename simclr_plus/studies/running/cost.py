@@ -59,9 +59,9 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
     plans = plans_of(planned, processes)
     threads = max(1, cpu_count() // (at_once * processes))
     timed: dict[str, float] = {}
-    total, images = 0.0, 0
+    total, images = 0.0, 0.0
     for cell, plan in zip(planned.cells, plans, strict=True):
-        seen = plan.total_steps * plan.global_batch
+        seen = plan.total_steps * plan.global_batch * planned.chance_of(cell)
         images += seen
         if planned.is_done(cell):
             continue
@@ -74,7 +74,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
         work = untimed.architecture.multiply_add_count(size) / recipe.architecture.multiply_add_count(size)
         total += timed[key] * work * seen
     done = sum(planned.is_done(cell) for cell in planned.cells)
-    return Cost(len(planned.cells), done, images, total / at_once)
+    return Cost(planned.total, done, round(images), total / at_once)
 
 
 def _timed_in_place_of(recipe: Recipe) -> Recipe:

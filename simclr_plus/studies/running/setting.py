@@ -23,7 +23,7 @@ def setting_of(planned: PlannedStudy) -> Setting:
     seen = f"{images[0]:,}" + (f" to {images[-1]:,}" if len(images) > 1 else "") if images else "none yet"
     facts = [
         ("scale", planned.scale),
-        ("cells measured", f"{len(results)} of {len(planned.cells)}, seeds {', '.join(map(str, seeds)) or 'none'}"),
+        ("cells measured", f"{len(results)} of {planned.total}, seeds {', '.join(map(str, seeds)) or 'none'}"),
         *(
             ("data", f"{d['name']}: {d['train']:,} training and {d['test']:,} test images, {d['classes']} classes")
             for d in sets.values()
