@@ -169,7 +169,8 @@ def _follow(
     run: Run, supervisor: subprocess.Popen[bytes], metrics: Tail, events: Tail, signals: list[int], quiet: bool
 ) -> None:
     """Show what the run writes until its supervisor ends, or does not answer the third Ctrl-C."""
-    progress = TrainingProgress(run.name, 0, 0, quiet=quiet)
+    recipe = run.recipe()
+    progress = TrainingProgress(run.name, 0, 0, quiet=quiet, of_method=recipe.method.figures(recipe))
     killed_at = 0.0
     with progress:
         while True:

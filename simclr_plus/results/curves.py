@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.whole_files import write_whole
 from simclr_plus.runs.folder import Run
 
+BLUE, SHARES = "#1f6feb", ("#1f6feb", "#8957e5", "#cf222e")
 GAP = 4  # white pixels between the pictures of a grid
 
 
@@ -74,7 +76,10 @@ def draw_curves(run: Run, path: Path) -> None:
 
 
 def curves_figure(run: Run) -> Any:
-    """Loss with its chance level, and the accuracies, by epoch; raises SimclrPlusError without metrics."""
+    """Loss with its chance level, accuracies and the method's own numbers by epoch.
+
+    Raises SimclrPlusError without metrics.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -84,29 +89,50 @@ def curves_figure(run: Run) -> Any:
     if not lines:
         raise SimclrPlusError(f"run {run.path} has no metrics yet")
     recipe = run.recipe()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 3.6), constrained_layout=True)
+    figures = [f for f in recipe.method.figures(recipe) if _points(lines, f.column)]
+    numbers = [f for f in figures if not f.share]
+    wide = 2 + len(numbers)
+    figure, axes = pyplot.subplots(1, wide, figsize=(5 * wide, 3.6), constrained_layout=True)
+    left, right, *rest = axes
     title, chance = recipe.method.loss_title(recipe), recipe.method.chance_loss(recipe)
-    left.plot([x["epoch"] for x in lines], [x["loss"] for x in lines], color="#1f6feb", label=title)
+    left.plot(*zip(*_points(lines, "loss"), strict=True), color=BLUE, label=title)
     if chance is not None:
-        label = f"chance, ln {round(math.exp(chance))} = {chance:.2f}"
-        left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=label)
+        left.axhline(chance, color="#8b949e", linestyle="--", linewidth=1, label=_chance_in_words(chance))
     left.set(xlabel="epoch", ylabel="loss")
     left.set_title(run.name, parse_math=False)  # a name may hold dollars
+    probe = "classifier" if recipe.method.learns_labels else "online linear probe"
     for key, label, color in (
-        *((figure.column, f"{figure.title}, training batch", "#1f6feb") for figure in recipe.method.figures(recipe)),
-        (
-            "probe_accuracy",
-            f"{'classifier' if recipe.method.learns_labels else 'online linear probe'}, training batch",
-            "#d29922",
-        ),
+        *((f.column, f"{f.title}, training batch", c) for f, c in zip([f for f in figures if f.share], cycle(SHARES))),
+        ("probe_accuracy", f"{probe}, training batch", "#d29922"),
         ("knn_accuracy", "kNN, held-out images", "#2da44e"),
     ):
-        points = [(x["epoch"], 100 * x[key]) for x in lines if x.get(key) is not None]
+        points = _points(lines, key)
         if points:
             style = {"marker": "o", "markersize": 4} if key == "knn_accuracy" else {}
-            right.plot(*zip(*points, strict=True), label=label, color=color, **style)
+            epochs, shares = zip(*points, strict=True)
+            right.plot(epochs, [100 * share for share in shares], label=label, color=color, **style)
     right.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 100))
-    for axes in (left, right):
-        axes.legend(frameon=False, fontsize=8)
-        axes.grid(alpha=0.3)
+    for place, number in zip(rest, numbers, strict=True):
+        place.plot(*zip(*_points(lines, number.column), strict=True), color=BLUE, label=number.title)
+        if number.chance is not None:
+            place.axhline(
+                number.chance, color="#8b949e", linestyle="--", linewidth=1, label=f"chance, {number.chance:.3g}"
+            )
+        place.set(xlabel="epoch", ylabel=number.title)
+    for place in axes:
+        if place.get_legend_handles_labels()[1]:
+            place.legend(frameon=False, fontsize=8)
+        place.grid(alpha=0.3)
     return figure
+
+
+def _points(lines: list[dict[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(epoch, value) of the lines that have one."""
+    return [(line["epoch"], line[key]) for line in lines if line.get(key) is not None]
+
+
+def _chance_in_words(chance: float) -> str:
+    """As the logarithm of a number of candidates, where it is that of a whole one."""
+    candidates = math.exp(min(chance, 20.0))
+    is_count = 2 <= round(candidates) < 1e7 and abs(candidates - round(candidates)) < 1e-6 * candidates
+    return f"chance, ln {round(candidates)} = {chance:.2f}" if is_count else f"chance, {chance:.2f}"

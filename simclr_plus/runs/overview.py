@@ -8,6 +8,7 @@ from typing import Any
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.json_lines import is_number, last_objects
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.metrics_table import MetricsTable
 from simclr_plus.runs.states import UNREADABLE, State, read_status, state_of
@@ -147,9 +148,14 @@ def _seconds_left(run: Run, start: dict[str, Any]) -> float | None:
 
 
 def recipe_title(run: Run) -> str:
-    """The encoder and the data in a line; empty where the recipe cannot be read."""
+    """What it trains in a line; empty where the recipe cannot be read."""
     try:
-        recipe = run.recipe()
+        return title_of(run.recipe())
     except SimclrPlusError:
         return ""
-    return f"{recipe.architecture.title} on {recipe.data.name}"
+
+
+def title_of(recipe: Recipe) -> str:
+    """The method, unless it is SimCLR, the encoder and the data in a line."""
+    method = "" if recipe.method.name == "simclr" else f"{recipe.method.name}, "
+    return f"{method}{recipe.architecture.title} on {recipe.data.name}"

@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,16 +14,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from simclr_plus.machine.printing import visible
 from simclr_plus.machine.words import duration
+from simclr_plus.recipe.method_keys import Figure
 from simclr_plus.runs.time_left import LINES, seconds_left
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class TrainingProgress:
-    """Shows logged lines; `with` it."""
+    """Shows logged lines, with the figures of the run's method; `with` it."""
 
-    def __init__(self, name: str, first_step: int, total_steps: int, *, quiet: bool = False) -> None:
-        self.total_steps, self.quiet = total_steps, quiet
+    def __init__(
+        self, name: str, first_step: int, total_steps: int, *, quiet: bool = False, of_method: Sequence[Figure] = ()
+    ) -> None:
+        self.total_steps, self.quiet, self.of_method = total_steps, quiet, of_method
         self._last_line = 0.0
         self._lines: deque[dict[str, Any]] = deque(maxlen=LINES)
         self._bar: Progress | None = None
@@ -62,12 +66,18 @@ class TrainingProgress:
         left = seconds_left(list(self._lines), self.total_steps)
         in_words = "" if left is None else f"{duration(left)} left"
         if self._bar:
-            self._bar.update(self._task, completed=step, figures=figures(line), left=in_words)
+            self._bar.update(self._task, completed=step, figures=figures(line, self.of_method), left=in_words)
             return
         now = time.perf_counter()
         if now - self._last_line >= SECONDS_BETWEEN_LINES or step >= self.total_steps:
             self._last_line = now
-            print("  ".join(part for part in (f"step {step}/{self.total_steps}", figures(line), in_words) if part))
+            print(
+                "  ".join(
+                    part
+                    for part in (f"step {step}/{self.total_steps}", figures(line, self.of_method), in_words)
+                    if part
+                )
+            )
             sys.stdout.flush()
 
     def say(self, text: str) -> None:
@@ -78,11 +88,8 @@ class TrainingProgress:
             print(visible(text, lines=True), flush=True)
 
 
-FIGURES = (
-    ("epoch", "epoch {:.2f}"),
-    ("loss", "loss {:.3f}"),
-    ("contrastive_accuracy", "contrastive {:.1%}"),
-    ("pretext_accuracy", "pretext {:.1%}"),
+BEFORE = (("epoch", "epoch {:.2f}"), ("loss", "loss {:.3f}"))
+AFTER = (
     ("probe_accuracy", "probe {:.1%}"),
     ("knn_accuracy", "kNN {:.1%}"),
     ("images_per_second", "{:.0f} images/s"),
@@ -90,9 +97,10 @@ FIGURES = (
 )
 
 
-def figures(line: dict[str, Any]) -> str:
+def figures(line: dict[str, Any], of_method: Sequence[Figure] = ()) -> str:
     """The figures of a metrics line that fit on one line of a screen; a dash for one that is null, as NaN is."""
-    return "  ".join(_written(form, line[key]) for key, form in FIGURES if key in line)
+    forms = [(f.column, f"{f.title.removesuffix(' accuracy')} {{:{'.1%' if f.share else '.3g'}}}") for f in of_method]
+    return "  ".join(_written(form, line[key]) for key, form in (*BEFORE, *forms, *AFTER) if key in line)
 
 
 def _written(form: str, value: object) -> str:

@@ -21,7 +21,7 @@ from simclr_plus.tui.reading.logs import LogTail, log_files, plain
 from simclr_plus.tui.reading.machines import Machines
 from simclr_plus.tui.reading.run_list import RunList, samples
 from simclr_plus.tui.screens.compare import colors_of
-from simclr_plus.tui.screens.plots import PLOTS, curves_of, discarded_curves, future_rate, levels_of, title_of
+from simclr_plus.tui.screens.plots import PLOTS, Plot, curves_of, discarded_curves, future_rate, levels_of, plots_of
 from simclr_plus.tui.starting.commands import override, shown
 from simclr_plus.tui.starting.recipe_form import LAUNCH, Form, found_recipes, rows_of
 from simclr_plus.tui.widgets.key_bar import fitting
@@ -30,6 +30,7 @@ from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.machine.words import duration
 from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
 from simclr_plus.recipe.plan import make_plan
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.schedules import warmup_cosine
 from simclr_plus.weights.file_header import read_file_header
@@ -517,12 +518,24 @@ def test_the_lines_of_reference_are_chance_and_the_stated_scores() -> None:
     assert expected_figures("not run by us") == expected_figures("depends on the images") == {}
 
 
+def task_of(*recipes: Recipe) -> Plot:
+    """The chart of the task of runs of these recipes."""
+    feeds = [Feed(Run(Path(str(i)))) for i in range(len(recipes))]
+    for feed, recipe in zip(feeds, recipes, strict=True):
+        feed.facts.recipe = recipe
+    return next(plot for plot in plots_of(feeds) if plot.key == "task")
+
+
 def test_the_chart_of_the_task_has_the_name_and_the_chance_of_its_method() -> None:
-    (plot,) = (plot for plot in PLOTS if plot.key == "task")
     simclr, rotation, labels = (load_recipe("demo", [f"method.name={n}"]) for n in ("simclr", "rotation", "supervised"))
-    assert [title_of(plot, [recipe]) for recipe in (simclr, rotation)] == ["contrastive accuracy", "rotation accuracy"]
-    assert title_of(plot, [simclr, rotation]) == title_of(plot, [labels]) == plot.title
-    assert [[level.y for level in levels_of(plot, r)] for r in (simclr, rotation, labels)] == [[1 / 128], [0.25], []]
+    assert [task_of(recipe).title for recipe in (simclr, rotation)] == ["contrastive accuracy", "rotation accuracy"]
+    assert task_of(simclr, rotation).title == task_of(labels).title == "task accuracy"
+    assert task_of(simclr, rotation).columns == {
+        "contrastive_accuracy": "contrastive accuracy",
+        "pretext_accuracy": "rotation accuracy",
+    }
+    found = [[level.y for level in levels_of(task_of(recipe), recipe)] for recipe in (simclr, rotation, labels)]
+    assert found == [[1 / 128], [0.25], []]
     (loss,) = levels_of(PLOTS[0], rotation)
     assert loss.y == pytest.approx(math.log(4))
 
@@ -533,7 +546,7 @@ def test_the_form_shows_the_keys_of_the_method_that_is_chosen(tmp_path: Path) ->
     form.change("method.name", "rotation")
     form.change("method.angles", "[0, 180]")
     assert ("method.angles", "[0, 180]", True) in [(key.name, value, changed) for key, value, changed in rows_of(form)]
-    assert form.recipe().method.rows == 2
+    assert form.recipe().method.pixels(form.recipe()) == 2
     form.change("method.name", "simclr")
     assert "method.angles" not in [key.name for key, _, _ in rows_of(form)]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from simclr_plus.machine.words import duration
+from simclr_plus.recipe.method_keys import Collapse
 
 from ..charts.raster import Floats
 from ..charts.ticks import percent, short
@@ -15,21 +17,32 @@ RECENT = 20  # lines
 SMALL_STD, SMALL_SHARE = 0.3, 0.25
 LONG_WAIT = 0.3
 FEWEST = 5  # values, before which nothing is said of them
-CONTRASTIVE_ONLY = ("feature_std", "effective_rank")  # a run that learns labels is to make images of a class alike
+OF_FEATURES = ("feature_std", "effective_rank")  # some methods are to make images alike: MethodKeys.features_tell
+LOWER_RATE = "a lower optimizer.learning_rate may help"
+HIGHER_TEMPERATURE = "a lower optimizer.learning_rate, or a higher loss.temperature, may help"
 
 
-def alarms(glance: dict[str, Any], columns: dict[str, Floats], chance: float | None, silent: float | None) -> list[str]:
+def alarms(
+    glance: dict[str, Any],
+    columns: dict[str, Floats],
+    chance: float | None,
+    silent: float | None,
+    *,
+    collapses: Sequence[Collapse] = (),
+    remedy: str = HIGHER_TEMPERATURE,
+) -> list[str]:
     """The sentences, gravest first.
 
-    `columns` holds step, epoch, time, loss, feature_std, effective_rank and data_wait as far as there are any; `chance`
-    is the loss of features that tell nothing where that is known; `silent` is how many seconds ago the last line was
-    written.
+    `columns` holds step, epoch, time, loss, feature_std, effective_rank, data_wait and those of `collapses` as far as
+    there are any; `chance` is the loss of features that tell nothing where that is known and means that nothing is
+    learnt; `silent` is how many seconds ago the last line was written; `remedy` is for features that come out alike.
     """
     sentences = []
     why = str(glance.get("why") or "").splitlines()
     if glance.get("state") in ("failed", "lost", "stale", "gone", "unreadable") and why:
         sentences.append(f"{glance['state']}: {why[0]}")
-    sentences += [s for s in (_not_finite(columns), _collapse(columns), _at_chance(columns, chance)) if s]
+    found = [_not_finite(columns), _collapse(columns, remedy), *(_of_method(columns, each) for each in collapses)]
+    sentences += [s for s in (*found, _at_chance(columns, chance)) if s]
     if glance.get("state") == "running":
         sentences += [s for s in (_waiting(columns), _no_progress(columns, silent)) if s]
     return sentences
@@ -38,7 +51,7 @@ def alarms(glance: dict[str, Any], columns: dict[str, Floats], chance: float | N
 def thresholds(columns: dict[str, Floats]) -> dict[str, float]:
     """Where the alarms begin: below a feature_std and an effective_rank, above a data_wait; charts show it too."""
     limits = {}
-    for name in CONTRASTIVE_ONLY:
+    for name in OF_FEATURES:
         values = _finite(columns, name)
         if len(values) >= FEWEST:
             limits[name] = SMALL_SHARE * float(values.max())
@@ -63,7 +76,7 @@ def _not_finite(columns: dict[str, Floats]) -> str:
     return f"the loss is not finite since step {since}: a lower optimizer.learning_rate or a longer warm-up may help"
 
 
-def _collapse(columns: dict[str, Floats]) -> str:
+def _collapse(columns: dict[str, Floats], remedy: str) -> str:
     limits = thresholds(columns)
     for name, words in (("feature_std", "standard deviation"), ("effective_rank", "effective rank")):
         values = _finite(columns, name)
@@ -73,9 +86,21 @@ def _collapse(columns: dict[str, Floats]) -> str:
         if now < limits[name]:
             return (
                 f"collapse: the features' {words} fell from {short(best)} to {short(now)}, all images come out alike: "
-                "a lower optimizer.learning_rate, or a higher loss.temperature, may help"
+                f"{remedy}"
             )
     return ""
+
+
+def _of_method(columns: dict[str, Floats], collapse: Collapse) -> str:
+    """What its figure says of a method after an epoch: before, it may not have begun."""
+    values, epoch = _finite(columns, collapse.column), columns.get("epoch")
+    if len(values) < FEWEST or epoch is None or not epoch[-1] >= 1:
+        return ""
+    now = float(np.median(values[-FEWEST:]))
+    if not (now < collapse.limit if collapse.below else now > collapse.limit):
+        return ""
+    where = f"{collapse.column.replace('_', ' ')} {short(now)}, {'below' if collapse.below else 'above'} "
+    return f"collapse ({where}{short(collapse.limit)}): {collapse.sentence}"
 
 
 def _at_chance(columns: dict[str, Floats], chance: float | None) -> str:

@@ -150,6 +150,11 @@ class Feed:
         """Logged steps that were read."""
         return len(self._table.steps)
 
+    def names(self) -> list[str]:
+        """The columns that lines have."""
+        with self._lock:
+            return list(self._table.columns)
+
     def has(self, *names: str) -> bool:
         """Whether a line had one of these numbers."""
         return any(name in self._table.columns for name in names)

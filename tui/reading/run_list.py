@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from simclr_plus.machine.json_lines import last_objects
-from simclr_plus.recipe.method_keys import TASK_ACCURACIES
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run, list_runs
 from simclr_plus.runs.states import ENDED, LOST
 
@@ -22,7 +22,7 @@ BLOCK = 4096
 
 @dataclass
 class Line:
-    """A run in the list: `glance`, its last accuracies, samples of its loss."""
+    """A run in the list: `glance`, its last accuracies (task, probe, knn), samples of its loss."""
 
     run: Run
     glance: dict[str, Any]
@@ -91,21 +91,27 @@ def line_of(run: Run, before: Line | None = None) -> Line:
         line.last, line.losses = before.last, before.losses
         return line
     try:
-        line.last = _last_numbers(run)
+        line.last = _last_numbers(run, _columns_of(facts.recipe))
         line.losses = samples(run.metrics_file, "loss")
     except OSError as error:
         line.trouble = line.trouble or str(error)
     return line
 
 
-def _last_numbers(run: Run) -> dict[str, Any]:
+def _columns_of(recipe: Recipe | None) -> dict[str, str]:
+    """Where the list's accuracies stand; that of the task is the first share that the method logs."""
+    shares = [] if recipe is None else [figure.column for figure in recipe.method.figures(recipe) if figure.share]
+    return {**({"task": shares[0]} if shares else {}), "probe": "probe_accuracy", "knn": "knn_accuracy"}
+
+
+def _last_numbers(run: Run, columns: dict[str, str]) -> dict[str, Any]:
     """The newest accuracies; kNN may stand some lines back."""
     numbers: dict[str, Any] = {}
     for i, values in enumerate(last_objects(run.metrics_file)):
-        for key in (*TASK_ACCURACIES, "probe_accuracy", "knn_accuracy"):
-            if is_number(values.get(key)):
-                numbers.setdefault(key, values[key])
-        if i >= 500 or len(numbers) == 3:
+        for name, column in columns.items():
+            if is_number(values.get(column)):
+                numbers.setdefault(name, values[column])
+        if i >= 500 or len(numbers) == len(columns):
             break
     return numbers
 

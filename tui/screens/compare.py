@@ -24,7 +24,7 @@ from ..reading.feed import AXIS_NAMES, Feed
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
 from .chart_screen import ChartScreen, average_in_words, place_in_words
-from .plots import PLOTS, SMOOTHINGS, captions_of, curves_of, end_of, figure_name, levels_of, title_of
+from .plots import PLOTS, SMOOTHINGS, by_digit, captions_of, curves_of, end_of, figure_name, levels_of, plots_of
 
 
 class CompareScreen(ChartScreen):
@@ -58,13 +58,14 @@ class CompareScreen(ChartScreen):
             )
             for i, plot in enumerate(PLOTS)
         ),
+        Binding("9", "choose(8)", "Own", show=False, id="compare.plot9", tooltip="the methods' own numbers, in turn"),
     ]
 
     def __init__(self, runs: list[Run]) -> None:
         super().__init__()
         self.feeds = [Feed(run) for run in runs]
         self.hues = dict(zip((run.name for run in runs), colors_of([run.name for run in runs]), strict=True))
-        self.plot = 0
+        self.plot = PLOTS[0].key
         self._view: dict[str, Any] = {}
         self._shown_view: dict[str, Any] = self._view
         self._trouble = ""
@@ -117,7 +118,7 @@ class CompareScreen(ChartScreen):
         """Draw the chart."""
         if not self.is_whole:
             return
-        plot = PLOTS[self.plot]
+        plot = next((plot for plot in plots_of(self.feeds) if plot.key == self.plot), PLOTS[0])
         curves: list[Curve] = []
         levels: dict[tuple[str, float], Level] = {}
         span = self._range()
@@ -128,8 +129,7 @@ class CompareScreen(ChartScreen):
             of_run = levels_of(plot, feed.facts.recipe, feed)
             levels |= {(mark.label, mark.y): mark for mark in of_run if not mark.own}
         chart = self.query_one(LineChart)
-        recipes = [feed.facts.recipe for feed in self.feeds if feed.facts.recipe is not None]
-        chart.title, chart.form, chart.x_name = title_of(plot, recipes), plot.form, AXIS_NAMES[self.axis]
+        chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
         chart.whole_x = self.axis in ("step", "images")
         chart.captions = list(dict.fromkeys(words for feed in self.feeds for words in captions_of(plot, feed)))
         chart.tail = average_in_words(self.average) if plot.smoothed else ("",)
@@ -188,12 +188,13 @@ class CompareScreen(ChartScreen):
 
     def action_plot(self, by: int) -> None:
         """Another chart."""
-        self.plot = (self.plot + by) % len(PLOTS)
+        keys = [plot.key for plot in plots_of(self.feeds)]
+        self.plot = keys[(keys.index(self.plot) + by) % len(keys)]
         self.draw()
 
     def action_choose(self, which: int) -> None:
         """That chart."""
-        self.plot = which
+        self.plot = by_digit(plots_of(self.feeds), which + 1, self.plot) or self.plot
         self.draw()
 
     def on_line_chart_pointed(self, message: LineChart.Pointed) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from simclr_plus.recipe.method_keys import TASK_ACCURACIES
+from simclr_plus.recipe.method_keys import Figure
 from simclr_plus.recipe.recipe import Recipe
 
 from ..charts.average import centred
 from ..charts.line_chart import Curve, Level
 from ..charts.raster import Floats
 from ..charts.ticks import percent, short
-from ..reading.alarms import CONTRASTIVE_ONLY, thresholds
+from ..reading.alarms import HIGHER_TEMPERATURE, LOWER_RATE, OF_FEATURES, alarms, thresholds
 from ..reading.feed import Feed, expected_figures
 
 # widths of the average (a standard deviation of its weights), in shares of the x that is shown
@@ -51,17 +51,10 @@ class Plot:
     logarithmic: bool = True  # whether it may be
 
 
+TASK = Plot("task", "task accuracy", {}, percent, low=0.0, high=0.1, logarithmic=False)  # columns: see plots_of
 PLOTS = (
     Plot("loss", "loss", {"loss": ""}),
-    Plot(
-        "task",
-        "task accuracy",
-        dict.fromkeys(TASK_ACCURACIES, ""),
-        percent,
-        low=0.0,
-        high=0.1,
-        logarithmic=False,
-    ),
+    TASK,
     Plot(
         "accuracy",
         "probe and kNN",
@@ -77,14 +70,42 @@ PLOTS = (
     Plot("rank", "effective rank", {"effective_rank": ""}, low=0.0),
     Plot("spread", "feature deviation", {"feature_std": ""}, low=0.0),
 )
+BEFORE_OWN = 3  # charts that stand before those of a method's own numbers
 
 
-def title_of(plot: Plot, recipes: Sequence[Recipe]) -> str:
-    """The title of a chart; the task's accuracy is called what the method of all these recipes calls it."""
-    if plot.key != "task":
-        return plot.title
-    titles = {figure.title for recipe in recipes for figure in recipe.method.figures(recipe)}
-    return titles.pop() if len(titles) == 1 else plot.title
+def figures_of(feed: Feed) -> tuple[Figure, ...]:
+    """What a run's method logs beside the loss; by the names of columns where the recipe cannot be read."""
+    recipe = feed.facts.recipe
+    if recipe is not None:
+        return recipe.method.figures(recipe)
+    others = {column for plot in PLOTS for column in plot.columns}
+    shares = [name for name in feed.names() if name.endswith("_accuracy") and name not in others]
+    return tuple(Figure(name, name.replace("_", " "), None) for name in shares)
+
+
+def plots_of(feeds: Sequence[Feed]) -> tuple[Plot, ...]:
+    """The charts of runs: the shares of their methods stand in one, each other number of theirs in one of its own."""
+    titles: dict[str, set[str]] = {}
+    shares: list[str] = []
+    for figure in (figure for feed in feeds for figure in figures_of(feed)):
+        titles.setdefault(figure.column, set()).add(figure.title)
+        shares += [figure.column] if figure.share else []
+    names = {column: found.pop() if len(found) == 1 else column.replace("_", " ") for column, found in titles.items()}
+    own = [Plot(f"own-{column}", name, {column: ""}) for column, name in names.items() if column not in shares]
+    task = replace(TASK, columns={column: names[column] for column in names if column in shares})
+    if len(task.columns) == 1:
+        task = replace(task, title=next(iter(task.columns.values())))
+    return (*(task if plot is TASK else plot for plot in PLOTS[:BEFORE_OWN]), *own, *PLOTS[BEFORE_OWN:])
+
+
+def by_digit(plots: Sequence[Plot], digit: int, now: str) -> str:
+    """The key of the chart that a digit from 1 chooses: those that all runs have, then 9 for a method's own in turn."""
+    if digit <= len(PLOTS):
+        return PLOTS[digit - 1].key
+    own = [plot.key for plot in plots if plot.key.startswith("own-")]
+    if now in own:
+        return own[own.index(now) + 1] if own.index(now) + 1 < len(own) else now
+    return own[0] if own else ""
 
 
 def curves_of(
@@ -177,7 +198,10 @@ def figure_name(key: str, feeds: Sequence[Feed]) -> str:
     if key == "knn_accuracy":
         names = {feed.start.knn.name() for feed in feeds if feed.start is not None}
         return names.pop() if len(names) == 1 else "kNN (of different images)"
-    return "probe (augmented training images)" if key == "probe_accuracy" else key.replace("_", " ")
+    if key == "probe_accuracy":
+        return "probe (augmented training images)"
+    titles = {figure.title for feed in feeds for figure in figures_of(feed) if figure.column == key}
+    return titles.pop() if len(titles) == 1 else key.replace("_", " ")
 
 
 def captions_of(plot: Plot, feed: Feed) -> list[Sequence[str]]:
@@ -222,12 +246,8 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
     if plot.key == "loss":
         chance = recipe.method.chance_loss(recipe)
         return [] if chance is None else [Level("chance", chance)]
-    if plot.key == "task":
-        return [
-            Level("chance", figure.chance)
-            for figure in recipe.method.figures(recipe)
-            if figure.share and figure.chance is not None
-        ]
+    if plot.key == "task" or plot.key.startswith("own-"):
+        return _levels_of_method(plot, recipe)
     if plot.key == "accuracy":
         classes = feed.start.classes if feed is not None and feed.start is not None else 0
         by_chance = [Level(f"chance, {classes} classes:", 1 / classes)] if classes > 1 else []
@@ -242,13 +262,40 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
     return levels
 
 
+def _levels_of_method(plot: Plot, recipe: Recipe) -> list[Level]:
+    """Chance of what a chart shows, and where its alarms begin."""
+    levels: dict[float, Level] = {}
+    for figure in recipe.method.figures(recipe):
+        if figure.column in plot.columns and figure.chance is not None:
+            levels.setdefault(figure.chance, Level("chance", figure.chance))
+    collapses = [collapse for collapse in recipe.method.collapses(recipe) if collapse.column in plot.columns]
+    words = {True: "alarm below", False: "alarm above"}
+    return [*levels.values(), *(Level(words[each.below], each.limit, own=True) for each in collapses)]
+
+
 def alarm_columns(feed: Feed) -> dict[str, Floats]:
     """The newest values of what alarms look at."""
-    recent = feed.columns(*ALARM_COLUMNS, last=RECENT)
     recipe = feed.facts.recipe
-    if recipe is not None and recipe.method.learns_labels:
-        recent = {name: column for name, column in recent.items() if name not in CONTRASTIVE_ONLY}
-    return recent
+    if recipe is None:
+        return feed.columns(*ALARM_COLUMNS, last=RECENT)
+    names = [name for name in ALARM_COLUMNS if recipe.method.features_tell or name not in OF_FEATURES]
+    return feed.columns(*names, *(each.column for each in recipe.method.collapses(recipe)), last=RECENT)
+
+
+def alarms_of(feed: Feed, silent: float | None) -> list[str]:
+    """What is wrong with a run, as far as it means something to its method."""
+    recipe = feed.facts.recipe
+    if recipe is None:
+        return alarms(feed.facts.glance, alarm_columns(feed), None, silent)
+    method = recipe.method
+    return alarms(
+        feed.facts.glance,
+        alarm_columns(feed),
+        method.chance_loss(recipe) if method.loss_tells else None,
+        silent,
+        collapses=method.collapses(recipe),
+        remedy=HIGHER_TEMPERATURE if "loss" in method.reads else LOWER_RATE,
+    )
 
 
 def _largest_rank(recipe: Recipe, feed: Feed | None) -> int:

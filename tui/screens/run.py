@@ -16,29 +16,31 @@ from textual.widgets import Input, RichLog, Static
 
 from simclr_plus.machine.words import duration
 from simclr_plus.runs.folder import Run
+from simclr_plus.runs.overview import title_of
 
 from ..charts.line_chart import Curve, LineChart, View
 from ..charts.ticks import short
 from ..looks.state_colors import COLORS
-from ..reading.alarms import alarms
 from ..reading.feed import AXIS_NAMES, Feed, processes_on
 from ..reading.logs import LogTail, log_files
 from ..reading.machines import Machines
 from ..widgets.key_bar import KeyBar
 from .chart_screen import ChartScreen, average_in_words, place_in_words
 from .plots import (
+    BEFORE_OWN,
     FEW,
     PLOTS,
     SMOOTHINGS,
     Plot,
-    alarm_columns,
+    alarms_of,
+    by_digit,
     captions_of,
     curves_of,
     discarded_curves,
     end_of,
     future_rate,
     levels_of,
-    title_of,
+    plots_of,
 )
 
 REST = 10  # times what drawing took must pass before the next
@@ -92,6 +94,9 @@ class RunScreen(ChartScreen):
             )
             for i, plot in enumerate(PLOTS)
         ),
+        Binding(
+            "9", "only(8)", "Only own", show=False, id="run.only9", tooltip="the method's own charts alone, in turn"
+        ),
     ]
 
     def __init__(self, run: Run) -> None:
@@ -99,7 +104,8 @@ class RunScreen(ChartScreen):
         self.run_folder = run
         self.feed = Feed(run)
         self.paused = False
-        self.first_chart, self.only = 0, -1
+        self.first_chart, self.only = 0, ""  # "": all charts
+        self.plots: tuple[Plot, ...] = PLOTS
         self.log_tail: LogTail | None = None
         self.log_words = ""
         self._log_was_chosen = False
@@ -108,7 +114,7 @@ class RunScreen(ChartScreen):
         self._next_drawing = 0.0
         self._curves: dict[str, tuple[tuple[object, ...], list[Curve]]] = {}
         self._machines = Machines()
-        self._with_figures: list[int] = []  # places in PLOTS
+        self._with_figures: list[str] = []  # keys of charts
         self._logs = 0
 
     def compose(self) -> ComposeResult:
@@ -118,7 +124,7 @@ class RunScreen(ChartScreen):
         yield Static(id="alarms")
         yield Static(id="instead")
         with Container(id="charts"):
-            for plot in PLOTS:
+            for plot in self.plots:
                 yield LineChart(plot.title, id=f"chart-{plot.key}")
         yield Static(id="logtitle")
         yield RichLog(id="log", max_lines=2000, markup=False, highlight=False, wrap=True, min_width=0)
@@ -129,8 +135,6 @@ class RunScreen(ChartScreen):
         """Read the run, again and again."""
         if not self.is_whole:  # it was left while it was being made
             return
-        for plot, chart in self._charts():
-            chart.form, chart.marks = plot.form, self.app.marks
         self.app.theme_changed_signal.subscribe(self, self._redraw)
         self._arrange()
 
@@ -164,11 +168,23 @@ class RunScreen(ChartScreen):
         if self._shown_version != self.feed.version and time.monotonic() >= self._next_drawing:
             begin = time.monotonic()
             self._shown_version = self.feed.version
+            self._take_plots()
             if self._plots_with_figures() != self._with_figures:
                 self._arrange()
             else:
                 self.draw()
             self._next_drawing = time.monotonic() + REST * (time.monotonic() - begin)
+
+    def _take_plots(self) -> None:
+        """The charts that the run's method has, as soon as it is known: those of its own numbers are made then."""
+        self.plots = plots_of([self.feed])
+        after = f"#chart-{PLOTS[BEFORE_OWN - 1].key}"
+        for plot in self.plots:
+            if plot.key.startswith("own-"):
+                if not self.query(f"#chart-{plot.key}"):
+                    self.query_one("#charts").mount(LineChart(plot.title, id=f"chart-{plot.key}"), after=after)
+                    self.call_after_refresh(self._arrange)
+                after = f"#chart-{plot.key}"
 
     def draw(self) -> None:
         """Draw the charts that are on the screen."""
@@ -180,7 +196,7 @@ class RunScreen(ChartScreen):
             if not chart.display:
                 continue
             curves = self._curves_of(plot)
-            chart.title = title_of(plot, [] if recipe is None else [recipe])
+            chart.title, chart.form, chart.marks = plot.title, plot.form, self.app.marks
             chart.note, chart.x_name = self._note(plot), AXIS_NAMES[self.axis]
             chart.whole_x = self.axis in ("step", "images")
             chart.captions = captions_of(plot, self.feed)
@@ -234,7 +250,7 @@ class RunScreen(ChartScreen):
     def _charts(self) -> list[tuple[Plot, LineChart]]:
         """The charts that are there: none while the screen is being taken apart."""
         charts = {chart.id: chart for chart in self.query(LineChart)}
-        return [(plot, charts[f"chart-{plot.key}"]) for plot in PLOTS if f"chart-{plot.key}" in charts]
+        return [(plot, charts[f"chart-{plot.key}"]) for plot in self.plots if f"chart-{plot.key}" in charts]
 
     def _redraw(self, _: object) -> None:
         """The colours are others."""
@@ -246,8 +262,8 @@ class RunScreen(ChartScreen):
         if not self.is_whole:
             return
         wide, high = self.size.width, self.size.height
-        columns = 1 if self.only >= 0 else 1 if wide < 60 else 2 if wide < 110 else 3 if wide < 180 else 4
-        rows = 1 if self.only >= 0 else 1 if high < 16 else 2 if high < 70 else 3
+        columns = 1 if self.only else 1 if wide < 60 else 2 if wide < 110 else 3 if wide < 180 else 4
+        rows = 1 if self.only else 1 if high < 16 else 2 if high < 70 else 3
         self._with_figures = shown = self._plots_with_figures()
         room = columns * rows
         self.room = min(room, len(shown))
@@ -255,15 +271,15 @@ class RunScreen(ChartScreen):
         grid.styles.grid_size_columns, grid.styles.grid_size_rows = columns, rows
         first = self.first_chart if room < len(shown) else 0
         places = {which: (i - first) % len(shown) for i, which in enumerate(shown)}
-        for i, (_, chart) in enumerate(self._charts()):
-            chart.display = i == self.only if self.only >= 0 else places.get(i, room) < room
+        for plot, chart in self._charts():
+            chart.display = plot.key == self.only if self.only else places.get(plot.key, room) < room
         self.draw()
 
-    def _plots_with_figures(self) -> list[int]:
+    def _plots_with_figures(self) -> list[str]:
         """The charts that there is something for; the accuracies' says what is missing."""
         return [
-            i
-            for i, plot in enumerate(PLOTS)
+            plot.key
+            for plot in self.plots
             if not self.feed.lines or plot.key == "accuracy" or self.feed.has(*plot.columns)
         ]
 
@@ -339,16 +355,15 @@ class RunScreen(ChartScreen):
         recipe = self.feed.facts.recipe
         parts = self._machines.in_words(self.feed.facts.machines, ascii_only=is_ascii)
         if recipe is not None:
-            parts.append(f"{recipe.architecture.title} on {recipe.data.name}")
+            parts.append(title_of(recipe))
         if g.get("host"):
             parts.append(processes_on(g))
         return ("  -  " if is_ascii else "  ·  ").join(parts)
 
     def _show_alarms(self) -> None:
         facts = self.feed.facts
-        chance = facts.recipe.method.chance_loss(facts.recipe) if facts.recipe is not None else None
         silent = None if facts.last_line_at is None else time.time() - facts.last_line_at
-        sentences = alarms(facts.glance, alarm_columns(self.feed), chance, silent)
+        sentences = alarms_of(self.feed, silent)
         why, state = str(facts.glance.get("why") or ""), facts.glance.get("state")
         if sentences and state in IN_TROUBLE and why and not self.feed.lines:
             sentences[0] = f"{state}: {why}"  # there is room for all of it
@@ -415,12 +430,15 @@ class RunScreen(ChartScreen):
     def action_page(self, by: int) -> None:
         """Other charts."""
         self.first_chart = (self.first_chart + by * self.room) % len(self._with_figures)
-        self.only = (self.only + by) % len(PLOTS) if self.only >= 0 else -1
+        if self.only:
+            keys = [plot.key for plot in self.plots]
+            self.only = keys[(keys.index(self.only) + by) % len(keys)]
         self._arrange()
 
     def action_only(self, which: int) -> None:
         """One chart alone, or all again."""
-        self.only = -1 if self.only == which else which
+        key = by_digit(self.plots, which + 1, self.only)
+        self.only = "" if self.only == key else key
         self._arrange()
 
     def action_pause(self) -> None:

@@ -14,7 +14,6 @@ from textual.widgets import Input
 
 from simclr_plus.machine.printing import visible
 from simclr_plus.machine.words import duration
-from simclr_plus.recipe.method_keys import TASK_ACCURACIES
 from simclr_plus.recipe.reading import find_recipe
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.overview import recipe_title
@@ -56,8 +55,8 @@ SORTS: dict[str, Callable[[Line], Any]] = {
     "name": lambda line: line.run.name,
     "state": lambda line: line.state,
     "loss": _value("loss"),
-    KNN: lambda line: _minus(line.last.get("knn_accuracy")),
-    "probe": lambda line: _minus(line.last.get("probe_accuracy")),
+    KNN: lambda line: _minus(line.last.get("knn")),
+    "probe": lambda line: _minus(line.last.get("probe")),
 }
 
 
@@ -220,8 +219,7 @@ class RunsScreen(LiveScreen):
             return spark(line.losses, 12 if self.size.width < 110 else 25, ascii_only=self.app.marks == "ascii")
         if column == "trains":
             return self._title(line.run)
-        keys = {"task": TASK_ACCURACIES, "probe": ("probe_accuracy",), KNN: ("knn_accuracy",)}[column]
-        value = next((last[key] for key in keys if key in last), None)
+        value = last.get("knn" if column == KNN else column)
         return percent(value) if value is not None else ""
 
     def _title(self, run: Run) -> str:

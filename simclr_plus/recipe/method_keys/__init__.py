@@ -22,7 +22,7 @@ from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
 from simclr_plus.recipe.method_keys.supervised import SupervisedKeys
 
-__all__ = ["METHODS", "TASK_ACCURACIES", "AnyMethod", "Collapse", "Figure", "MethodKeys", "SimCLRKeys"]
+__all__ = ["METHODS", "AnyMethod", "Collapse", "Figure", "MethodKeys", "SimCLRKeys"]
 
 _SECTIONS: tuple[type[MethodKeys], ...] = (
     SimCLRKeys,
@@ -39,7 +39,6 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     ColorizationKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
-TASK_ACCURACIES = ("contrastive_accuracy", "pretext_accuracy")  # columns of metrics.jsonl that a figure may have
 if TYPE_CHECKING:
     AnyMethod = MethodKeys
 else:

@@ -13,6 +13,7 @@ from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections
 class RotationKeys(MethodKeys):
     """Rotation prediction (Gidaris, Singh, Komodakis 2018): by which angle was the image turned?"""
 
+    features_tell: ClassVar[bool] = False  # images that stand alike may be alike
     defaults: ClassVar[dict[str, Any]] = {
         "augmentation.jitter_prob": 0.0,
         "augmentation.gray_prob": 0.0,

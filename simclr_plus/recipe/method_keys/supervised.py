@@ -12,6 +12,7 @@ class SupervisedKeys(MethodKeys):
     """Supervised training of the same network in the same loop: the cross entropy of a linear classifier on f."""
 
     learns_labels: ClassVar[bool] = True
+    features_tell: ClassVar[bool] = False  # images of a class are to be alike
     name: Literal["supervised"]
 
     def loss_title(self, recipe: Sections) -> str:
