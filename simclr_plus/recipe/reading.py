@@ -262,6 +262,8 @@ def _explained(error: Any, places: dict[str, int]) -> str:
             return f"unknown section or key {key!r}{hint}{at}"
         return f"unknown key {key!r}{_did_you_mean(key, every_key)}{at}"
     help_text = {k: text for k, _, _, text in documented_keys()}.get(key)
+    if loc[0] == "method" and len(error["loc"]) > 2:  # keys of several methods may have one name
+        help_text = METHODS[str(error["loc"][1])].model_fields[str(loc[1])].description
     remedy = f" ({help_text})" if help_text else ""
     message = str(error["msg"])
     quotes = "; words stand in quotes" if error["type"] == "string_type" else ""

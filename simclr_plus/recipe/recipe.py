@@ -144,7 +144,7 @@ class Recipe(Section):
 
     def differences(self, other: Recipe) -> list[str]:
         """Keys of which the other has another value, with both values."""
-        keys = [key for key, *_ in documented_keys() if not key.startswith("about.")]
+        keys = dict.fromkeys(key for key, *_ in documented_keys() if not key.startswith("about."))
         pairs = [(key, self.value_of(key), other.value_of(key)) for key in keys]
         return [f"{key} = {mine!r}, not {theirs!r}" for key, mine, theirs in pairs if mine != theirs]
 

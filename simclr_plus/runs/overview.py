@@ -158,4 +158,4 @@ def recipe_title(run: Run) -> str:
 def title_of(recipe: Recipe) -> str:
     """The method, unless it is SimCLR, the encoder and the data in a line."""
     method = "" if recipe.method.name == "simclr" else f"{recipe.method.name}, "
-    return f"{method}{recipe.architecture.title} on {recipe.data.name}"
+    return f"{method}{recipe.encoder_title} on {recipe.data.name}"

@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from driving import until
 from parameters import rest_slow
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.screens.form import FormScreen
-from simclr_plus.tui.starting.recipe_form import Form
-from simclr_plus.tui.widgets.dialogs import Ask
+from simclr_plus.tui.starting.recipe_form import Form, keys_of, rows_of
+from simclr_plus.tui.widgets.dialogs import Ask, Choose, Tell
 from simclr_plus.tui.widgets.rows import Rows
 from textual.pilot import Pilot
-from textual.widgets import Input
+from textual.widgets import Input, OptionList
 
 from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe.method_keys import METHODS
 
 Steps = Callable[[SimclrPlusApp, FormScreen, Pilot[None]], Awaitable[None]]
 
@@ -186,3 +188,72 @@ def test_a_form_that_is_left_at_once_leaves_no_error(started: list[list[str]]) -
             await pilot.pause()
 
     asyncio.run(all_of_it())
+
+
+def test_a_method_is_chosen_from_a_list_and_brings_its_keys(started: list[list[str]]) -> None:
+    async def steps(app: SimclrPlusApp, screen: FormScreen, pilot: Pilot[None]) -> None:
+        rows = screen.query_one(Rows)
+        shown = [key.name for key, _, _ in rows_of(screen.form)]
+        assert {"head.num_layers", "loss.temperature"} <= set(shown)
+        assert [name for name in shown if name.startswith("method.")] == ["method.name"]
+        rows.move_cursor(row=shown.index("method.name"))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Choose))
+        options = app.screen.query_one(OptionList)
+        assert [options.get_option_at_index(i).id for i in range(options.option_count)] == list(METHODS)
+        assert options.highlighted == 0  # the one that holds
+        options.highlighted = list(METHODS).index("rotation")
+        await pilot.press("enter")
+        await until(pilot, lambda: screen.is_current and screen.form.value("method.name") == "rotation")
+        shown = [key.name for key, _, _ in rows_of(screen.form)]
+        assert [name for name in shown if name.startswith("method.")] == ["method.name", "method.angles"]
+        assert not [name for name in shown if name.startswith(("head.", "loss."))]
+        chosen = screen.chosen()
+        assert chosen is not None and chosen.name == "method.name" and "angle" in chosen.help
+        await pilot.press("ctrl+l")
+        await until(pilot, lambda: bool(started))
+        assert "method.name=rotation" in started[0]
+
+    in_the_form(steps)
+
+
+def test_a_method_that_does_not_go_with_the_recipe_says_why_and_changes_nothing() -> None:
+    async def steps(app: SimclrPlusApp, screen: FormScreen, pilot: Pilot[None]) -> None:
+        screen.form.change("augmentation.image_size", "32")  # the ImageNet stem leaves AMDIM a single place
+        why = dict(screen.form.methods())["amdim"]
+        assert why.startswith("needs a change: ") and "encoder.stem" in why
+        screen.query_one(Rows).move_cursor(row=[key.name for key, _, _ in rows_of(screen.form)].index("method.name"))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Choose))
+        app.screen.query_one(OptionList).highlighted = list(METHODS).index("amdim")
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(app.screen, Tell))
+        assert screen.form.value("method.name") == "simclr"
+
+    in_the_form(steps)
+
+
+def test_space_goes_on_to_the_next_value_that_can_stand() -> None:
+    async def steps(app: SimclrPlusApp, screen: FormScreen, pilot: Pilot[None]) -> None:
+        screen.form.change("augmentation.image_size", "32")
+        screen.form.change("method.name", "rotation")
+        screen.show()
+        screen.query_one(Rows).move_cursor(row=[key.name for key, _, _ in rows_of(screen.form)].index("method.name"))
+        after = [*METHODS][[*METHODS].index("rotation") + 1 :]
+        expected = next(name for name in after if not screen.form.problem("method.name", name))
+        assert after[0] == "amdim" != expected
+        await pilot.press("space")
+        await until(pilot, lambda: screen.form.value("method.name") == expected)
+
+    in_the_form(steps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_has_its_own_keys_with_its_own_meanings(method: str) -> None:
+    fields = METHODS[method].model_fields
+    keys = {name: key for name, key in keys_of(method).items() if name.startswith("method.") and name != "method.name"}
+    assert keys.keys() == {f"method.{name}" for name in fields if name != "name"}
+    for name, key in keys.items():
+        field = fields[name.removeprefix("method.")]
+        assert (key.help, key.default) == (field.description, field.default)
+    assert METHODS[method].about() in keys_of(method)["method.name"].help

@@ -318,13 +318,13 @@ def test_the_line_of_progress_and_the_picture_of_curves_have_the_figures(tmp_pat
         run.log_metrics(values | {"step": step})
     recipe = run.recipe()
     text = figures(values, recipe.method.figures(recipe))
-    assert "coarse places found 25.0%" in text and "root mean square of scores 2.35" in text
+    assert "coarse places 25.0%" in text and "size of scores 2.35" in text
     left, right, own = curves_figure(run).axes
     assert (
         left.get_legend_handles_labels()[1][1].startswith("chance, ")
         and "ln" not in left.get_legend_handles_labels()[1][1]
     )
     assert right.get_legend_handles_labels()[1][:2] == [
-        *("coarse places found, training batch", "fine places found, training batch")
+        *("coarse places, training batch", "fine places, training batch")
     ]
     assert own.lines[0].get_ydata().tolist() == [2.345, 2.345]

@@ -99,8 +99,8 @@ def _of_method(columns: dict[str, Floats], collapse: Collapse) -> str:
     now = float(np.median(values[-FEWEST:]))
     if not (now < collapse.limit if collapse.below else now > collapse.limit):
         return ""
-    where = f"{collapse.column.replace('_', ' ')} {short(now)}, {'below' if collapse.below else 'above'} "
-    return f"collapse ({where}{short(collapse.limit)}): {collapse.sentence}"
+    name, side = collapse.column.replace("_", " "), "below" if collapse.below else "above"
+    return f"{collapse.sentence} ({name} {short(now)}, {side} {short(collapse.limit)})"
 
 
 def _at_chance(columns: dict[str, Floats], chance: float | None) -> str:

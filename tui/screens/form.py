@@ -18,8 +18,8 @@ from simclr_plus.runs.folder import Run
 from ..looks.words import Words
 from ..starting.commands import shown, toml_value
 from ..starting.jobs import Job
-from ..starting.recipe_form import KEYS, LAUNCH, Form, Key, rows_of
-from ..widgets.dialogs import Ask, Tell
+from ..starting.recipe_form import Form, Key, rows_of
+from ..widgets.dialogs import Ask, Choose, Tell
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
 from .live import AppScreen
@@ -94,7 +94,7 @@ class FormScreen(AppScreen):
         rows = list(rows_of(self.form, self.wanted, changed_only=self.changed_only))
         table.add_column("value", width=max([len("value"), *(len(value) for _, value, _ in rows)]))
         if self.size.width >= WIDE:
-            table.add_column("what it is")
+            table.add_column("what it is", width=max([len("what it is"), *(len(key.help) for key, _, _ in rows)]))
         for i, (key, value, changed) in enumerate(rows):
             style = "bold yellow" if changed else ""
             cells = [Text(key.name, style=style), Text(value, style=style), Text(key.help, style="dim")]
@@ -107,7 +107,7 @@ class FormScreen(AppScreen):
     def chosen(self) -> Key | None:
         """The key under the cursor."""
         name = self.query_one(Rows).chosen_key
-        return None if name is None else LAUNCH.get(name) or KEYS[name]
+        return None if name is None else self.form.keys().get(name)
 
     def _show_summary(self) -> None:
         about = self.form.base.about
@@ -178,8 +178,30 @@ class FormScreen(AppScreen):
     def action_edit(self) -> None:
         """Write another value for the chosen key."""
         key = self.chosen()
-        if self._settle() and key is not None:
+        if not self._settle() or key is None:
+            return
+        if key.name == "method.name":
+            self._choose_method()
+        else:
             self._open_editor(key.name, self.form.value(key.name), key.help)
+
+    def _choose_method(self) -> None:
+        """From a list that says what each is, or why it does not go with the rest of the recipe."""
+
+        def answered(name: str | None) -> None:
+            if name is None:
+                return
+            try:
+                self.form.change("method.name", name)
+            except SimclrPlusError as error:
+                self.app.push_screen(Tell(f"{name} does not go with this recipe", str(error)))
+            self.show()
+
+        methods = self.form.methods()
+        longest = max(len(name) for name, _ in methods)
+        choices = [(name, f"{name:<{longest}}  {about}") for name, about in methods]
+        now = self.form.value("method.name").strip('"')
+        self.app.push_screen(Choose("What is trained", choices, now, one_line=True), answered)
 
     def action_filter(self) -> None:
         """Words to look for, or key=value."""
@@ -261,10 +283,12 @@ class FormScreen(AppScreen):
             return
         now = self.form.value(key.name).strip('"')
         place = key.choices.index(now) + 1 if now in key.choices else 0
-        try:
-            self.form.change(key.name, key.choices[place % len(key.choices)])
-        except SimclrPlusError as error:
-            self.notify(str(error), severity="error")
+        for choice in (*key.choices[place:], *key.choices[:place]):
+            try:
+                self.form.change(key.name, choice)
+                break
+            except SimclrPlusError as error:  # the one after it may do
+                self.notify(str(error), severity="error")
         self.show()
 
     def action_forget(self) -> None:

@@ -264,10 +264,10 @@ def levels_of(plot: Plot, recipe: Recipe | None, feed: Feed | None = None) -> li
 
 def _levels_of_method(plot: Plot, recipe: Recipe) -> list[Level]:
     """Chance of what a chart shows, and where its alarms begin."""
-    levels: dict[float, Level] = {}
+    levels: dict[str, Level] = {}  # by what is written: two of one value would hide each other
     for figure in recipe.method.figures(recipe):
         if figure.column in plot.columns and figure.chance is not None:
-            levels.setdefault(figure.chance, Level("chance", figure.chance))
+            levels.setdefault(plot.form(figure.chance), Level("chance", figure.chance))
     collapses = [collapse for collapse in recipe.method.collapses(recipe) if collapse.column in plot.columns]
     words = {True: "alarm below", False: "alarm above"}
     return [*levels.values(), *(Level(words[each.below], each.limit, own=True) for each in collapses)]

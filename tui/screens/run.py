@@ -227,7 +227,8 @@ class RunScreen(ChartScreen):
         """The curves of a chart, made anew only when there are new values or other wishes."""
         facts, span = self.feed.facts, self._range()
         width = SMOOTHINGS[self.average] * (span[1] - span[0])
-        mark = (self.feed.version, self.axis, width, span, facts.recipe is None, tuple(facts.knn_results))
+        knn = tuple(facts.knn_results)
+        mark = (self.feed.version, tuple(plot.columns), self.axis, width, span, facts.recipe is None, knn)
         if plot.key not in self._curves or self._curves[plot.key][0] != mark:
             curves = discarded_curves(plot, self.feed, self.axis)
             curves += curves_of(plot, self.feed, self.axis, width, span=span)

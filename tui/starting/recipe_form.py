@@ -6,11 +6,12 @@ import difflib
 import re
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from simclr_plus.errors import RecipeError
+from simclr_plus.recipe.method_keys import METHODS
 from simclr_plus.recipe.plan import Plan, known_size, make_plan
 from simclr_plus.recipe.reading import parse_recipe, recipe_text, shipped_recipes, typed_value
 from simclr_plus.recipe.recipe import Recipe, documented_keys
@@ -39,11 +40,36 @@ def _choices(kind: str) -> tuple[str, ...]:
     return tuple(part.strip('"') for part in kind.split(" | ")) if " | " in kind or kind.startswith('"') else ()
 
 
-KEYS = {
-    name: Key(name, kind, default, text, _choices(kind))
-    for name, kind, default, text in documented_keys()
-    if not name.startswith("about.")
-}
+def _documented() -> tuple[dict[str, Key], dict[str, dict[str, Key]]]:
+    """The keys of every recipe, and those of each method, whose names several may have."""
+    common: dict[str, Key] = {}
+    of_method: dict[str, dict[str, Key]] = {name: {} for name in METHODS}
+    for name, kind, default, text in documented_keys():
+        method, _, meaning = text.partition(": ")
+        if name.startswith("method.") and name != "method.name":
+            of_method[method][name] = Key(name, kind, default, meaning, _choices(kind))
+        elif not name.startswith("about."):
+            common[name] = Key(name, kind, default, text, _choices(kind))
+    return common, of_method
+
+
+_COMMON, _OF_METHOD = _documented()
+
+
+def keys_of(method: str) -> dict[str, Key]:
+    """The keys of a recipe of that method, its own where the method is chosen; `method.name` tells what it is."""
+    keys: dict[str, Key] = {}
+    for name, key in _COMMON.items():
+        if name == "method.name":
+            help_text = f"what is trained; {method}: {METHODS[method].about()}"
+            keys[name] = replace(key, type=f"one of {len(METHODS)}", help=help_text)
+            keys |= _OF_METHOD[method]
+        else:
+            keys[name] = key
+    return keys
+
+
+KEYS = _COMMON.keys() | {name for keys in _OF_METHOD.values() for name in keys}  # names that may be typed
 LAUNCH = {
     key.name: key
     for key in (
@@ -115,6 +141,18 @@ class Form:
             return f"{_without_origin(str(error), self.name)}{_did_you_mean(key, text.strip())}"
         return ""
 
+    def keys(self) -> dict[str, Key]:
+        """What may be changed with the method that is chosen, the start of the run besides."""
+        return {**LAUNCH, **keys_of(self.recipe().method.name)}
+
+    def methods(self) -> list[tuple[str, str]]:
+        """Each method's name, and what it is or why it cannot be chosen as the recipe stands."""
+        problems = {name: self.problem("method.name", name) for name in METHODS}
+        return [
+            (name, f"needs a change: {problems[name]}" if problems[name] else re.sub(r" \([^)]*\)", "", keys.about()))
+            for name, keys in METHODS.items()
+        ]
+
     def value(self, key: str) -> str:
         """The value of a key as it is typed."""
         if key in LAUNCH:
@@ -127,7 +165,8 @@ class Form:
     def changes(self) -> list[tuple[str, str, str]]:
         """(key, the recipe's value, the value now) of every key that differs from the recipe, its followers too."""
         recipe = self.recipe()
-        pairs = [(key, _typed(self.base, key), _typed(recipe, key)) for key in KEYS]
+        names = {**keys_of(self.base.method.name), **keys_of(recipe.method.name)}
+        pairs = [(key, _typed(self.base, key), _typed(recipe, key)) for key in names]
         return [(key, was, now) for key, was, now in pairs if was != now]
 
     def plan(self) -> Plan | None:
@@ -151,13 +190,16 @@ class Form:
         recipe = self.recipe()
         plan = self.plan()
         rows = [("encoder", recipe.encoder_title)]
+        if recipe.method.name != "simclr":
+            rows.append(("through f", f"{recipe.method.pixels(recipe):.3g} views of each image"))
         if plan is None:
             rows.append(("images", f"counted at the start, in {recipe.data.root}"))
             rows.append(("global batch", f"{recipe.training.batch_size:,}"))
         else:
+            beside = " with the head" if recipe.method.name == "simclr" else " with what stands beside f"
             millions = (plan.encoder_parameters + plan.head_parameters) / 1e6
             rows += [
-                ("parameters", f"{millions:.1f} M{' with the head' if plan.head_parameters else ''}"),
+                ("parameters", f"{millions:.1f} M{beside if plan.head_parameters else ''}"),
                 ("images", f"{plan.images:,}"),
                 ("global batch", f"{plan.global_batch:,}, {plan.batch_per_process:,} a process"),
                 ("steps", f"{plan.total_steps:,}, warm-up {plan.warmup_steps:,}"),
@@ -254,8 +296,9 @@ def _typed(recipe: Recipe, key: str) -> str:
 
 def _did_you_mean(key: str, text: str) -> str:
     """For a word that is none of the choices."""
-    known = KEYS.get(key)
-    near = difflib.get_close_matches(text.strip('"'), known.choices, n=1, cutoff=0.5) if known else []
+    choices = {choice for keys in (_COMMON, *_OF_METHOD.values()) if key in keys for choice in keys[key].choices}
+    word = text.strip('"')
+    near = [] if word in choices else difflib.get_close_matches(word, sorted(choices), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 
@@ -267,12 +310,12 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
     """(key, value, whether it was changed) for the keys whose name or help holds every word of `wanted`."""
     recipe, recipe_keys = form.recipe(), {key for key, _, _ in form.changes()}
     slurm = form.launch["start.where"] == "SLURM"
-    for key in (*LAUNCH.values(), *KEYS.values()):
+    for key in form.keys().values():
         if (key.help.startswith("SLURM") and not slurm) or (slurm and key.name == "start.restarts"):
             continue
         if key.name in KEYS and not recipe.reads(key.name):
             continue
-        text = f"{key.name} {key.help}".lower()
+        text = f"{key.name} {key.help} {' '.join(key.choices)}".lower()
         launch = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
         changed = key.name in recipe_keys or launch
         if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):

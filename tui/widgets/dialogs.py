@@ -19,6 +19,8 @@ from simclr_plus.machine.printing import visible
 
 from ..looks.words import Words, plain
 
+WIDE, FRAME = 110, 10  # columns of a wide dialog, and those that its frame takes
+
 
 class Dialog(ModalScreen[str | None]):
     """A frame in the middle of the screen; escape leaves it without an answer."""
@@ -31,17 +33,32 @@ class Dialog(ModalScreen[str | None]):
 
 
 class Choose(Dialog):
-    """One of a few things, each with a word of explanation."""
+    """One of a few things, each with a word of explanation; `now` is the one that holds.
 
-    def __init__(self, title: str, choices: Sequence[tuple[str, str]]) -> None:
+    one_line: what does not fit on a line is cut, so that many can be seen.
+    """
+
+    def __init__(
+        self, title: str, choices: Sequence[tuple[str, str]], now: str | None = None, *, one_line: bool = False
+    ) -> None:
         super().__init__()
-        self.title_text, self.choices = visible(title), choices
+        self.title_text, self.choices, self.now, self.one_line = visible(title), choices, now, one_line
 
     def compose(self) -> ComposeResult:
         """A title and a list."""
-        with Vertical(classes="dialog"):
+        with Vertical(classes="dialog many" if self.one_line else "dialog"):
             yield Words(self.title_text, classes="dialog-title")
-            yield OptionList(*(Option(plain(label), id=key) for key, label in self.choices))
+            yield OptionList(*(Option(self._label(label), id=key) for key, label in self.choices))
+
+    def on_mount(self) -> None:
+        """Begin at the one that holds."""
+        keys = [key for key, _ in self.choices]
+        for options in self.query(OptionList):
+            options.highlighted = keys.index(self.now) if self.now in keys else 0
+
+    def _label(self, label: str) -> Text:
+        room = min(WIDE, int(0.96 * self.app.size.width)) - FRAME
+        return plain(f"{label[: room - 2]}.." if self.one_line and len(label) > room else label)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """The answer."""

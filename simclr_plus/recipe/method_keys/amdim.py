@@ -61,9 +61,9 @@ class AMDIMKeys(MethodKeys):
         """How often the whole of a view finds a place of the other one; how large the scores are."""
         fine, coarse = (1 / (1 + side**2 * (recipe.training.batch_size - 1)) for side in self.sides(recipe))
         return (
-            Figure("coarse_accuracy", "coarse places found", coarse),
-            Figure("fine_accuracy", "fine places found", fine),
-            Figure("score_size", "root mean square of scores", None, share=False),
+            Figure("coarse_accuracy", "coarse places", coarse),
+            Figure("fine_accuracy", "fine places", fine),
+            Figure("score_size", "size of scores", None, share=False),
         )
 
     def collapses(self, recipe: Sections) -> tuple[Collapse, ...]:
