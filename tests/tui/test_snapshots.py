@@ -19,7 +19,7 @@ from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.starting import recipe_form
 from textual.pilot import Pilot
 
-from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe import find_recipe, load_recipe
 from simclr_plus.runs.folder import create_run
 from simclr_plus.runs.states import write_status
 
@@ -28,7 +28,7 @@ SCREENS: dict[str, list[str]] = {
     "runs": [],
     "run": ["enter"],
     "compare": ["space", "space", "c"],
-    "form": ["n", "down", "down", "enter"],
+    "form": ["n"],  # then the demo's, wherever it stands in the list
 }
 
 
@@ -66,6 +66,8 @@ def snapshot(name: str, size: tuple[int, int]) -> str:
         app.animation_level = "none"
         await until(pilot, lambda: is_settled(app, "runs"))
         await pilot.press(*SCREENS[name])
+        if name == "form":
+            app.open_recipe("demo", find_recipe("demo"))
         await until(pilot, lambda: is_settled(app, name))
         await pilot.pause(0.3)
         seen.extend(text.rstrip() for text in screen_text(app).splitlines()[:-1])

@@ -191,7 +191,8 @@ class Form:
         plan = self.plan()
         rows = [("encoder", recipe.encoder_title)]
         if recipe.method.name != "simclr":
-            rows.append(("through f", f"{recipe.method.pixels(recipe):.3g} views of each image"))
+            pixels = f"{recipe.method.pixels(recipe):.3g}"
+            rows.append(("through f", f"{pixels} view{'' if pixels == '1' else 's'} of each image"))
         if plan is None:
             rows.append(("images", f"counted at the start, in {recipe.data.root}"))
             rows.append(("global batch", f"{recipe.training.batch_size:,}"))
