@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 from driving import SIZES, a_run, drive, line, screen_text, until
+from method_settings import TINY
 from parameters import rest_slow
 from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.line_chart import LineChart
@@ -20,9 +21,10 @@ from simclr_plus.tui.screens.compare import CompareScreen
 from simclr_plus.tui.screens.plots import alarms_of, by_digit, figure_name, levels_of, plots_of
 from simclr_plus.tui.screens.run import RunScreen
 from textual.pilot import Pilot
+from tiny_recipe import TINY as ALL_TINY
 
 from simclr_plus.recipe import load_recipe
-from simclr_plus.recipe.method_keys import Collapse, Figure, MethodKeys
+from simclr_plus.recipe.method_keys import METHODS, Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.base import Sections
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.results.curves import curves_figure
@@ -328,3 +330,19 @@ def test_the_line_of_progress_and_the_picture_of_curves_have_the_figures(tmp_pat
         *("coarse places, training batch", "fine places, training batch")
     ]
     assert own.lines[0].get_ydata().tolist() == [2.345, 2.345]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_figure_of_each_method_has_its_place_and_each_alarm_its_figure(tmp_path: Path, name: str) -> None:
+    recipe = load_recipe("demo", [*ALL_TINY, f"method.name={name}", *TINY[name]])
+    method, feed = recipe.method, Feed(create_run(recipe, tmp_path, name))
+    feed.look()
+    figures_of_method, plots = method.figures(recipe), plots_of([feed])
+    for figure in figures_of_method:
+        (plot,) = (plot for plot in plots if figure.column in plot.columns)
+        assert plot.key == ("task" if figure.share else f"own-{figure.column}")
+        levels = [level.y for level in levels_of(plot, recipe, feed)]
+        assert figure.chance is None or figure.share or figure.chance in levels
+    assert {collapse.column for collapse in method.collapses(recipe)} <= {figure.column for figure in figures_of_method}
+    assert all(";" in c.sentence or ":" in c.sentence for c in method.collapses(recipe))  # a cause, and a remedy
+    assert alarms_of(feed, None) == []
