@@ -78,11 +78,7 @@ class Decoder(StandIn):
 class Players(StandIn):
     """Generator and discriminator: two losses, of which neither stays at chance nor falls when all is well."""
 
-    loss_tells = False
     name: Literal["players"] = "players"
-
-    def chance_loss(self, recipe: Sections) -> float | None:
-        return math.log(4)
 
     def figures(self, recipe: Sections) -> tuple[Figure, ...]:
         return (
@@ -96,11 +92,7 @@ class Players(StandIn):
 class Triplets(StandIn):
     """A margin just below which a healthy run stays."""
 
-    loss_tells = False
     name: Literal["triplets"] = "triplets"
-
-    def chance_loss(self, recipe: Sections) -> float | None:
-        return 0.5
 
     def figures(self, recipe: Sections) -> tuple[Figure, ...]:
         return (Figure("embedding_deviation", "deviation of embeddings", None, share=False),)

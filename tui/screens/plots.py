@@ -291,7 +291,7 @@ def alarms_of(feed: Feed, silent: float | None) -> list[str]:
     return alarms(
         feed.facts.glance,
         alarm_columns(feed),
-        method.chance_loss(recipe) if method.loss_tells else None,
+        method.chance_loss(recipe),
         silent,
         collapses=method.collapses(recipe),
         remedy=HIGHER_TEMPERATURE if "loss" in method.reads else LOWER_RATE,

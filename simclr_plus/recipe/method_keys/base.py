@@ -87,7 +87,6 @@ class MethodKeys(Section):
     learns_labels: ClassVar[bool] = False  # then only labelled images that no evaluation holds out are trained on
     defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
     paths: ClassVar[tuple[str, ...]] = ()  # its keys that name files; a run records them whole
-    loss_tells: ClassVar[bool] = True  # whether a loss that stays at chance means that nothing is learnt
     features_tell: ClassVar[bool] = True  # whether features of images that come to be alike are a failure
     name: str
 
