@@ -270,7 +270,9 @@ def test_runs_of_several_methods_are_compared_by_what_they_share_and_what_each_h
             feed.facts.recipe = recipe_of(feed.run.name)
         app.push_screen(screen)
         await until(pilot, lambda: any(len(chart.curves) >= 2 for chart in screen.query(LineChart)))
+        assert "losses of different kinds" in screen_text(app)
         await pilot.press("2")
+        assert "losses of different kinds" not in screen_text(app)
         labels = {curve.label for curve in screen.query_one(LineChart).curves if curve.label}
         assert labels == {"queue key found", "players D right of images", "players D right of pairs made"}
         for title in ("age of the queue", "loss of D", "loss of G"):

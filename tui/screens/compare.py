@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 from zlib import crc32
 
@@ -24,7 +24,7 @@ from ..reading.feed import AXIS_NAMES, Feed
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
 from .chart_screen import ChartScreen, average_in_words, place_in_words
-from .plots import PLOTS, SMOOTHINGS, by_digit, captions_of, curves_of, end_of, figure_name, levels_of, plots_of
+from .plots import PLOTS, SMOOTHINGS, Plot, by_digit, captions_of, curves_of, end_of, figure_name, levels_of, plots_of
 
 
 class CompareScreen(ChartScreen):
@@ -132,6 +132,7 @@ class CompareScreen(ChartScreen):
         chart.title, chart.form, chart.x_name = plot.title, plot.form, AXIS_NAMES[self.axis]
         chart.whole_x = self.axis in ("step", "images")
         chart.captions = list(dict.fromkeys(words for feed in self.feeds for words in captions_of(plot, feed)))
+        chart.captions += self._kinds_of_loss(plot)
         chart.tail = average_in_words(self.average) if plot.smoothed else ("",)
         chart.show(
             curves,
@@ -153,6 +154,14 @@ class CompareScreen(ChartScreen):
             names.append(f"{feed.run.name} ")
             names.append(f"{state}   ", style="dim")
         self.query_one("#head", Static).update(names)
+
+    def _kinds_of_loss(self, plot: Plot) -> list[Sequence[str]]:
+        """A word of warning where what runs minimise is not one thing."""
+        recipes = [feed.facts.recipe for feed in self.feeds if feed.facts.recipe is not None]
+        kinds = {(recipe.method.name, recipe.method.loss_title(recipe)) for recipe in recipes}
+        if plot.key != "loss" or len(kinds) < 2:
+            return []
+        return [("losses of different kinds: their heights cannot be compared", "losses of different kinds")]
 
     def _show_table(self) -> None:
         """Fill the table; its columns are as wide as they need to be from the beginning, not when the app is idle."""
