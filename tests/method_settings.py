@@ -23,6 +23,7 @@ TINY: dict[str, list[str]] = {
     ],
     "instdist": ["method.negatives=64", "method.output_dim=16", "method.proximal=0.1"],
     "colorization": ["data.name=places", "method.hidden_dim=16"],
+    "cmc": ["data.name=places", "method.negatives=64", "method.output_dim=16"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -52,6 +53,11 @@ LEARNS: dict[str, list[str]] = {
         *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),  # rows lag an epoch behind
     ],
     "colorization": ["data.name=places", "augmentation.image_size=32", "method.hidden_dim=64"],
+    "cmc": [
+        *("data.name=places", "augmentation.image_size=32", "method.output_dim=64"),
+        *("method.loss=softmax", "method.negatives=0", "method.temperature=0.1"),
+        *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),  # rows lag an epoch behind
+    ],
 }
 LEARNING = [
     "data.limit=4000",

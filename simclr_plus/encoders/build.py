@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.lab_pair import LabPair
 from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.encoders.resnet import ResNet
 
-FAMILIES: dict[str, type[Encoder]] = {"resnet": ResNet, "patches": PatchEncoder}
+FAMILIES: dict[str, type[Encoder]] = {"resnet": ResNet, "patches": PatchEncoder, "lab_pair": LabPair}
 
 
 def build(spec: dict[str, Any]) -> Encoder:

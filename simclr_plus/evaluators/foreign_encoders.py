@@ -171,11 +171,14 @@ def _normalisation_in(header: dict[str, str], file: Path, normalize: str) -> tup
     if normalize:
         raise RecipeError(f"--normalize {normalize}: {file} itself says how its images are normalised; leave it out")
     try:
-        architecture = Architecture(**json.loads(header["architecture"]))
+        spec = json.loads(header["architecture"])
+        if "family" in spec:
+            raise CheckpointError(f"{file} is no network of torchvision's; evaluate it by its own name")
+        a = Architecture(**spec)
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{file} describes an encoder that this version cannot build: {error}") from None
-    a = architecture
-    if (a.stem, a.flavor, a.selective_kernels) != ("imagenet", "torchvision", False):
+    plain = Architecture(a.depth, a.width, mean=a.mean, std=a.std, se_ratio=a.se_ratio)
+    if a != plain:
         raise CheckpointError(
             f"{file} is no network of torchvision's ({a.title}, flavor {a.flavor}); evaluate it by its own name"
         )

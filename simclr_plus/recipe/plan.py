@@ -90,7 +90,7 @@ def _memory(recipe: Recipe, images: int, processes: int) -> int:
     t, size, method = recipe.training, recipe.augmentation.image_size, recipe.method
     copies = 4 if recipe.optimizer.name == "adam" else 3
     share = t.batch_size // processes
-    kept = recipe.architecture.activation_count(size, recompute_blocks=t.activation_checkpointing)
+    kept = method.activation_count(recipe, recompute_blocks=t.activation_checkpointing)
     bytes_a_number = {"float32": 4, "tf32": 4, "float64": 8, "auto": 4 if t.device == "cpu" else 2}.get(t.precision, 2)
     pixels = method.pixels(recipe) * share
     return (

@@ -16,7 +16,8 @@ from simclr_plus.encoders.build import build
 from simclr_plus.encoders.input_law import standardized
 from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.encoders.resnet import ResNet
-from simclr_plus.errors import RecipeError
+from simclr_plus.errors import CheckpointError, RecipeError
+from simclr_plus.evaluators.foreign_encoders import foreign_network
 from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 from simclr_plus.weights.export import export_timm
 
@@ -91,6 +92,8 @@ def test_what_a_network_does_first_travels_with_its_file(tmp_path: Path, changes
     assert torch.equal(loaded(images), encoder(images)) and loaded.spec | changes == loaded.spec
     with pytest.raises(RecipeError, match=f"{next(iter(changes.values()))} input|layer norm|no norm"):
         export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
+    with pytest.raises(CheckpointError, match="no network of torchvision's"):
+        foreign_network(f"torchvision:resnet18@{tmp_path / 'e.safetensors'}")
 
 
 def test_a_plain_network_is_described_as_before() -> None:

@@ -19,6 +19,7 @@ from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
     "amdim_r50",
+    "cmc_r50",
     "colorization_r50",
     "places",
     "demo",

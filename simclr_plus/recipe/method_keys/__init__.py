@@ -12,6 +12,7 @@ from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
 from simclr_plus.recipe.method_keys.autoencoder import AutoencoderKeys
 from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.bigan import BiGANKeys
+from simclr_plus.recipe.method_keys.cmc import CMCKeys
 from simclr_plus.recipe.method_keys.colorization import ColorizationKeys
 from simclr_plus.recipe.method_keys.dim import DIMKeys
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
@@ -37,6 +38,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     JigsawKeys,
     InstDistKeys,
     ColorizationKeys,
+    CMCKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 if TYPE_CHECKING:

@@ -149,6 +149,11 @@ class MethodKeys(Section):
         """Trained numbers of that network."""
         return recipe.architecture.parameter_count()
 
+    def activation_count(self, recipe: Sections, *, recompute_blocks: bool) -> int:
+        """Numbers that it leaves for the backward pass of a view's pixels."""
+        size = recipe.augmentation.image_size
+        return recipe.architecture.activation_count(size, recompute_blocks=recompute_blocks)
+
     def second_law(self, recipe: Sections) -> dict[str, Any] | None:
         """Another kind of view of each image, as changes to the law of the views; None: there is none."""
         return None

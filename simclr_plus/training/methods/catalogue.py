@@ -5,6 +5,7 @@ from __future__ import annotations
 from simclr_plus.training.methods.amdim import AMDIM
 from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
+from simclr_plus.training.methods.cmc import CMC
 from simclr_plus.training.methods.colorization import Colorization
 from simclr_plus.training.methods.dim import DIM
 from simclr_plus.training.methods.instdist import InstDist
@@ -29,4 +30,5 @@ METHODS: dict[str, type[Method]] = {
     "jigsaw": Jigsaw,
     "instdist": InstDist,
     "colorization": Colorization,
+    "cmc": CMC,
 }

@@ -1,0 +1,109 @@
+"""CMC: lightness and colors of an image, seen by two networks, find each other (Tian, Krishnan, Isola, ECCV 2020).
+
+f is the pair, so that evaluators feed RGB to it and read both halves of h. Each half has a memory of every image: it is
+compared with that of the other half, and goes into its own after the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from simclr_plus import distributed
+from simclr_plus.augmentations.law import ViewLaw
+from simclr_plus.datasets.batches import Batch
+from simclr_plus.datasets.images import Images
+from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.errors import UnreadableImageError
+from simclr_plus.parts.cmc import CMCCompared, CMCHead, CMCLoss
+from simclr_plus.recipe.method_keys.cmc import CMCKeys
+from simclr_plus.recipe.recipe import Recipe
+from simclr_plus.training.methods.gray_images import LOOKED_AT, notes_on_gray
+from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
+
+GRAY_WITHIN = 8  # of 255, by which R, G and B of a gray image's pixels differ: what JPEG makes of gray
+FEW = 20_000  # images, of which noise-contrastive estimation learns late: its Z is that of a memory of noise
+
+
+class CMC(Method):
+    """f, a linear layer on each half of h, and two memories of every image."""
+
+    source: ClassVar[str] = "Tian, Krishnan, Isola 2020, arXiv:1906.05849"
+
+    def __init__(self, recipe: Recipe, encoder: Encoder, images: int) -> None:
+        super().__init__(recipe, encoder, images)
+        assert isinstance(recipe.method, CMCKeys)
+        keys = self.keys = recipe.method
+        self.head = CMCHead(encoder.feature_dim, keys.output_dim)
+        self.criterion = CMCLoss(
+            images,
+            keys.output_dim,
+            loss=keys.loss,
+            negatives=keys.negatives,
+            temperature=keys.temperature,
+            momentum=keys.momentum,
+            z_momentum=keys.z_momentum,
+            seed=recipe.training.seed,
+        )
+
+    def study_images(self, images: Images, law: ViewLaw) -> Iterator[str]:
+        """Refuse gray images, of which a sample that is spread evenly is read; a note where there are few for nce."""
+        count = min(LOOKED_AT, len(images))
+        seen = [is_gray(image) for image in _read(images, np.arange(count) * len(images) // count)]
+        yield from notes_on_gray(self.keys, images, self.recipe.data.name, sum(seen), len(seen))
+        if self.keys.loss == "nce" and len(images) < FEW:
+            yield (
+                f'method.loss = "nce" with {len(images):,} images learns late; method.loss = "softmax" with '
+                "method.negatives = 0 and method.temperature = 0.1 learns sooner"
+            )
+
+    def prepare(self, batch: Batch) -> Inputs:
+        """The views [B, 3, S, S], and whose rows of the memories they are compared with [B, 1 + K], or [B] for all."""
+        return Inputs(batch.views, self.criterion.candidates(batch.indices, batch.step))
+
+    def forward(self, images: Tensor, **more: Tensor) -> Outputs:
+        """h [B, F], and z of lightness and of colors [B, D] of unit length."""
+        h = self.encoder(images)
+        lightness, colors = self.head(h)
+        return {"h": h, "lightness": lightness, "colors": colors, **self.probed(h)}
+
+    def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
+        """The sum of both halves' losses, against the memories as they are before this step."""
+        assert inputs.targets is not None
+        z = outputs["lightness"], outputs["colors"]
+        told = self.criterion.compare(*z, inputs.targets)
+        kept = torch.stack(z).detach()
+        return StepResult(outputs["h"].detach(), told.loss.detach(), told.loss, partial(_metrics, told), kept)
+
+    def after_step(self, result: StepResult, batch: Batch) -> None:
+        """The batch goes into both memories."""
+        assert result.memory is not None
+        self.criterion.update(batch.indices, *result.memory, equal_rows=True)
+
+
+def is_gray(image: NDArray[np.uint8]) -> bool:
+    """Whether R, G and B are alike in every pixel of an image [H, W, 3]."""
+    r, g, b = np.moveaxis(image.astype(np.int16), -1, 0)
+    return bool(max(np.abs(r - g).max(), np.abs(g - b).max()) <= GRAY_WITHIN)
+
+
+def _read(images: Images, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """The images, without those that cannot be read where the run leaves them out."""
+    for index in indices.tolist():
+        try:
+            yield images.read(index)
+        except UnreadableImageError:
+            if not images.skip_bad:
+                raise
+
+
+def _metrics(told: CMCCompared) -> dict[str, float]:
+    columns = {"pretext_accuracy": told.nearest}
+    columns |= {"lightness_accuracy": told.lightness.nearest, "color_accuracy": told.colors.nearest}
+    return {column: distributed.mean_over_processes(share) for column, share in columns.items()}
