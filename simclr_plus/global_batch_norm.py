@@ -7,6 +7,8 @@ modes are those of `torch.nn.BatchNorm2d`. The path of several GPUs was tried wi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
@@ -157,6 +159,20 @@ def _take_in(
         share = batches.clamp_min(1).to(running_mean.dtype).reciprocal()
     running_mean.lerp_(mean.to(running_mean.dtype), share)
     running_var.lerp_(variance.to(running_var.dtype), share)
+
+
+@contextmanager
+def running_statistics_held(model: nn.Module) -> Iterator[None]:
+    """Within, training batches leave the running statistics of a model's batch norms as they are."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm, _, batches in kept:
+        norm.momentum, norm.num_batches_tracked = 0.0, None if batches is None else torch.zeros_like(batches)
+    try:
+        yield
+    finally:
+        for norm, momentum, batches in kept:
+            norm.momentum, norm.num_batches_tracked = momentum, batches
 
 
 class _NormaliseGlobally(torch.autograd.Function):

@@ -24,6 +24,7 @@ TINY: dict[str, list[str]] = {
     "instdist": ["method.negatives=64", "method.output_dim=16", "method.proximal=0.1"],
     "colorization": ["data.name=places", "method.hidden_dim=16"],
     "cmc": ["data.name=places", "method.negatives=64", "method.output_dim=16"],
+    "pirl": ["augmentation.image_size=28", "method.negatives=64", "method.output_dim=16", "method.objective=nce"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -57,6 +58,9 @@ LEARNS: dict[str, list[str]] = {
         *("data.name=places", "augmentation.image_size=32", "method.output_dim=64"),
         *("method.loss=softmax", "method.negatives=0", "method.temperature=0.1"),
         *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),  # rows lag an epoch behind
+    "pirl": [
+        *("method.negatives=1000", "method.temperature=0.1", "augmentation.flip_prob=0"),
+        *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),
     ],
 }
 LEARNING = [

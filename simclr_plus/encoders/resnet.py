@@ -10,20 +10,19 @@ stem, shortcut and squeeze-excitation bear timm's names (`conv1.0`, `downsample.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from simclr_plus.encoders.architecture import BLOCKS, Architecture
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.encoders.input_law import InputLaw
-from simclr_plus.global_batch_norm import GlobalBatchNorm2d
+from simclr_plus.global_batch_norm import GlobalBatchNorm2d, running_statistics_held
 
 Norm = Callable[[int], nn.Module]
 
@@ -327,20 +326,7 @@ def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
     """The block without its inner activations, which the backward pass makes again, running statistics held."""
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _running_statistics_held(block)
+        return nullcontext(), running_statistics_held(block)
 
     out: Tensor = checkpoint(block, x, use_reentrant=False, context_fn=contexts)
     return out
-
-
-@contextmanager
-def _running_statistics_held(block: nn.Module) -> Iterator[None]:
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
-    kept = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, torch.zeros(())
-    try:
-        yield
-    finally:
-        for norm, momentum, batches in kept:
-            norm.momentum, norm.num_batches_tracked = momentum, batches

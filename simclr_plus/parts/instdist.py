@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from simclr_plus.parts.memory_bank import Compared, MemoryBank, NCEConstant, nce, proximal, softmax, unit
+from simclr_plus.parts.memory_bank import EPSILON, Compared, MemoryBank, NCEConstant, nce, proximal, softmax, unit
 
 LOSSES = ("nce", "softmax")
 
@@ -33,7 +33,7 @@ class InstDistLoss(nn.Module):
     update. z_momentum: see NCEConstant. Raises ValueError for a loss of another name, and for "nce" without negatives.
     """
 
-    # nine parameters: the law has as many numbers
+    # ten parameters: the law has as many numbers
     def __init__(
         self,
         images: int,
@@ -46,12 +46,13 @@ class InstDistLoss(nn.Module):
         proximal: float = 0.0,
         z_momentum: float = 1.0,
         seed: int = 0,
+        epsilon: float = EPSILON,
     ) -> None:
         super().__init__()
         if loss not in LOSSES or (loss == "nce" and negatives < 1):
             raise ValueError(f"loss = {loss!r} with negatives = {negatives}: use one of {LOSSES}, nce with 1 or more")
         self.loss, self.negatives, self.temperature = loss, negatives, temperature
-        self.momentum, self.proximal, self.seed = momentum, proximal, seed
+        self.momentum, self.proximal, self.seed, self.epsilon = momentum, proximal, seed, epsilon
         self.bank = MemoryBank(images, dim, seed)
         self.constant = NCEConstant(z_momentum) if loss == "nce" else None
 
@@ -73,7 +74,7 @@ class InstDistLoss(nn.Module):
         if self.constant is None:
             return softmax(z, memory, candidates, temperature=self.temperature)
         log_z = self.constant(z, memory, candidates, self.temperature)
-        return nce(z, memory, candidates, log_z, temperature=self.temperature)
+        return nce(z, memory, candidates, log_z, temperature=self.temperature, epsilon=self.epsilon)
 
     def distance(self, z: Tensor, indices: Tensor) -> Tensor:
         """The proximal term, not weighed."""

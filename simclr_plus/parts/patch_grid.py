@@ -47,3 +47,9 @@ class PatchGrid:
     def count(self) -> int:
         """M, patches of an image."""
         return self.grid**2
+
+
+def proportional_grid(image_size: int, cells: int = 3) -> PatchGrid:
+    """The published proportions beside views of another side: cells of 85 and patches of 64 pixels at 224."""
+    cell = round(255 / cells * image_size / 224)
+    return PatchGrid(crop=cells * cell, grid=cells, jitter=cell - round(64 * cell / 85))

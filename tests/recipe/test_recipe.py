@@ -46,6 +46,7 @@ ASKED_FOR = {
     "relative_patch_r50",
     "jigsaw_r50",
     "instdist_r50",
+    "pirl_r50",
 }
 
 

@@ -18,6 +18,7 @@ from simclr_plus.recipe.method_keys.dim import DIMKeys
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
 from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
+from simclr_plus.recipe.method_keys.pirl import PIRLKeys
 from simclr_plus.recipe.method_keys.relative_patch import RelativePatchKeys
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.method_keys.simclr import SimCLRKeys
@@ -39,6 +40,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     InstDistKeys,
     ColorizationKeys,
     CMCKeys,
+    PIRLKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 if TYPE_CHECKING:

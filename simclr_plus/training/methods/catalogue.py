@@ -12,6 +12,7 @@ from simclr_plus.training.methods.instdist import InstDist
 from simclr_plus.training.methods.jigsaw import Jigsaw
 from simclr_plus.training.methods.method import Method
 from simclr_plus.training.methods.moco import MoCo
+from simclr_plus.training.methods.pirl import PIRL
 from simclr_plus.training.methods.relative_patch import RelativePatch
 from simclr_plus.training.methods.rotation import Rotation
 from simclr_plus.training.methods.simclr import SimCLR
@@ -31,4 +32,5 @@ METHODS: dict[str, type[Method]] = {
     "instdist": InstDist,
     "colorization": Colorization,
     "cmc": CMC,
+    "pirl": PIRL,
 }
