@@ -58,6 +58,7 @@ LEARNS: dict[str, list[str]] = {
         *("data.name=places", "augmentation.image_size=32", "method.output_dim=64"),
         *("method.loss=softmax", "method.negatives=0", "method.temperature=0.1"),
         *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),  # rows lag an epoch behind
+    ],
     "pirl": [
         *("method.negatives=1000", "method.temperature=0.1", "augmentation.flip_prob=0"),
         *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),
