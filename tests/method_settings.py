@@ -25,6 +25,7 @@ TINY: dict[str, list[str]] = {
     "colorization": ["data.name=places", "method.hidden_dim=16"],
     "cmc": ["data.name=places", "method.negatives=64", "method.output_dim=16"],
     "pirl": ["augmentation.image_size=28", "method.negatives=64", "method.output_dim=16", "method.objective=nce"],
+    "exemplar": ["method.views=3", "method.output_dim=16"],
 }
 
 # on top of LEARNING: its task is learnt, and kNN on h beats the encoder that it began with
@@ -63,6 +64,7 @@ LEARNS: dict[str, list[str]] = {
         *("method.negatives=1000", "method.temperature=0.1", "augmentation.flip_prob=0"),
         *("data.limit=1000", "training.epochs=16", "optimizer.learning_rate=0.001"),
     ],
+    "exemplar": ["method.views=4", "method.output_dim=64", "training.batch_size=64", "training.epochs=3"],
 }
 LEARNING = [
     "data.limit=4000",

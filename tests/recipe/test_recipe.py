@@ -38,6 +38,7 @@ ASKED_FOR = {
     "study",
     "rotation_demo",
     "rotation_r50",
+    "exemplar_r50",
     "moco_v1_r50",
     "moco_v2_r50",
     "autoencoder_r50",

@@ -15,6 +15,7 @@ from simclr_plus.recipe.method_keys.bigan import BiGANKeys
 from simclr_plus.recipe.method_keys.cmc import CMCKeys
 from simclr_plus.recipe.method_keys.colorization import ColorizationKeys
 from simclr_plus.recipe.method_keys.dim import DIMKeys
+from simclr_plus.recipe.method_keys.exemplar import ExemplarKeys
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
 from simclr_plus.recipe.method_keys.jigsaw import JigsawKeys
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
@@ -41,6 +42,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     ColorizationKeys,
     CMCKeys,
     PIRLKeys,
+    ExemplarKeys,
 )
 METHODS = {str(get_args(keys.model_fields["name"].annotation)[0]): keys for keys in _SECTIONS}
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from simclr_plus.training.methods.bigan import BiGAN
 from simclr_plus.training.methods.cmc import CMC
 from simclr_plus.training.methods.colorization import Colorization
 from simclr_plus.training.methods.dim import DIM
+from simclr_plus.training.methods.exemplar import Exemplar
 from simclr_plus.training.methods.instdist import InstDist
 from simclr_plus.training.methods.jigsaw import Jigsaw
 from simclr_plus.training.methods.method import Method
@@ -33,4 +34,5 @@ METHODS: dict[str, type[Method]] = {
     "colorization": Colorization,
     "cmc": CMC,
     "pirl": PIRL,
+    "exemplar": Exemplar,
 }
