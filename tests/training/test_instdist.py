@@ -85,7 +85,7 @@ def test_negatives_are_counted_by_the_step_and_the_place_in_the_global_batch(tin
     assert torch.equal(first.targets[:, 0], batches.at(0).indices)
     assert not torch.equal(first.targets[:, 1:], second.targets[:, 1:])
     by_places = model.criterion.bank.candidates(
-        batches.at(0).indices, 64, seed=model.recipe.training.seed, step=0, places=batches.at(0).places
+        batches.at(0).indices, 64, seed=model.recipe.training.seed, step=0, places=batches.at(0).counters.places
     )
     assert torch.equal(first.targets, by_places)
 
