@@ -9,6 +9,7 @@ TINY: dict[str, list[str]] = {
     "rotation": [],
     "amdim": [],
     "autoencoder": ["method.width=8"],
+    "cpc": ["augmentation.image_size=32", "method.context_width=16", "method.target_dim=8"],
     "dim": ["method.units=32", "method.global_dim=8", "method.prior_weight=0.1"],
     "relative_patch": [
         *("augmentation.image_size=32", "method.crop=30", "method.jitter=2"),
@@ -35,6 +36,10 @@ LEARNS: dict[str, list[str]] = {
     "rotation": [],
     "amdim": [],
     "autoencoder": ["method.width=16"],
+    "cpc": [
+        *("augmentation.image_size=32", "method.stride=6", "method.offsets=[2]", "method.context_width=64"),
+        *("encoder.stem=imagenet", "optimizer.learning_rate=0.001", "training.epochs=3"),
+    ],
     "dim": ["method.units=256"],
     "relative_patch": [
         *("augmentation.image_size=68", "augmentation.min_scale=1", "method.crop=60", "method.jitter=4"),

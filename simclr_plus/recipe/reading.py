@@ -84,7 +84,7 @@ def _choose_method(values: dict[str, Any], origin: str) -> None:
         method["name"] = "supervised"
         del loss["name"]
     keys = METHODS.get(str(method.setdefault("name", SimCLRKeys().name)), MethodKeys)
-    for key, value in keys.defaults.items():
+    for key, value in keys.defaults_of(method).items():
         section, _, name = key.partition(".")
         table = values.setdefault(section, {})
         if isinstance(table, dict):

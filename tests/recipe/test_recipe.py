@@ -43,6 +43,7 @@ ASKED_FOR = {
     "moco_v2_r50",
     "autoencoder_r50",
     "bigan_r50",
+    "cpc_r50",
     "dim_r50",
     "relative_patch_r50",
     "jigsaw_r50",

@@ -14,6 +14,7 @@ from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys
 from simclr_plus.recipe.method_keys.bigan import BiGANKeys
 from simclr_plus.recipe.method_keys.cmc import CMCKeys
 from simclr_plus.recipe.method_keys.colorization import ColorizationKeys
+from simclr_plus.recipe.method_keys.cpc import CPCKeys
 from simclr_plus.recipe.method_keys.dim import DIMKeys
 from simclr_plus.recipe.method_keys.exemplar import ExemplarKeys
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
@@ -33,6 +34,7 @@ _SECTIONS: tuple[type[MethodKeys], ...] = (
     RotationKeys,
     AMDIMKeys,
     AutoencoderKeys,
+    CPCKeys,
     DIMKeys,
     RelativePatchKeys,
     MoCoKeys,

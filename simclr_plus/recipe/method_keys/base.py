@@ -95,6 +95,11 @@ class MethodKeys(Section):
         """What the method is, in a line."""
         return (cls.__doc__ or "").partition("\n")[0].rstrip(".")
 
+    @classmethod
+    def defaults_of(cls, method: dict[str, Any]) -> dict[str, Any]:
+        """`defaults`, where they hang on keys of the section as a recipe gives them."""
+        return cls.defaults
+
     @property
     def view_count(self) -> int:
         """Views that are made of each image."""

@@ -7,6 +7,7 @@ from simclr_plus.training.methods.autoencoder import Autoencoder
 from simclr_plus.training.methods.bigan import BiGAN
 from simclr_plus.training.methods.cmc import CMC
 from simclr_plus.training.methods.colorization import Colorization
+from simclr_plus.training.methods.cpc import CPC
 from simclr_plus.training.methods.dim import DIM
 from simclr_plus.training.methods.exemplar import Exemplar
 from simclr_plus.training.methods.instdist import InstDist
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "rotation": Rotation,
     "amdim": AMDIM,
     "autoencoder": Autoencoder,
+    "cpc": CPC,
     "dim": DIM,
     "relative_patch": RelativePatch,
     "moco": MoCo,
