@@ -154,6 +154,16 @@ def test_loss_and_gradient_are_those_of_the_plain_formula(
     assert close(ours.grad, plain.grad, 1e-12)
 
 
+def test_1e_7_is_added_to_each_divisor() -> None:
+    """Where K / n is nearly as small as that: one negative among 20,000 images."""
+    z, memory, candidates = scene(n=20_000, k=1)
+    log_z = torch.tensor(math.log(20_000) + 9, dtype=torch.float64)
+    ours = float(nce(z, memory, candidates, log_z, temperature=0.1).loss)
+    assert ours == pytest.approx(float(plain_nce(z, memory, candidates, 0.1, float(log_z.exp()))), rel=1e-9)
+    other = float(nce(z, memory, candidates, log_z, temperature=0.1, epsilon=1.01e-7).loss)
+    assert abs(other - ours) > 1e-7 * ours
+
+
 def test_a_memory_that_is_updated_before_the_backward_pass_does_not_change_the_gradient() -> None:
     z, memory, candidates = scene()
     bank = bank_of(memory)

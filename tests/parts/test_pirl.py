@@ -98,6 +98,18 @@ def test_scores_of_no_difference_have_the_loss_of_chance(k: int) -> None:
     assert float(infonce(u, v, indices, 0)) == pytest.approx(math.log(1 + k), rel=1e-7)
 
 
+def test_float32s_epsilon_is_added_to_the_divisors_of_nce() -> None:
+    u, n = random_units(4, 8), 20_000
+    criterion = PIRLLoss(n, 8, weight=0, objective="nce", negatives=1, temperature=0.1).double()
+    assert criterion.memory.constant is not None
+    criterion.memory.constant.log_z.fill_(math.log(n) + 9)
+    candidates = criterion.candidates(torch.arange(4), 0)
+    p = (torch.einsum("bd,bkd->bk", u, criterion.memory.bank.memory[candidates]) * 10 - math.log(n) - 9).exp()
+    q, e = 1 / n, 2.0**-23
+    expected = -((p[:, 0] / (p[:, 0] + q + e)).log() + (q / (p[:, 1] + q + e)).log()).mean()
+    assert float(criterion.compare(u, None, candidates).loss) == pytest.approx(float(expected), rel=1e-8)
+
+
 def test_one_row_that_is_orthogonal_to_u_drawn_k_times() -> None:
     """log(1 + K exp(-1 / T))."""
     memory, k, t = torch.eye(6, 4, dtype=torch.float64), 11, 0.3
