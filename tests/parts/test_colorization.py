@@ -202,6 +202,7 @@ def test_the_head_resizes_logits_by_centres_of_pixels() -> None:
     assert torch.allclose(twice[:, :, 1, 2], 0.75 * mixed[:, :, 1] + 0.25 * mixed[:, :, 0])
 
 
+@pytest.mark.slow
 def test_a_network_of_lightness_tells_colors_better_than_the_best_guess_that_does_not_look() -> None:
     """The best guess is the mean of all labels' codes, each by its weight. 20 steps on 32 pieces of photographs."""
     torch.manual_seed(0)

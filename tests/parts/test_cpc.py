@@ -302,6 +302,7 @@ def test_what_does_not_fit_is_refused() -> None:
         CPCLoss(-1)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     ended = subprocess.run([*torchrun, __file__, tmp_path], capture_output=True, text=True, timeout=120, check=False)

@@ -362,6 +362,7 @@ def test_wrong_arguments_are_refused(call: Any, names: str) -> None:
 # several processes, and Lightly
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_the_memory_and_the_constant_of_one(tmp_path: Path) -> None:
     whole, halves = three_steps(slice(None)), two_processes(tmp_path)
     assert torch.equal(halves[0]["memory"], halves[1]["memory"])

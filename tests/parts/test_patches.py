@@ -82,6 +82,7 @@ def test_every_offset_occurs_in_each_patch_and_axis_and_none_tells_of_another() 
     assert float((correlations - torch.eye(20)).abs().max()) < 4.5 / count**0.5
 
 
+@pytest.mark.slow
 def test_gaps_between_neighbours_go_from_none_to_twice_the_jitter() -> None:
     at = places(3000)[:, :, 1].view(3000, 3, 3)  # x of each patch
     gaps = at.diff(dim=2) - 64

@@ -167,6 +167,7 @@ def test_figure_1_has_the_users_encoders_that_were_evaluated_on_imagenet(tmp_pat
     assert evaluated_on_imagenet(tmp_path / "nowhere") == ()
 
 
+@pytest.mark.slow
 def test_what_is_measured_of_frozen_features_is_what_the_evaluators_say(tmp_path: Path, tiny: list[str]) -> None:
     from simclr_plus.datasets.images import TEST, TRAIN, open_images
     from simclr_plus.evaluators.knn import evaluate_knn

@@ -132,6 +132,7 @@ def test_a_code_that_says_nothing_is_named_a_collapse(tiny: list[str]) -> None:
     assert plain.recipe.method.collapses(plain.recipe) == ()
 
 
+@pytest.mark.slow
 def test_sixteen_images_are_learnt_to_a_tenth_of_their_variance(tiny: list[str]) -> None:
     model = autoencoder(tiny, "method.width=16", "training.batch_size=16", "augmentation.min_scale=1.0")
     batch = first_batch(model)

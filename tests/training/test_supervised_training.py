@@ -219,6 +219,7 @@ def test_the_authors_factor_of_two_concerns_nt_xent_alone(
     assert torch.equal(*sums) is not doubled
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nt_logistic", "margin"])
 def test_another_loss_learns_to_tell_images_apart(tmp_path: Path, tiny: list[str], name: str) -> None:
     lines = trained(tmp_path, [*tiny, f"loss.name={name}", "training.epochs=8"]).metrics()
