@@ -18,7 +18,7 @@ from simclr_plus.runs.folder import create_run
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
 from simclr_plus.studies.comparison.page import chosen_rates, page
-from simclr_plus.studies.comparison.plan import NEED_COLOR, RATES
+from simclr_plus.studies.comparison.plan import NEED_COLOR, OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.measures import MEASURES
@@ -38,7 +38,18 @@ COLOR = "data.name=places"
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_all_methods_see_as_many_pixels_on_the_same_network_at_the_same_three_rates(scale: str) -> None:
     cells = cells_of("pixels", scale, *([COLOR] if scale == "small" else []))
-    assert {cell.place["method"] for cell in cells} == set(METHODS) and len({cell.name for cell in cells}) == len(cells)
+    assert len({cell.name for cell in cells}) == len(cells)
+    own = [cell for cell in cells if cell.place["method"].endswith(OWN_OPTIMIZER)]
+    cells = [cell for cell in cells if cell not in own]
+    assert {cell.place["method"] for cell in cells} == set(METHODS)
+    assert {c.recipe.method.name for c in own} == set(METHODS) - {"simclr", "supervised"} and len(own) == len(
+        METHODS
+    ) - 2
+    for cell in own:
+        name = cell.recipe.method.name
+        assert cell.recipe.optimizer == load_recipe("moco_v2_r50" if name == "moco" else f"{name}_r50").optimizer
+        (shared,) = (c.recipe for c in cells if c.place == {"method": name, "rate": "1"})
+        assert cell.recipe.model_copy(update={"optimizer": shared.optimizer}) == shared
     (simclr,) = (c.recipe for c in cells if c.place == {"method": "simclr", "rate": "1"})
     for cell in cells:
         recipe = cell.recipe
@@ -58,7 +69,7 @@ def test_with_the_other_budget_all_train_as_many_epochs() -> None:
 
 
 def test_views_are_each_methods_published_law() -> None:
-    recipes = {c.place["method"]: c.recipe for c in cells_of("pixels", "paper")}
+    recipes = {c.recipe.method.name: c.recipe for c in cells_of("pixels", "paper")}
     for name, recipe in recipes.items():
         for key, value in METHODS[name].defaults.items():
             if key.startswith(("augmentation.", "encoder.")):
@@ -70,11 +81,10 @@ def test_views_are_each_methods_published_law() -> None:
 
 @pytest.mark.parametrize("data", GRAY_SETS)
 def test_methods_of_color_are_left_out_on_gray_images(data: str) -> None:
-    methods = {cell.place["method"] for cell in cells_of("pixels", "small", f"data.name={data}")}
+    methods = {cell.recipe.method.name for cell in cells_of("pixels", "small", f"data.name={data}")}
     assert methods == set(METHODS) - set(NEED_COLOR)
-    assert {c.place["method"] for c in cells_of("pixels", "small", COLOR) if c.needs_color} == set(NEED_COLOR) & set(
-        METHODS
-    )
+    with_color = {c.recipe.method.name for c in cells_of("pixels", "small", COLOR) if c.needs_color}
+    assert with_color == set(NEED_COLOR) == {"colorization", "cmc"}
 
 
 def made_up(values: dict[tuple[str, str], tuple[float, float]], **more: float) -> Findings:

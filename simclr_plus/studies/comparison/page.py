@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from simclr_plus.studies.comparison.own_encoders import OwnEncoder, evaluated_on_imagenet
-from simclr_plus.studies.comparison.plan import RATES
+from simclr_plus.studies.comparison.plan import OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.drawing import COLORS, MARKERS, bars, floor_of
 from simclr_plus.studies.findings import Findings
@@ -107,7 +107,7 @@ def _accuracies(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
 
 
 def _beside(method: str) -> str:
-    figures = PUBLISHED.get(method)
+    figures = PUBLISHED.get(method.removesuffix(OWN_OPTIMIZER))
     return f"{figures[0].top1:.1f}, {figures[0].network} ({figures[0].source})" if figures else "none known"
 
 

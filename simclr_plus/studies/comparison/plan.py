@@ -1,4 +1,4 @@
-"""Which runs the comparison has: each method by its published law, at three rates, on one budget."""
+"""Which runs the comparison has: each method by its published law, at three rates and with its own optimizer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from simclr_plus.recipe.method_keys import METHODS
 from simclr_plus.recipe.method_keys.color import GRAY_SETS, ColorKeys
+from simclr_plus.recipe.reading import load_recipe
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.study import SMALL, Point, changed
 
@@ -41,6 +42,10 @@ ON_SMALL_IMAGES: Mapping[str, Mapping[str, Any]] = {
     "pirl": {"method.negatives": 1024},
     "dim": {"method.units": 256},
 }
+OWN_OPTIMIZER = (
+    " with its own optimizer"  # ends the name of a row; the optimizer is that of the method's recipe for ImageNet
+)
+RECIPES = {"simclr": "", "supervised": "", "moco": "moco_v2_r50"}  # of methods; others are called after them
 FEW = ("few_labels_1pct", "few_labels_10pct")
 
 
@@ -64,6 +69,16 @@ def points(recipe: Recipe, scale: str, budget: str) -> Iterator[Point]:
             learning_rate = {"optimizer.learning_rate": recipe.optimizer.learning_rate * factor}
             place = {"method": name, "rate": rate}
             yield Point(place, {**changes, **learning_rate}, measures, needs_color=name in NEED_COLOR)
+        own = own_optimizer(name)
+        if own:
+            place = {"method": f"{name}{OWN_OPTIMIZER}", "rate": "1"}
+            yield Point(place, {**changes, **own}, _measures(scale, name, first=True), needs_color=name in NEED_COLOR)
+
+
+def own_optimizer(name: str) -> dict[str, Any]:
+    """What a method's recipe for ImageNet says of the optimizer; nothing of SimCLR and supervised training."""
+    recipe = RECIPES.get(name, f"{name}_r50")
+    return {f"optimizer.{key}": x for key, x in load_recipe(recipe).optimizer.model_dump().items()} if recipe else {}
 
 
 def by_its_law(recipe: Recipe, name: str, scale: str) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def _comparison(budget: str) -> Study:
             "optimizer, warm-up, schedule and batch size are the recipe's for all but exemplar, whose batch at small "
             "scale is 32 images of 8 views; the rate is the best of a third, once and three times the recipe's on a "
             "held-out tenth of the training images, chosen by the first seed",
+            "a method with its own optimizer has the update rule, rate and decay of the method's recipe for ImageNet",
             "views and encoder input are each method's published law; at small scale none has blur, patches fit 32 "
             "pixels, banks and queues fit 4,000 images (InstDist and CMC: softmax over the whole bank)",
             "1 % and 10 % of the labels: at small scale linear classifiers on frozen features, at the paper's "
