@@ -173,24 +173,34 @@ def _over_start(method: str, rate: str) -> list[tuple[int, dict[str, Any], str]]
 
 
 def _figure_1(figure: Any, own: tuple[OwnEncoder, ...]) -> None:
-    axes = figure.subplots()
+    """A mark for each published network with its method's name; SimCLR's joined; stars for the user's."""
+    axes, labelled = figure.subplots(), list[tuple[float, float]]()  # names to the right of their marks
     for number, (method, figures) in enumerate(PUBLISHED.items()):
+        color, marker = COLORS[number % len(COLORS)], MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
         ordered = sorted(figures, key=lambda one: one.parameters)
-        axes.plot(
-            [one.parameters for one in ordered],
-            [one.top1 for one in ordered],
-            label=method,
-            color=COLORS[number % len(COLORS)],
-            marker=MARKERS[number % len(MARKERS)],
-            linestyle="-" if method == "simclr" else ":",
-        )
+        x, y = [one.parameters for one in ordered], [one.top1 for one in ordered]
+        axes.plot(x, y, color=color, marker=marker, linestyle="-" if method == "simclr" else "none", label=method)
+        for one in ordered:
+            near = [p for p, top1 in labelled if abs(one.top1 - top1) < 1.2 and abs(one.parameters / p - 1) < 0.3]
+            left, below = any(one.parameters <= p for p in near), any(one.parameters > p for p in near)
+            labelled += [] if near else [(one.parameters, one.top1)]
+            axes.annotate(
+                method,
+                (one.parameters, one.top1),
+                (-6 if left else 6, -11 if below else -2),
+                textcoords="offset points",
+                ha="right" if left else "left",
+                fontsize=6.5,
+                color=color,
+            )
     for encoder in own:
-        axes.plot(encoder.parameters, encoder.top1, "k*", markersize=10)
-        axes.annotate(encoder.name, (encoder.parameters, encoder.top1), (5, 4), textcoords="offset points", fontsize=7)
-    axes.set(xscale="log", xlabel="parameters of the network (millions)", ylabel="ImageNet top-1 (%)")
+        axes.plot(encoder.parameters, encoder.top1, "k*", markersize=11)
+        axes.annotate(encoder.name, (encoder.parameters, encoder.top1), (6, 5), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", xlabel="parameters of the network (millions)", ylabel="ImageNet top-1 (%)", xlim=(9, 1100))
+    axes.set_xticks([12, 25, 50, 100, 200, 400, 626], minor=False)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _claims(f: Findings, rates: dict[str, str]) -> list[Claim]:
