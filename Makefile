@@ -11,7 +11,8 @@ test: check
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not soak"
 
 test-all: .venv/dev
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 tests/training tests/parts
+	$(BIN)/pytest -m slow --ignore=tests/training --ignore=tests/parts
 
 soak: .venv/dev
 	$(BIN)/pytest -m soak
