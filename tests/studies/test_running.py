@@ -43,8 +43,8 @@ PARTS = {
     "model-size": ["width=0.125", "depth=18"],
     "broader-augmentation": ["policy=default,broader"],
     "supervised-augmentation": ["epochs=1.0"],
-    "comparison": ["rate=1", "method=simclr,rotation"],
-    "comparison-epochs": ["rate=3", "method=supervised,autoencoder"],
+    "comparison": ["rate=3", "method=simclr,rotation"],
+    "comparison-epochs": ["rate=3", "method=supervised,rotation"],
 }
 NO_SHARES = ("test_images", "contrastive_entropy", "epochs", "pixels", "seconds", "loss")
 CELLS = {
@@ -64,7 +64,8 @@ CELLS = {
 
 
 def arguments_of(name: str) -> list[str]:
-    return [name, *SMOKE, "--seeds", "1", *(word for part in PARTS[name] for word in ("--where", part))]
+    larger = ["augmentation.image_size=32"] if name.startswith("comparison") else []  # all its methods must fit
+    return [name, *SMOKE, *larger, "--seeds", "1", *(word for part in PARTS[name] for word in ("--where", part))]
 
 
 def study(folder: Path, *arguments: str, seconds: float = 300) -> subprocess.CompletedProcess[str]:
