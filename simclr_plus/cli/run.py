@@ -373,13 +373,15 @@ def _show_plan(
     layers = (
         f"{recipe.head.num_layers} layers to {recipe.head.output_dim}" if recipe.head.num_layers else "none: z is h"
     )
-    layers = layers if "head" in recipe.method.reads else f"none: {recipe.method.loss_title(recipe)}"
+    head = ["head parameters", f"{plan.head_parameters:,} ({layers})"]
+    what_for = f"{'' if plan.head_parameters else 'none: '}{recipe.method.loss_title(recipe)}"
+    beside = ["parameters beside it", f"{plan.head_parameters:,} ({what_for})"]
     print_table(
         ["", "value"],
         [
             ["encoder", recipe.encoder_title],
             ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
-            ["head parameters", f"{plan.head_parameters:,} ({layers})"],
+            head if "head" in recipe.method.reads else beside,
             ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
             ["global batch", f"{plan.global_batch:,}"],
             ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],

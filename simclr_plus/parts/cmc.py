@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from simclr_plus.parts.instdist import InstDistHead
-from simclr_plus.parts.memory_bank import Compared, MemoryBank, NCEConstant, nce, softmax
-
-LOSSES = ("nce", "softmax")
+from simclr_plus.parts.instdist import InstDistHead, InstDistLoss
+from simclr_plus.parts.memory_bank import Compared
 
 
 class CMCHead(nn.Module):
@@ -51,9 +49,8 @@ class CMCCompared(NamedTuple):
 class CMCLoss(nn.Module):
     """Two memories of n images, and the loss of each z against the other one's.
 
-    loss: "nce" with K negatives; "softmax" among the own row and K others, or with negatives = 0 among all n, which
-    small sets and short runs want (then with temperature 0.1). z_momentum: see NCEConstant. Raises ValueError for a
-    loss of another name, and for "nce" without negatives.
+    lightness, colors: an InstDistLoss for each memory, whose rows follow the z of its own name. Arguments and errors
+    are those of InstDistLoss.
     """
 
     def __init__(
@@ -69,12 +66,20 @@ class CMCLoss(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if loss not in LOSSES or (loss == "nce" and negatives < 1):
-            raise ValueError(f"loss = {loss!r} with negatives = {negatives}: use one of {LOSSES}, nce with 1 or more")
-        self.negatives, self.temperature, self.momentum, self.seed = negatives, temperature, momentum, seed
-        self.lightness, self.colors = (MemoryBank(images, dim, seed, number=number) for number in (0, 1))
-        constants = [NCEConstant(z_momentum) if loss == "nce" else None for _ in range(2)]
-        self.constant_of_lightness, self.constant_of_colors = constants
+        self.lightness, self.colors = (
+            InstDistLoss(
+                images,
+                dim,
+                loss=loss,
+                negatives=negatives,
+                temperature=temperature,
+                momentum=momentum,
+                z_momentum=z_momentum,
+                seed=seed,
+                bank_number=number,
+            )
+            for number in (0, 1)
+        )
 
     def forward(self, z_lightness: Tensor, z_colors: Tensor, indices: Tensor, step: int) -> Tensor:
         """The sum of both losses, of unit rows [B, D] of images [B]; `step` counts the draws of negatives."""
@@ -82,24 +87,13 @@ class CMCLoss(nn.Module):
 
     def candidates(self, indices: Tensor, step: int) -> Tensor:
         """[B, 1 + K], each image and its negatives, for both memories; [B], the images, where all n are compared."""
-        if not self.negatives:
-            return indices
-        return self.lightness.candidates(indices, self.negatives, seed=self.seed, step=step)
+        return self.lightness.candidates(indices, step)
 
     def compare(self, z_lightness: Tensor, z_colors: Tensor, candidates: Tensor) -> CMCCompared:
         """Each z against the other's memory, as that is before the step."""
-        return CMCCompared(
-            self._against(self.colors, z_lightness, candidates, self.constant_of_lightness),
-            self._against(self.lightness, z_colors, candidates, self.constant_of_colors),
-        )
+        return CMCCompared(self.colors.compare(z_lightness, candidates), self.lightness.compare(z_colors, candidates))
 
     def update(self, indices: Tensor, z_lightness: Tensor, z_colors: Tensor, *, equal_rows: bool = False) -> None:
         """Take a batch into the memories, each z into its own: after the loss, on all processes, only in training."""
-        for bank, z in ((self.lightness, z_lightness), (self.colors, z_colors)):
-            bank.update(indices, z, self.momentum, equal_rows=equal_rows)
-
-    def _against(self, bank: MemoryBank, z: Tensor, candidates: Tensor, constant: NCEConstant | None) -> Compared:
-        if constant is None:
-            return softmax(z, bank.memory, candidates, temperature=self.temperature)
-        log_z = constant(z, bank.memory, candidates, self.temperature)
-        return nce(z, bank.memory, candidates, log_z, temperature=self.temperature)
+        self.lightness.update(indices, z_lightness, equal_rows=equal_rows)
+        self.colors.update(indices, z_colors, equal_rows=equal_rows)

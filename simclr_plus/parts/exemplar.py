@@ -56,8 +56,8 @@ def exemplar_triplet_loss(
             chunk = max(1, AT_ONCE // len(everywhere))
             for start in range(first, first + count, chunk):
                 stop = min(start + chunk, first + count)
-                more, found = _terms(everywhere, owners, start, stop, margin, again=chunk < count)
-                total, pairs = total + more, pairs + found
+                more, counted = _terms(everywhere, owners, start, stop, margin, again=chunk < count)
+                total, pairs = total + more, pairs + counted
         if gather:
             pairs = distributed.sum_over_processes(pairs) / distributed.world_size()
         return total / pairs.clamp_min(torch.finfo(pairs.dtype).tiny)
@@ -106,10 +106,10 @@ def _terms(
         terms = F.relu(margin + distances - distances.gather(1, chosen))
         return terms.where(positive & negative.any(1, keepdim=True), 0).sum()
 
-    found = positive.sum().to(everywhere.dtype)
+    pairs = positive.sum().to(everywhere.dtype)
     if again:
-        return checkpoint(total, everywhere, use_reentrant=False), found
-    return total(everywhere), found
+        return checkpoint(total, everywhere, use_reentrant=False), pairs
+    return total(everywhere), pairs
 
 
 def _squared_distances(a: Tensor, b: Tensor) -> Tensor:

@@ -30,10 +30,11 @@ class InstDistLoss(nn.Module):
 
     loss: "nce" with K negatives; "softmax" among the own row and K others, or with negatives = 0 among all n, which
     small sets and short runs want (then with temperature 0.1). proximal: weight of |z - v|^2, v the own row before the
-    update. z_momentum: see NCEConstant. Raises ValueError for a loss of another name, and for "nce" without negatives.
+    update. z_momentum: see NCEConstant. bank_number: of several banks by one seed. Raises ValueError for a loss of
+    another name, and for "nce" without negatives.
     """
 
-    # ten parameters: the law has as many numbers
+    # eleven parameters: the law has as many numbers
     def __init__(
         self,
         images: int,
@@ -47,13 +48,14 @@ class InstDistLoss(nn.Module):
         z_momentum: float = 1.0,
         seed: int = 0,
         epsilon: float = EPSILON,
+        bank_number: int = 0,
     ) -> None:
         super().__init__()
         if loss not in LOSSES or (loss == "nce" and negatives < 1):
             raise ValueError(f"loss = {loss!r} with negatives = {negatives}: use one of {LOSSES}, nce with 1 or more")
         self.loss, self.negatives, self.temperature = loss, negatives, temperature
         self.momentum, self.proximal, self.seed, self.epsilon = momentum, proximal, seed, epsilon
-        self.bank = MemoryBank(images, dim, seed)
+        self.bank = MemoryBank(images, dim, seed, number=bank_number)
         self.constant = NCEConstant(z_momentum) if loss == "nce" else None
 
     def forward(self, z: Tensor, indices: Tensor, step: int) -> Tensor:

@@ -71,12 +71,7 @@ class Recipe(Section):
     @property
     def encoder_title(self) -> str:
         """What people call that encoder."""
-        network, title = self.network, self.architecture.title
-        if network.get("family") == "patches":
-            return f"{title}, mean over {network['side']}-pixel patches"
-        if network.get("family") == "lab_pair":
-            return f"two networks for lightness and color, in place of {title}"
-        return title
+        return self.method.encoder_title(self)
 
     @property
     def feature_dim(self) -> int:

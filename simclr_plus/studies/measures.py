@@ -11,7 +11,7 @@ from statistics import mean
 import torch
 
 from simclr_plus.datasets.few_labels import share_indices
-from simclr_plus.datasets.images import TEST, TRAIN, Images, held_out_indices, open_images, require_labels
+from simclr_plus.datasets.images import Images, held_out_indices, require_labels
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.evaluators.classifier import Classifier, State
 from simclr_plus.evaluators.fine_tuning import evaluate_few_labels, few_labels_protocol
@@ -24,7 +24,14 @@ from simclr_plus.features.extraction import features_of, labels_of
 from simclr_plus.features.metrics import summary
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.runs.folder import Run
-from simclr_plus.studies.comparison.measures import frozen, frozen_at_start, frozen_pixels, task
+from simclr_plus.studies.comparison.measures import (
+    VALIDATION,
+    frozen,
+    frozen_at_start,
+    frozen_pixels,
+    images_of,
+    task,
+)
 from simclr_plus.studies.study import PAPER
 from simclr_plus.weights.checkpoints import load_checkpoint
 from simclr_plus.weights.encoder_files import load_encoder
@@ -33,7 +40,6 @@ from simclr_plus.weights.head_files import load_head
 Figures = dict[str, float]
 Measure = Callable[[Run, str, torch.device], Figures]
 STATE = "measure_"  # begins the name of a state of a measure
-VALIDATION = 0.1  # of each class of the training images, where something is chosen
 
 
 def measured(run: Run, name: str, scale: str, device: torch.device) -> Figures:
@@ -52,7 +58,7 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
 
     choosing=True: fit on nine tenths of the training images, score the held-out tenth, never the test images.
     """
-    train, test = _images(run)
+    train, test = images_of(run)
     if choosing:
         held, kept = held_out_indices(require_labels(train), VALIDATION)
         train, test = train.subset(kept), train.subset(held)
@@ -70,13 +76,13 @@ def _linear(run: Run, scale: str, device: torch.device, *, of: str = "h", choosi
 
 def _knn(run: Run, _scale: str, device: torch.device) -> Figures:
     """Of the 20 nearest training images."""
-    train, test = _images(run)
+    train, test = images_of(run)
     return {"top1_knn": float(evaluate_knn(_subject(run, device), train, test, device=device, k=20)["top1"])}
 
 
 def _classifier(run: Run, _scale: str, device: torch.device) -> Figures:
     """Of supervised training: the trained classifier on the test images."""
-    _, test = _images(run)
+    _, test = images_of(run)
     subject = _subject(run, device)
     probe = load_checkpoint(run.latest_checkpoint()).part("probe")
     model = Classifier(subject.encoder, len(test.classes), size=subject.law.size, frozen=True).to(device)
@@ -96,7 +102,7 @@ def _contrastive(run: Run, _scale: str, _device: torch.device) -> Figures:
 
 def _keeps(run: Run, _scale: str, device: torch.device, *, task: str) -> Figures:
     """How well a small network tells from h, and from z, which transformation an image went through."""
-    train, test = _images(run)
+    train, test = images_of(run)
     subject = _subject(run, device)
     head = _head(run, device)
     seed = run.recipe().training.seed
@@ -108,7 +114,7 @@ def _keeps(run: Run, _scale: str, device: torch.device, *, task: str) -> Figures
 
 def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> Figures:
     """Fine-tuning on a share of the labels: the paper's protocol, at small scale with batches of 128."""
-    train, test = _images(run)
+    train, test = images_of(run)
     labelled = train.subset(share_indices(train, percent / 100, run.recipe().training.seed))
     protocol = few_labels_protocol("paper", percent / 100)
     if scale != PAPER:
@@ -118,11 +124,6 @@ def _few_labels(run: Run, scale: str, device: torch.device, *, percent: int) -> 
     state = _state(run, f"few_labels_{percent}pct", subject, labelled, protocol)
     outcome = evaluate_few_labels(subject, labelled, test, protocol, device=device, state=state)
     return {f"top1_{percent}pct": float(outcome.numbers["top1"])}
-
-
-def _images(run: Run) -> tuple[Images, Images]:
-    data = run.recipe().data
-    return open_images(data, TRAIN), open_images(data, TEST)
 
 
 def _state(run: Run, name: str, subject: Subject, images: Images, *facts: object) -> State:

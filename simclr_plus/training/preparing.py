@@ -56,7 +56,7 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: Heartbeat
     newest = distributed.from_main(_newest(run))
     with distributed.failing_together():
         model, optimizer = _build(recipe, images, device, starts=newest is None)
-        notes = list(model.study_images(images, recipe.law))
+        notes = list(model.study_images(images, recipe.law)) if newest is None else []
         checkpoint = None if newest is None else load_checkpoint(appeared(run.checkpoints / newest))
         if checkpoint is not None:
             require_same_images(checkpoint, images, identity)

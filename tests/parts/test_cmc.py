@@ -27,8 +27,8 @@ def authors_loss(case: str) -> CMCLoss:
     n, dim = golden(f"{case}/memory0_l").shape
     temperature, momentum = float(golden(f"{case}/T")), float(golden(f"{case}/momentum"))
     criterion = CMCLoss(n, dim, loss=case, negatives=negatives, temperature=temperature, momentum=momentum).double()
-    criterion.lightness.memory.copy_(golden(f"{case}/memory0_l"))
-    criterion.colors.memory.copy_(golden(f"{case}/memory0_ab"))
+    criterion.lightness.bank.memory.copy_(golden(f"{case}/memory0_l"))
+    criterion.colors.bank.memory.copy_(golden(f"{case}/memory0_ab"))
     return criterion
 
 
@@ -43,13 +43,13 @@ def test_losses_gradients_memories_and_constants_are_the_authors_step_after_step
             assert float(compared.loss.detach()) == pytest.approx(float(golden(f"{case}/loss_{half}/{step}")), rel=2e-6)
         told.loss.backward()  # type: ignore[no-untyped-call]
         criterion.update(indices, *(x.detach() for x in z))
-        for half, x, bank in (("l", raw[0], criterion.lightness), ("ab", raw[1], criterion.colors)):
+        for half, x, bank in (("l", raw[0], criterion.lightness.bank), ("ab", raw[1], criterion.colors.bank)):
             for found, name in ((x.grad, "grad_raw"), (bank.memory, "memory")):
                 expected = golden(f"{case}/{name}_{half}/{step}")
                 assert found is not None
                 assert float((found - expected).abs().max()) < 1e-5 * float(expected.abs().max()), (step, name, half)
     if case == "nce":
-        for constant, half in ((criterion.constant_of_lightness, "l"), (criterion.constant_of_colors, "ab")):
+        for constant, half in ((criterion.colors.constant, "l"), (criterion.lightness.constant, "ab")):
             assert constant is not None and float(constant.log_z.exp()) == pytest.approx(
                 float(golden(f"nce/Z_{half}")), rel=1e-5
             )
@@ -65,7 +65,7 @@ def test_each_half_is_compared_with_the_other_ones_memory_and_has_its_own_gradie
     told = criterion.compare(*map(unit, raw), candidates)
     told.lightness.loss.backward()  # type: ignore[no-untyped-call]
     assert raw[0].grad is not None and raw[0].grad.any() and raw[1].grad is None
-    criterion.lightness.memory.mul_(-1)  # of which the loss of lightness knows nothing
+    criterion.lightness.bank.memory.mul_(-1)  # of which the loss of lightness knows nothing
     again = criterion.compare(*map(unit, raw), candidates)
     assert torch.equal(again.lightness.loss, told.lightness.loss)
     assert not torch.equal(again.colors.loss, told.colors.loss)
@@ -73,14 +73,14 @@ def test_each_half_is_compared_with_the_other_ones_memory_and_has_its_own_gradie
 
 def test_both_memories_begin_differently_and_both_are_compared_at_the_same_images() -> None:
     criterion = CMCLoss(40, 8, negatives=10, seed=5)
-    assert not torch.equal(criterion.lightness.memory, criterion.colors.memory)
+    assert not torch.equal(criterion.lightness.bank.memory, criterion.colors.bank.memory)
     again = CMCLoss(40, 8, negatives=10, seed=5)
-    assert torch.equal(criterion.colors.memory, again.colors.memory)
+    assert torch.equal(criterion.colors.bank.memory, again.colors.bank.memory)
     candidates = criterion.candidates(torch.tensor([7, 9]), 2)
     assert candidates.shape == (2, 11) and candidates[:, 0].tolist() == [7, 9]
     z = unit(torch.randn(2, 8))
-    same_memory = criterion.colors.memory.clone()
-    criterion.lightness.memory.copy_(same_memory)
+    same_memory = criterion.colors.bank.memory.clone()
+    criterion.lightness.bank.memory.copy_(same_memory)
     told = criterion.compare(z, z, candidates)
     assert torch.equal(told.lightness.loss, told.colors.loss) and torch.equal(told.loss, 2 * told.lightness.loss)
 
@@ -97,11 +97,11 @@ def test_scores_that_are_all_equal_leave_twice_the_loss_of_chance() -> None:
 
 def test_each_z_goes_into_its_own_memory() -> None:
     criterion = CMCLoss(10, 4, negatives=3, momentum=0)
-    before = criterion.lightness.memory.clone(), criterion.colors.memory.clone()
+    before = criterion.lightness.bank.memory.clone(), criterion.colors.bank.memory.clone()
     z = [unit(torch.randn(3, 4)) for _ in range(2)]
     rows = torch.tensor([1, 4, 8])
     criterion.update(rows, *z)
-    for bank, new, old in zip((criterion.lightness, criterion.colors), z, before, strict=True):
+    for bank, new, old in zip((criterion.lightness.bank, criterion.colors.bank), z, before, strict=True):
         assert torch.allclose(bank.memory[rows], new, atol=1e-6)
         others = [i for i in range(10) if i not in rows]
         assert torch.equal(bank.memory[others], old[others])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
+import torch
 from places import ROOT
 
 PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
@@ -13,5 +15,8 @@ BLOCKS = [(page.stem, block) for page in PAGES for block in re.findall(r"```pyth
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("page", "block"), BLOCKS, ids=[page for page, _ in BLOCKS])
-def test_the_code_of_a_method_s_page_runs(page: str, block: str) -> None:
-    exec(compile(block, f"docs/methods/{page}.md", "exec"), {})
+def test_the_code_of_a_method_s_page_gives_a_loss_that_its_parts_learn_from(page: str, block: str) -> None:
+    names: dict[str, Any] = {}
+    exec(compile(block, f"docs/methods/{page}.md", "exec"), names)
+    loss = names["loss"]
+    assert torch.isfinite(loss) and loss.ndim == 0 and loss.grad_fn is not None

@@ -86,6 +86,7 @@ def test_what_a_section_says_of_its_method_is_what_is_built(tiny: list[str], nam
         if not parameter.requires_grad:  # a network that follows another
             continue
         parts[part.partition(".")[0] if part.startswith(("encoder.", "probe.")) else "beside"] += parameter.numel()
+    assert model.encoder.title == recipe.encoder_title and model.encoder.feature_dim == recipe.feature_dim
     assert parts["encoder"] == recipe.method.encoder_parameters(recipe) and parts["probe"] > 0
     assert parts["beside"] == recipe.method.parameters_beside(recipe, 256)
     result = model.loss(through(model, inputs, recipe), inputs)

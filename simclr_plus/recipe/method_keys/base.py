@@ -146,6 +146,10 @@ class MethodKeys(Section):
         """The encoder as its file's header describes it (`Encoder.spec`)."""
         return recipe.architecture.as_dict()
 
+    def encoder_title(self, recipe: Sections) -> str:
+        """What people call that network."""
+        return recipe.architecture.title
+
     def feature_dim(self, recipe: Sections) -> int:
         """F of that network."""
         return recipe.architecture.feature_dim

@@ -90,6 +90,11 @@ class CMCKeys(ColorKeys):
         """The pair."""
         return {"family": "lab_pair", "color_space": self.color_space, **self.branch(recipe).as_dict()}
 
+    def encoder_title(self, recipe: Sections) -> str:
+        """Both networks by their one name."""
+        space = {"lab": "CIELAB", "ydbdr": "YDbDr"}[self.color_space]
+        return f"{self.branch(recipe).title}, twice: lightness and colors of {space}"
+
     def feature_dim(self, recipe: Sections) -> int:
         """Of both, side by side."""
         return 2 * self.branch(recipe).feature_dim
@@ -105,11 +110,9 @@ class CMCKeys(ColorKeys):
 
     def problem(self, recipe: Sections) -> str:
         """Noise-contrastive estimation needs noise, networks whole channels, and both color."""
-        if self.loss == "nce" and not self.negatives:
-            return (
-                'method.negatives = 0 with method.loss = "nce": there is nothing to tell an image from; use 1 or more, '
-                'or method.loss = "softmax", which compares with all images'
-            )
+        problem = memory.problem_of_nce("loss", self.loss, self.negatives)
+        if problem:
+            return problem
         channels = 64 * recipe.encoder.width * self.branch_width
         if channels < 1 or channels != int(channels):
             return (

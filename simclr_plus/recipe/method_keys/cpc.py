@@ -100,6 +100,10 @@ class CPCKeys(MethodKeys):
         side, stride, _ = self.geometry(recipe)
         return {"family": "patches", "encoder": recipe.architecture.as_dict(), "side": side, "stride": stride}
 
+    def encoder_title(self, recipe: Sections) -> str:
+        """The network of a patch, and the patches."""
+        return f"{recipe.architecture.title}, mean over {self.geometry(recipe)[0]}-pixel patches"
+
     def parameters_beside(self, recipe: Sections, images: int) -> int:
         """Of each direction a context network, and the maps of its offsets."""
         f, w, d, offsets = recipe.feature_dim, self.context_width, self.target_dim, len(self.rows_ahead)

@@ -67,9 +67,4 @@ class InstDistKeys(MethodKeys):
 
     def problem(self, recipe: Sections) -> str:
         """Noise-contrastive estimation needs noise."""
-        if self.loss == "nce" and not self.negatives:
-            return (
-                'method.negatives = 0 with method.loss = "nce": there is nothing to tell an image from; use 1 or more, '
-                'or method.loss = "softmax", which compares with all images'
-            )
-        return ""
+        return memory.problem_of_nce("loss", self.loss, self.negatives)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+FEW = 20_000  # images, of which noise-contrastive estimation learns late
+
 
 def chance_loss(loss: str, negatives: int, images: int) -> float | None:
     """Of equal scores: of one among 1 + K, or with K = 0 among all images; None where their number is not known."""
@@ -22,6 +24,27 @@ def chance_accuracy(negatives: int, images: int) -> float | None:
 def bank_bytes(images: int, dim: int) -> int:
     """A row in float32 for each image."""
     return 4 * images * dim
+
+
+def problem_of_nce(key: str, loss: str, negatives: int) -> str:
+    """Noise-contrastive estimation needs noise; "" where there is some. key: that of [method] which names the loss."""
+    if loss != "nce" or negatives:
+        return ""
+    return (
+        f'method.negatives = 0 with method.{key} = "nce": there is nothing to tell an image from; use 1 or more, or '
+        f'method.{key} = "{"softmax" if key == "loss" else "infonce"}", which compares with all images'
+    )
+
+
+def note_on_few_images(loss: str, images: int) -> str:
+    """Where noise-contrastive estimation has too few images to learn soon; "" elsewhere."""
+    if loss != "nce" or images >= FEW:
+        return ""
+    return (
+        f'method.loss = "nce" with {images:,} images: its constant is found on a memory of noise, and few images or '
+        'epochs are over before that is forgotten; method.loss = "softmax" with method.negatives = 0 and '
+        "method.temperature = 0.1 learns sooner"
+    )
 
 
 def loss_title(loss: str, negatives: int) -> str:

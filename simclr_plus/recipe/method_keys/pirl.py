@@ -96,12 +96,8 @@ class PIRLKeys(MethodKeys):
 
     def problem(self, recipe: Sections) -> str:
         """No noise for noise-contrastive estimation; patches that leave nothing of f's maps."""
-        if self.objective == "nce" and not self.negatives:
-            return (
-                'method.negatives = 0 with method.objective = "nce": there is nothing to tell an image from; use 1 or '
-                'more, or method.objective = "infonce", which compares with all images'
-            )
-        return self._problem_of_patches(recipe) if self.weight else ""
+        problem = memory.problem_of_nce("objective", self.objective, self.negatives)
+        return problem or (self._problem_of_patches(recipe) if self.weight else "")
 
     def _problem_of_patches(self, recipe: Sections) -> str:
         size, stem = recipe.augmentation.image_size, recipe.encoder.stem

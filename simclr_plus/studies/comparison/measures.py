@@ -26,7 +26,7 @@ VALIDATION = 0.1  # of each class of the training images, where something is cho
 
 def frozen(run: Run, _scale: str, device: torch.device) -> Figures:
     """Of the trained encoder; `validation_top1` fits on nine tenths of the training images and scores the rest."""
-    train, test = _images(run)
+    train, test = images_of(run)
     encoder = load_encoder(run.latest_checkpoint())
     h, train = features_of(encoder.to(device), train, run.recipe().law, device=device)
     held, kept = (torch.from_numpy(i) for i in held_out_indices(require_labels(train), VALIDATION))
@@ -67,7 +67,7 @@ def task(run: Run, _scale: str, _device: torch.device) -> Figures:
 
 
 def _of(encoder: nn.Module, name: str, run: Run, device: torch.device) -> Figures:
-    train, test = _images(run)
+    train, test = images_of(run)
     h, train = features_of(encoder.to(device), train, run.recipe().law, device=device)
     return {f"{key}_{name}": value for key, value in _on_test(h, train, encoder, test, run, device).items()}
 
@@ -91,6 +91,7 @@ def _on_test(h: Tensor, train: Images, encoder: nn.Module, test: Images, run: Ru
     return figures | {"top1_knn": top_k_accuracy(scores, right, 1)}
 
 
-def _images(run: Run) -> tuple[Images, Images]:
+def images_of(run: Run) -> tuple[Images, Images]:
+    """To fit on, and to test on."""
     data = run.recipe().data
     return open_images(data, TRAIN), open_images(data, TEST)

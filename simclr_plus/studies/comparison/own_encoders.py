@@ -23,7 +23,7 @@ class OwnEncoder:
 
 def evaluated_on_imagenet(runs: Path) -> tuple[OwnEncoder, ...]:
     """Of each run in the folder the best linear evaluation of h; files that tell nothing usable are passed over."""
-    found = []
+    encoders = []
     for run in list_runs(runs) if runs.is_dir() else []:
         accuracies = []
         for file in sorted(run.results.glob("linear*.json")):
@@ -40,5 +40,5 @@ def evaluated_on_imagenet(runs: Path) -> tuple[OwnEncoder, ...]:
             recipe = run.recipe()
         except SimclrPlusError:
             continue
-        found.append(OwnEncoder(run.name, recipe.method.encoder_parameters(recipe) / 1e6, 100 * max(accuracies)))
-    return tuple(found)
+        encoders.append(OwnEncoder(run.name, recipe.method.encoder_parameters(recipe) / 1e6, 100 * max(accuracies)))
+    return tuple(encoders)

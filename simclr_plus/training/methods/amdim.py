@@ -72,6 +72,6 @@ class AMDIM(Method):
 
 def _metrics(whole: Tensor, maps: Mapping[str, Tensor], mean_square: Tensor) -> dict[str, float]:
     """The whole of view 0 against the places of view 1; the root mean square of all scores."""
-    found = {name: place_accuracy(whole, places, equal_rows=True) for name, places in maps.items()}
-    columns = {name: distributed.mean_over_processes(value) for name, value in found.items()}
+    accuracies = {name: place_accuracy(whole, places, equal_rows=True) for name, places in maps.items()}
+    columns = {name: distributed.mean_over_processes(value) for name, value in accuracies.items()}
     return columns | {"score_size": distributed.mean_over_processes(mean_square) ** 0.5}

@@ -10,25 +10,21 @@ from collections.abc import Iterator
 from functools import partial
 from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from simclr_plus import distributed
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.batches import Batch
+from simclr_plus.datasets.grayness import count_gray
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
-from simclr_plus.errors import UnreadableImageError
 from simclr_plus.parts.cmc import CMCCompared, CMCHead, CMCLoss
 from simclr_plus.recipe.method_keys.cmc import CMCKeys
+from simclr_plus.recipe.method_keys.memory import note_on_few_images
 from simclr_plus.recipe.recipe import Recipe
-from simclr_plus.training.methods.gray_images import LOOKED_AT, notes_on_gray
+from simclr_plus.training.methods.gray_images import notes_on_gray
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-
-GRAY_WITHIN = 8  # of 255, by which R, G and B of a gray image's pixels differ: what JPEG makes of gray
-FEW = 20_000  # images, of which noise-contrastive estimation learns late: its Z is that of a memory of noise
 
 
 class CMC(Method):
@@ -54,14 +50,10 @@ class CMC(Method):
 
     def study_images(self, images: Images, law: ViewLaw) -> Iterator[str]:
         """Refuse gray images, of which a sample that is spread evenly is read; a note where there are few for nce."""
-        count = min(LOOKED_AT, len(images))
-        seen = [is_gray(image) for image in _read(images, np.arange(count) * len(images) // count)]
-        yield from notes_on_gray(self.keys, images, self.recipe.data.name, sum(seen), len(seen))
-        if self.keys.loss == "nce" and len(images) < FEW:
-            yield (
-                f'method.loss = "nce" with {len(images):,} images learns late; method.loss = "softmax" with '
-                "method.negatives = 0 and method.temperature = 0.1 learns sooner"
-            )
+        yield from notes_on_gray(self.keys, images, self.recipe.data.name, *count_gray(images))
+        note = note_on_few_images(self.keys.loss, len(images))
+        if note:
+            yield note
 
     def prepare(self, batch: Batch) -> Inputs:
         """The views [B, 3, S, S], and whose rows of the memories they are compared with [B, 1 + K], or [B] for all."""
@@ -77,9 +69,11 @@ class CMC(Method):
         """The sum of both halves' losses, against the memories as they are before this step."""
         assert inputs.targets is not None
         z = outputs["lightness"], outputs["colors"]
-        told = self.criterion.compare(*z, inputs.targets)
+        compared = self.criterion.compare(*z, inputs.targets)
         kept = torch.stack(z).detach()
-        return StepResult(outputs["h"].detach(), told.loss.detach(), told.loss, partial(_metrics, told), kept)
+        return StepResult(
+            outputs["h"].detach(), compared.loss.detach(), compared.loss, partial(_metrics, compared), kept
+        )
 
     def after_step(self, result: StepResult, batch: Batch) -> None:
         """The batch goes into both memories."""
@@ -87,23 +81,7 @@ class CMC(Method):
         self.criterion.update(batch.indices, *result.memory, equal_rows=True)
 
 
-def is_gray(image: NDArray[np.uint8]) -> bool:
-    """Whether R, G and B are alike in every pixel of an image [H, W, 3]."""
-    r, g, b = np.moveaxis(image.astype(np.int16), -1, 0)
-    return bool(max(np.abs(r - g).max(), np.abs(g - b).max()) <= GRAY_WITHIN)
-
-
-def _read(images: Images, indices: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """The images, without those that cannot be read where the run leaves them out."""
-    for index in indices.tolist():
-        try:
-            yield images.read(index)
-        except UnreadableImageError:
-            if not images.skip_bad:
-                raise
-
-
-def _metrics(told: CMCCompared) -> dict[str, float]:
-    columns = {"pretext_accuracy": told.nearest}
-    columns |= {"lightness_accuracy": told.lightness.nearest, "color_accuracy": told.colors.nearest}
+def _metrics(compared: CMCCompared) -> dict[str, float]:
+    columns = {"pretext_accuracy": compared.nearest}
+    columns |= {"lightness_accuracy": compared.lightness.nearest, "color_accuracy": compared.colors.nearest}
     return {column: distributed.mean_over_processes(share) for column, share in columns.items()}

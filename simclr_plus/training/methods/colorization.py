@@ -17,6 +17,7 @@ from simclr_plus import distributed
 from simclr_plus.augmentations.central_crop import whole_parameters
 from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.batches import Batch, evaluation_batches
+from simclr_plus.datasets.grayness import LOOKED_AT
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.parts.colorization import (
@@ -33,7 +34,7 @@ from simclr_plus.parts.colorization import (
 )
 from simclr_plus.recipe.method_keys.colorization import ColorizationKeys
 from simclr_plus.recipe.recipe import Recipe
-from simclr_plus.training.methods.gray_images import LOOKED_AT, notes_on_gray
+from simclr_plus.training.methods.gray_images import notes_on_gray
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
 from simclr_plus.training.precision import in_full
 
@@ -86,8 +87,8 @@ class Colorization(Method):
         assert inputs.targets is not None
         weights = rebalancing_weights(self.prior, self.keys.rebalance)
         k, sigma = self.keys.neighbours, self.keys.sigma
-        told = colorization_loss(in_full(outputs["colors"]), inputs.targets, weights, neighbours=k, sigma=sigma)
-        return StepResult(outputs["h"].detach(), told.loss.detach(), told.loss, partial(_metrics, told))
+        terms = colorization_loss(in_full(outputs["colors"]), inputs.targets, weights, neighbours=k, sigma=sigma)
+        return StepResult(outputs["h"].detach(), terms.loss.detach(), terms.loss, partial(_metrics, terms))
 
 
 def prior_in_words(prior: Tensor) -> str:
@@ -100,9 +101,9 @@ def prior_in_words(prior: Tensor) -> str:
     )
 
 
-def _metrics(told: ColorizationLoss) -> dict[str, float]:
+def _metrics(terms: ColorizationLoss) -> dict[str, float]:
     right, counted, excess = (
-        distributed.mean_over_processes(x) for x in (told.right, told.counted, (told.loss - told.floor).detach())
+        distributed.mean_over_processes(x) for x in (terms.right, terms.counted, (terms.loss - terms.floor).detach())
     )
     return {"pretext_accuracy": right / counted if counted else 0.0, "excess_loss": excess}
 

@@ -8,8 +8,6 @@ from simclr_plus.datasets.images import Images
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.method_keys.color import ColorKeys
 
-LOOKED_AT = 256  # images
-
 
 def notes_on_gray(keys: ColorKeys, images: Images, set_name: str, gray: int, looked_at: int) -> Iterator[str]:
     """A note where many of the images looked at are gray; RecipeError where they are too many for the method."""

@@ -18,10 +18,9 @@ from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.parts.instdist import InstDistHead, InstDistLoss
 from simclr_plus.recipe.method_keys.instdist import InstDistKeys
+from simclr_plus.recipe.method_keys.memory import note_on_few_images
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-
-FEW = 20_000  # images, of which noise-contrastive estimation learns late: its Z is that of a memory of noise
 
 
 class InstDist(Method):
@@ -48,12 +47,8 @@ class InstDist(Method):
 
     def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
         """A note where the loss does not suit the number of images."""
-        if self.keys.loss == "nce" and len(images) < FEW:
-            yield (
-                f'method.loss = "nce" with {len(images):,} images: its constant is found on a memory of noise, and few '
-                'images or epochs are over before that is forgotten; method.loss = "softmax" with method.negatives = 0 '
-                "and method.temperature = 0.1 learns sooner"
-            )
+        note = note_on_few_images(self.keys.loss, len(images))
+        return [note] if note else []
 
     def prepare(self, batch: Batch) -> Inputs:
         """The views [B, 3, S, S], and whose rows of the memory they are compared with [B, 1 + K], or [B] for all."""

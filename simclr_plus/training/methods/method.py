@@ -70,9 +70,9 @@ class Method(nn.Module):
         self.rate_factors = {}
 
     def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
-        """Look at what is trained on, before the first step of every start and on every process: notes for users.
+        """Look at what is trained on, once, before the first step of a new run and on every process: notes for users.
 
-        May fill buffers, which a checkpoint overwrites. Raises RecipeError for images that the method cannot use.
+        May fill buffers, which checkpoints keep. Raises RecipeError for images that the method cannot use.
         """
         return ()
 

@@ -86,8 +86,8 @@ class PIRL(Method):
     def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
         """Of u and v against the memory as it is before this step."""
         assert inputs.targets is not None
-        loss, *found = self.criterion.compare(outputs["u"], outputs.get("v"), inputs.targets)
-        columns = dict(zip(("pretext_accuracy", "patch_accuracy"), found, strict=True))
+        loss, *accuracies = self.criterion.compare(outputs["u"], outputs.get("v"), inputs.targets)
+        columns = dict(zip(("pretext_accuracy", "patch_accuracy"), accuracies, strict=True))
         shares = {name: share for name, share in columns.items() if share is not None}
         return StepResult(outputs["h"].detach(), loss.detach(), loss, partial(_metrics, shares), outputs["u"].detach())
 
