@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from places import TESTS
+
 from simclr_plus.machine.processes import is_alive
 from simclr_plus.runs.folder import Run
 from simclr_plus.runs.heartbeat import read_heartbeats
@@ -35,6 +37,17 @@ def environment(folder: Path, fault: str = "") -> dict[str, str]:
         (place / "sitecustomize.py").write_text(code)
         found["PYTHONPATH"] = str(place)
     return found
+
+
+def in_processes(program: Path | str, *arguments: Path | str, processes: int = 2) -> None:
+    """Run a program by torchrun in so many processes to its good end; it imports the tests' modules, as tests do."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    place = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])}
+    command = [*torchrun, str(program), *map(str, arguments)]
+    done = subprocess.run(
+        command, env={**os.environ, **place}, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
 
 
 # what a fault does at a step: `at_step(n, rank, act)` calls act() when the loss of step n (0: of any) is computed there

@@ -4,7 +4,6 @@ torchrun starts this file itself as a program; its two processes (gloo, CPU) do 
 does" once and leave their results in a folder, which the tests then compare with one process.
 """
 
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from launching import in_processes
 from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 
@@ -178,9 +178,7 @@ if __name__ == "__main__":
 def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The results of process 0 and of process 1."""
     folder = tmp_path_factory.mktemp("processes")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ended = subprocess.run([*torchrun, __file__, folder], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
+    in_processes(__file__, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from launching import environment
+from launching import in_processes
 from parameters import rest_slow
 from places import TESTS
 from safetensors.torch import save_file
@@ -47,10 +45,7 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """The run of each case, trained by the same two processes one after the other."""
     folder = tmp_path_factory.mktemp("of2")
     runs = {name: untrained(case, folder / name.replace(" ", "-")) for name, case in QUICK.items()}
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, str(TESTS / "train_in_turn.py"), *(str(run.path) for run in runs.values())]
-    done = subprocess.run(command, env=environment(folder), capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    in_processes(TESTS / "train_in_turn.py", *(run.path for run in runs.values()))
     return runs
 
 

@@ -6,7 +6,6 @@ torchrun starts this file itself as a program (gloo, CPU); its processes write w
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from launching import in_processes
 
 from simclr_plus import distributed
 from simclr_plus.augmentations.law import simclr_law
@@ -187,9 +187,7 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         model = build_model(run.recipe(), 3)
         file = run.checkpoint_file(step)
         save_checkpoint(file, model, torch.optim.SGD(model.parameters()), step=step, recipe=run.recipe())
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(request.param)]
-    done = subprocess.run([*command, __file__, str(folder)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_processes(__file__, folder, processes=request.param)
     return {
         name: [json.loads((folder / f"{name}_{rank}.json").read_text()) for rank in range(request.param)]
         for name in PARTS

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from launching import in_processes
 from PIL import Image
 from torch import Tensor, nn
 
@@ -196,11 +195,7 @@ def test_all_processes_refuse_what_is_not_finite_on_one_and_know_what_each_could
     for processes in (1, 2):
         out = tmp_path / f"out{processes}"
         out.mkdir()
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        ended = subprocess.run(
-            [*command, str(tmp_path / "program.py"), str(folder), str(out)], capture_output=True, text=True, timeout=300
-        )
-        assert ended.returncode == 0, ended.stderr
+        in_processes(tmp_path / "program.py", folder, out, processes=processes)
         told = [(out / f"{rank}.txt").read_text().splitlines() for rank in range(processes)]
         for error, count, *files in told:
             assert "2 of 38" in error and "blue/03.png" in error and "red/03.png" in error and count == "38"

@@ -6,7 +6,6 @@ torchrun starts this file itself as a program, whose two processes leave their l
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from launching import in_processes
 from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 
@@ -305,9 +305,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ended = subprocess.run([*torchrun, __file__, tmp_path], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
+    in_processes(__file__, tmp_path)
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     first, second, *places = views(6)
     whole = loss_and_gradients(first, second, *places)

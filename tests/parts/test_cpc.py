@@ -6,7 +6,6 @@ torchrun starts this file itself as a program, whose two processes leave their l
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from launching import in_processes
 from places import GOLDEN_FOLDER
 from torch import Tensor
 
@@ -304,9 +304,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    ended = subprocess.run([*torchrun, __file__, tmp_path], capture_output=True, text=True, timeout=120, check=False)
-    assert ended.returncode == 0, ended.stderr
+    in_processes(__file__, tmp_path)
     both = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     settings = [(g, v) for g in (0, 2) for v in (1, 2)]
     for (g, v), first, second in zip(settings, *both, strict=True):

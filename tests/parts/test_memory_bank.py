@@ -6,7 +6,6 @@ torchrun starts this file itself as a program, whose two processes leave their l
 from __future__ import annotations
 
 import math
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from launching import in_processes
 from places import GOLDEN_FOLDER
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,9 +70,7 @@ def plain_nce(z: Tensor, memory: Tensor, candidates: Tensor, temperature: float,
 
 
 def two_processes(folder: Path) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    in_processes(__file__, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
