@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from simclr_plus.recipe.reading import parse_recipe
@@ -32,24 +33,44 @@ Changes = Mapping[str, Any]  # recipe keys and their values
 class Point:
     """A place of a study, the changes of the recipe that make it, and what is measured there.
 
-    needs_color: gray images cannot be measured.
+    changes: a function where they must be worked out from a recipe that may not fit. needs_color: gray images cannot be
+    measured.
     """
 
     place: Place
-    changes: Changes
+    changes: Changes | Callable[[], Changes]
     measures: tuple[str, ...]
     needs_color: bool = False
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of a study: a point with a seed."""
+    """One run of a study: a point with a seed, and the recipe that the study starts from."""
 
-    place: Place
+    point: Point
     seed: int
-    recipe: Recipe
-    measures: tuple[str, ...]
-    needs_color: bool = False
+    base: Recipe
+
+    @property
+    def place(self) -> Place:
+        """The value of each axis."""
+        return self.point.place
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What is measured after training."""
+        return self.point.measures
+
+    @property
+    def needs_color(self) -> bool:
+        """Whether gray images cannot be measured."""
+        return self.point.needs_color
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """What it trains; raises RecipeError where the point does not fit the study's recipe."""
+        changes = self.point.changes() if callable(self.point.changes) else self.point.changes
+        return changed(self.base, {**changes, "training.seed": self.seed})
 
     @property
     def name(self) -> str:
@@ -80,13 +101,9 @@ class Study:
     bases: Mapping[str, tuple[str, tuple[str, ...]]] = field(default_factory=lambda: BASES)
 
     def cells(self, recipe: Recipe, scale: str, seeds: int) -> list[Cell]:
-        """Every run, the first seed of all points first; raises RecipeError where a change does not fit the recipe."""
+        """Every run, the first seed of all points first."""
         points = list(self.points(recipe, scale))
-        return [
-            Cell(p.place, seed, changed(recipe, {**p.changes, "training.seed": seed}), p.measures, p.needs_color)
-            for seed in range(seeds)
-            for p in points
-        ]
+        return [Cell(point, seed, recipe) for seed in range(seeds) for point in points]
 
 
 def linear(scale: str) -> str:

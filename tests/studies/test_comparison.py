@@ -22,7 +22,7 @@ from simclr_plus.studies.comparison.plan import NEED_COLOR, OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.measures import MEASURES
-from simclr_plus.studies.running.cells import plan_study
+from simclr_plus.studies.running.cells import open_study, plan_study, record
 from simclr_plus.studies.study import Cell
 
 
@@ -138,6 +138,23 @@ def test_the_first_seed_chooses_the_rate_at_which_the_others_are_run(tmp_path: P
     for cell in planned.missing():
         done(cell, 0.1, 0.4)
     assert not planned.missing() and chosen_rates(planned.findings()) == {"simclr": "1", "rotation": "3"}
+
+
+def test_methods_that_do_not_fit_the_recipe_may_be_left_out_and_the_others_run(tmp_path: Path) -> None:
+    study = find_study("comparison")
+    shipped, changes = study.bases["small"]
+    recipe = load_recipe(shipped, [*changes, "augmentation.image_size=16"])
+    with pytest.raises(RecipeError, match=r"(?s)method=cpc: .*method=pirl: .*--where 'method=simclr,") as refusal:
+        plan_study(tmp_path / "s", study, "small", 1, recipe)
+    remedy = str(refusal.value).rpartition("--where '")[2].rstrip("'")
+    planned = plan_study(tmp_path / "s", study, "small", 1, recipe, [remedy])
+    left_out = {cell.place["method"] for cell in study.cells(recipe, "small", 1)} - {
+        cell.place["method"] for cell in planned.cells
+    }
+    assert left_out == {f"{name}{own}" for name in ("cpc", "pirl") for own in ("", OWN_OPTIMIZER)}
+    record(planned, 1)
+    names = {cell.name for cell in open_study(tmp_path / "s").cells}
+    assert {cell.name for cell in planned.cells} < names
 
 
 def test_every_published_figure_has_a_method_a_network_and_a_source() -> None:

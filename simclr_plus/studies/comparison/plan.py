@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from simclr_plus.recipe.method_keys import METHODS
@@ -54,25 +55,33 @@ def points(recipe: Recipe, scale: str, budget: str) -> Iterator[Point]:
     for name in METHODS:
         if name in NEED_COLOR and recipe.data.name in GRAY_SETS:
             continue
-        changes = by_its_law(recipe, name, scale)
-        epochs = recipe.training.epochs
-        if budget == "pixels":
-            of_method = changed(recipe, changes)
-            epochs *= 2 / of_method.method.pixels(of_method)
-        changes |= {
-            "training.epochs": epochs,
-            "training.warmup_epochs": min(recipe.training.warmup_epochs, epochs / 2),
-            "checkpoints.every_epochs": epochs,
-        }
-        for rate, factor in RATES.items():
-            measures = _measures(scale, name, first=rate == "1")
-            learning_rate = {"optimizer.learning_rate": recipe.optimizer.learning_rate * factor}
-            place = {"method": name, "rate": rate}
-            yield Point(place, {**changes, **learning_rate}, measures, needs_color=name in NEED_COLOR)
+        rows: list[tuple[str, str, dict[str, Any]]] = [
+            (name, rate, {"optimizer.learning_rate": recipe.optimizer.learning_rate * factor})
+            for rate, factor in RATES.items()
+        ]
         own = own_optimizer(name)
         if own:
-            place = {"method": f"{name}{OWN_OPTIMIZER}", "rate": "1"}
-            yield Point(place, {**changes, **own}, _measures(scale, name, first=True), needs_color=name in NEED_COLOR)
+            rows.append((f"{name}{OWN_OPTIMIZER}", "1", own))
+        for title, rate, optimizer in rows:
+            changes = partial(_within_budget, recipe, name, scale, budget, optimizer)
+            measures = _measures(scale, name, first=rate == "1")
+            yield Point({"method": title, "rate": rate}, changes, measures, needs_color=name in NEED_COLOR)
+
+
+def _within_budget(recipe: Recipe, name: str, scale: str, budget: str, optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """The method by its law for as many epochs as the budget gives; raises RecipeError where it does not fit."""
+    changes = by_its_law(recipe, name, scale)
+    epochs = recipe.training.epochs
+    if budget == "pixels":
+        of_method = changed(recipe, changes)
+        epochs *= 2 / of_method.method.pixels(of_method)
+    return {
+        **changes,
+        "training.epochs": epochs,
+        "training.warmup_epochs": min(recipe.training.warmup_epochs, epochs / 2),
+        "checkpoints.every_epochs": epochs,
+        **optimizer,
+    }
 
 
 def own_optimizer(name: str) -> dict[str, Any]:

@@ -137,7 +137,18 @@ class PlannedStudy:
 def plan_study(
     path: Path, study: Study, scale: str, seeds: int, recipe: Recipe, where: Sequence[str] = ()
 ) -> PlannedStudy:
-    """The cells of a study, all or those `where` AXIS=VALUE,VALUE lets through; writes nothing."""
+    """The cells of a study, all or those `where` AXIS=VALUE,VALUE lets through; writes nothing.
+
+    Raises RecipeError where one of them does not fit the recipe.
+    """
+    planned = _planned(path, study, scale, seeds, recipe, where)
+    _require_recipes(planned.cells)
+    return planned
+
+
+def _planned(
+    path: Path, study: Study, scale: str, seeds: int, recipe: Recipe, where: Sequence[str] = ()
+) -> PlannedStudy:
     recipe = recipe.with_whole_paths()  # all cells have the same images, wherever the study goes on
     cells = every = study.cells(recipe, scale, seeds)
     for text in where:
@@ -153,6 +164,23 @@ def plan_study(
     if not cells:
         raise RecipeError(f"--where {' '.join(where)} leaves no cell")
     return PlannedStudy(path, study, scale, recipe, tuple(cells))
+
+
+def _require_recipes(cells: Sequence[Cell]) -> None:
+    """Raises RecipeError that names the places which do not fit, and how to leave them out."""
+    wrong: dict[str, str] = {}
+    axis = next(iter(cells[0].place))
+    for cell in cells:
+        try:
+            cell.recipe  # noqa: B018
+        except RecipeError as error:
+            wrong.setdefault(f"{cell.place[axis]}", str(error))
+    others = dict.fromkeys(f"{cell.place[axis]}" for cell in cells)
+    fitting = [value for value in others if value not in wrong]
+    if wrong:
+        leave = f"; or leave that out: --where '{axis}={','.join(fitting)}'" if fitting else ""
+        told = "; ".join(f"{axis}={value}: {why}" for value, why in wrong.items())
+        raise RecipeError(f"{told}{leave}")
 
 
 def record(planned: PlannedStudy, seeds: int) -> None:
@@ -175,7 +203,7 @@ def record(planned: PlannedStudy, seeds: int) -> None:
 
 
 def open_study(path: Path) -> PlannedStudy:
-    """The study of a folder, all of its cells; raises NotFoundError where there is none."""
+    """The study of a folder, also cells left out for not fitting; raises NotFoundError where there is none."""
     file = path / "study.json"
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
@@ -189,7 +217,7 @@ def open_study(path: Path) -> PlannedStudy:
         raise NotFoundError(f"{path} is no folder of a study: {file} says nothing usable of {', '.join(wrong)}")
     recipe = parse_recipe(document["recipe"], origin=str(file))
     study = find_study(document["study"])
-    return plan_study(path, study, document["scale"], document["seeds"], recipe)
+    return _planned(path, study, document["scale"], document["seeds"], recipe)
 
 
 def result_of(planned: PlannedStudy, cell: Cell) -> dict[str, Any]:
