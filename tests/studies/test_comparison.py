@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from simclr_plus.runs.folder import create_run
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
 from simclr_plus.studies.comparison.page import chosen_rates, page
+from simclr_plus.studies.comparison.pictures import OWN, SHARED
 from simclr_plus.studies.comparison.plan import NEED_COLOR, OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.findings import Findings, Found
@@ -33,6 +35,9 @@ def cells_of(budget: str = "pixels", scale: str = "small", *overrides: str) -> l
 
 
 COLOR = "data.name=places"
+FIGURES_OF_A_BAR = [
+    f"{figure}{of}" for figure in ("top1", "top1_knn", "validation_top1") for of in ("", "_start", "_pixels")
+]
 
 
 @pytest.mark.parametrize("scale", ["small", "paper"])
@@ -225,3 +230,35 @@ def test_a_budget_is_of_the_comparison_alone() -> None:
     for name, budget in (("losses", "epochs"), ("comparison", "steps")):
         with pytest.raises(RecipeError, match=f"--budget {budget}: the study comparison has the budgets"):
             _with_budget(name, budget)
+
+
+def test_the_bars_are_the_figures_and_no_two_names_overlap() -> None:
+    from matplotlib import pyplot
+
+    names = [*METHODS, *(f"{name}{OWN_OPTIMIZER}" for name in METHODS if name not in ("simclr", "supervised"))]
+    top1 = {name: 0.4 + 0.5 * number / len(names) for number, name in enumerate(names)}
+    rows = [
+        Found({"method": name, "rate": "1"}, seed, dict.fromkeys(FIGURES_OF_A_BAR, top1[name] + wobble))
+        for name in names
+        for seed, wobble in enumerate((-0.01, 0.0, 0.01))
+    ]
+    f = Findings(rows, "small", 2000)
+    (picture, *_) = page(f).pictures
+    figure = pyplot.figure(figsize=picture.size, constrained_layout=True)
+    picture.draw(figure)
+    figure.canvas.draw()
+    titles = [label.get_text() for label in figure.axes[0].get_yticklabels()]  # of both halves
+    for axes in figure.axes:
+        ends = {
+            (titles[round(bar.get_y() + bar.get_height() / 2)], container.get_label()): bar.get_x() + bar.get_width()
+            for container in axes.containers
+            for bar in getattr(container, "patches", ())
+        }
+        of_simclr = {("simclr", SHARED), ("raw pixels", SHARED), ("random encoder", SHARED)}
+        for title, color in ends:
+            name = "simclr" if (title, color) in of_simclr else title + (OWN_OPTIMIZER if color == OWN else "")
+            assert ends[title, color] == pytest.approx(100 * top1[name])
+        assert len(ends) == len(names) + 2
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert not any(a.overlaps(b) for a, b in pairwise(boxes))
+    pyplot.close(figure)

@@ -1,16 +1,16 @@
-"""The comparison's report: a table of all methods at the rate that held-out images chose, bars, and Figure 1."""
+"""The comparison's report: tables of all methods at the rate that held-out images chose, and published orderings."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-from simclr_plus.studies.comparison.own_encoders import OwnEncoder, evaluated_on_imagenet
+from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
+from simclr_plus.studies.comparison.pictures import over_start, pictures
 from simclr_plus.studies.comparison.plan import OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
-from simclr_plus.studies.drawing import COLORS, MARKERS, bars, floor_of
 from simclr_plus.studies.findings import Findings
-from simclr_plus.studies.page import MISSING, Claim, Page, Picture, Table, decided
+from simclr_plus.studies.page import MISSING, Claim, Page, Table, decided
 
 FIGURES = {"top1": "linear", "top1_knn": "kNN", "top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 # (above, below) as published figures order them on ImageNet
@@ -50,24 +50,10 @@ def chosen_rates(f: Findings) -> dict[str, str]:
 def page(f: Findings) -> Page:
     """Everything at the chosen rates."""
     rates = chosen_rates(f)
-    own = evaluated_on_imagenet(f.runs) if f.runs is not None else ()
     names = sorted(rates, key=lambda method: -f.value("top1", method=method, rate=rates[method]))
     return Page(
         [_accuracies(f, rates, names), _budgets(f, rates, names), _rates(f, names)],
-        [
-            Picture(
-                "methods", "Accuracy on frozen features (%) by method", lambda figure: _bars(figure, f, rates, names)
-            ),
-            Picture(
-                "gain", "Linear accuracy over each method's own random encoder (points)", lambda x: _gains(x, f, rates)
-            ),
-            Picture(
-                "figure-1",
-                "ImageNet top-1 of linear classifiers by parameters: published figures, and runs evaluated there",
-                lambda figure: _figure_1(figure, own),
-                (7.5, 5.0),
-            ),
-        ],
+        pictures(f, rates, names, evaluated_on_imagenet(f.runs) if f.runs is not None else ()),
         _claims(f, rates),
     )
 
@@ -138,71 +124,6 @@ def _rates(f: Findings, names: list[str]) -> Table:
     )
 
 
-def _bars(figure: Any, f: Findings, rates: dict[str, str], names: list[str]) -> None:
-    series = {
-        title: [f.spread(key, method=m, rate=rates[m]) for m in names] for key, title in list(FIGURES.items())[:2]
-    }
-    bars(figure, names, series, xlabel="", ylabel="top-1 (%)", lowest=floor_of(series))
-    (axes,) = figure.axes
-    axes.tick_params(axis="x", rotation=60)
-
-
-def _gains(figure: Any, f: Findings, rates: dict[str, str]) -> None:
-    """With 95 % intervals."""
-    axes, rows = figure.subplots(), []
-    for method, rate in rates.items():
-        gain = f.sum_of(_over_start(method, rate))
-        if gain is not None:
-            rows.append((gain.value, gain.half, method))
-    rows.sort()
-    axes.barh(
-        [name for *_, name in rows],
-        [100 * value for value, *_ in rows],
-        xerr=[0 if math.isinf(half) else 100 * half for _, half, _ in rows],
-        color=COLORS[0],
-        capsize=3,
-    )
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set(xlabel="points over its own random encoder, 95 % interval")
-    axes.grid(alpha=0.3, axis="x")
-    axes.set_axisbelow(True)
-
-
-def _over_start(method: str, rate: str) -> list[tuple[int, dict[str, Any], str]]:
-    return [(1, {"method": method, "rate": rate}, "top1"), (-1, {"method": method, "rate": "1"}, "top1_start")]
-
-
-def _figure_1(figure: Any, own: tuple[OwnEncoder, ...]) -> None:
-    """A mark for each published network with its method's name; SimCLR's joined; stars for the user's."""
-    axes, labelled = figure.subplots(), list[tuple[float, float]]()  # names to the right of their marks
-    for number, (method, figures) in enumerate(PUBLISHED.items()):
-        color, marker = COLORS[number % len(COLORS)], MARKERS[(number + number // len(COLORS)) % len(MARKERS)]
-        ordered = sorted(figures, key=lambda one: one.parameters)
-        x, y = [one.parameters for one in ordered], [one.top1 for one in ordered]
-        axes.plot(x, y, color=color, marker=marker, linestyle="-" if method == "simclr" else "none", label=method)
-        for one in ordered:
-            near = [p for p, top1 in labelled if abs(one.top1 - top1) < 1.2 and abs(one.parameters / p - 1) < 0.3]
-            left, below = any(one.parameters <= p for p in near), any(one.parameters > p for p in near)
-            labelled += [] if near else [(one.parameters, one.top1)]
-            axes.annotate(
-                method,
-                (one.parameters, one.top1),
-                (-6 if left else 6, -11 if below else -2),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                fontsize=6.5,
-                color=color,
-            )
-    for encoder in own:
-        axes.plot(encoder.parameters, encoder.top1, "k*", markersize=11)
-        axes.annotate(encoder.name, (encoder.parameters, encoder.top1), (6, 5), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", xlabel="parameters of the network (millions)", ylabel="ImageNet top-1 (%)", xlim=(9, 1100))
-    axes.set_xticks([12, 25, 50, 100, 200, 400, 626], minor=False)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-
-
 def _claims(f: Findings, rates: dict[str, str]) -> list[Claim]:
     """Orderings of the published figures, and that each method is better than its own random encoder."""
     claims = []
@@ -213,5 +134,5 @@ def _claims(f: Findings, rates: dict[str, str]) -> list[Claim]:
             claims.append(decided(f"{above} is above {below}, as published on ImageNet", difference))
     for method, rate in rates.items():
         sentence = f"{method} is better than its own random encoder"
-        claims.append(decided(sentence, f.sum_of(_over_start(method, rate))))
+        claims.append(decided(sentence, f.sum_of(over_start(method, rate))))
     return claims or [Claim("methods can be compared", MISSING, "no method has been measured")]
