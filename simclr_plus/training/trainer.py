@@ -113,6 +113,7 @@ def view_batches(recipe: Recipe, images: Images, device: torch.device) -> ViewBa
         batch_size=recipe.training.batch_size,
         seed=recipe.training.seed,
         views=recipe.method.view_count,
+        repeats=not recipe.method.compares_images,
         second=recipe.second_law,
         rank=distributed.rank(),
         processes=distributed.world_size(),
@@ -137,7 +138,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     t.optimizer.zero_grad(set_to_none=True)
     objective.backward()  # type: ignore[no-untyped-call]
     if t.recipe.optimizer.gradient_clip:
-        nn.utils.clip_grad_norm_(model.parameters(), t.recipe.optimizer.gradient_clip)
+        nn.utils.clip_grad_norm_(t.model.method_parameters(), t.recipe.optimizer.gradient_clip)
     for group in t.optimizer.param_groups:
         group["lr"] = rate * group.get("rate_factor", 1.0)
     t.saver.before_update()

@@ -128,6 +128,16 @@ def test_bfloat16_gradient_clipping_and_adam_train(tmp_path: Path, tiny: list[st
     assert sum(losses[-4:]) / 4 < sum(losses[:4]) / 4 - 0.1
 
 
+@pytest.mark.parametrize("name", ["simclr", "dim"])
+def test_clipping_leaves_the_probe_out_so_that_labels_do_not_reach_the_encoder(
+    tmp_path: Path, tiny: list[str], name: str
+) -> None:
+    settings = [*tiny, f"method.name={name}", "optimizer.gradient_clip=0.01", "optimizer.name=sgd", "training.epochs=1"]
+    runs = [trained(tmp_path, [*settings, f"training.probe={probe}"], f"probe-{probe}") for probe in ("true", "false")]
+    states = [load_encoder(run.path / "encoder.safetensors").state_dict() for run in runs]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
 def test_a_loss_that_is_not_finite_stops_with_step_rate_and_last_good_checkpoint(
     tmp_path: Path, tiny: list[str]
 ) -> None:

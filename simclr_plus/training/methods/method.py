@@ -91,6 +91,14 @@ class Method(nn.Module):
     def after_step(self, result: StepResult, batch: Batch) -> None:
         """Follow an update: a memory bank, a queue, a momentum encoder. Most methods have none."""
 
+    def method_parameters(self) -> list[nn.Parameter]:
+        """All that its objective trains: the probe learns beside it, unless the method learns through it."""
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if self.recipe.method.learns_labels or not name.startswith("probe.")
+        ]
+
     def probed(self, h: Tensor) -> dict[str, Tensor]:
         """The probe's logits, for `forward` to pass on. h is [a multiple of B, F], in the order of the batch."""
         return {} if self.probe is None else {"probe": self.probe(h.detach())}
