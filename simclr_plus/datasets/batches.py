@@ -75,10 +75,11 @@ class ViewBatches:
     """The batches of a run, this process's share of each; the next is made while the last is used.
 
     `finish` (finishing.finish_views, or that compiled) leaves colour and blur to the device, to which crops go as
-    `crops` says: "float32", exact, or "float16" or "uint8".
+    `crops` says: "float32", exact, or "float16" or "uint8". repeats: where too few images can be read, one may stand in
+    a batch twice; not where images are compared, whose copies would be each other's negatives.
     """
 
-    # twelve parameters: what a batch follows from, each named by another part of the recipe, the run and the machine
+    # thirteen parameters: what a batch follows from, each named by another part of the recipe, the run and the machine
     def __init__(
         self,
         images: Images,
@@ -87,6 +88,7 @@ class ViewBatches:
         batch_size: int,
         seed: int,
         views: int = 2,
+        repeats: bool = False,
         second: ViewLaw | None = None,
         rank: int = 0,
         processes: int = 1,
@@ -95,7 +97,7 @@ class ViewBatches:
         finish: Finish | None = None,
         crops: str = "float32",
     ) -> None:
-        self.images, self.law, self.seed, self.views = images, law, seed, views
+        self.images, self.law, self.seed, self.views, self.repeats = images, law, seed, views, repeats
         self.batch_size, self.rank, self.processes = batch_size, rank, processes
         self.device, self.finish, self.crops = device, finish, crops
         self.skipped: set[int] = set()  # indices of images that could not be read
@@ -313,7 +315,7 @@ class ViewBatches:
                 stand_ins[place] = spare
         taken = set(stand_ins.values())
         left = [spare for spare in spares if spare not in taken and self._can_be_read(spare)]
-        if self.views == 1:  # labels are learnt, and no image is another's negative
+        if self.repeats:
             left += [index for index in dict.fromkeys(batch) if self._can_be_read(index)] or list(taken)
             left *= 1 if not left else -(-len(without) // len(left))
         if len(left) < len(without):

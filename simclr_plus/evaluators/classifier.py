@@ -161,6 +161,7 @@ def train_classifier(
         batch_size=steps.batch_size,
         seed=steps.seed,
         views=1,
+        repeats=True,
         rank=rank(),
         processes=processes,
         device=device,

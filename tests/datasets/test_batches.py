@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_recipe import TINY
 
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.augmentations.law import OPERATIONS, simclr_law
 from simclr_plus.datasets import PRETRAIN, Images, open_folder, open_images
 from simclr_plus.datasets.batches import ViewBatches, evaluation_batches
 from simclr_plus.errors import UnreadableImageError
+from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
+from simclr_plus.training.trainer import view_batches
 
 LAW = simclr_law(28, 0.5, blur_sigma_group=8)
 
@@ -229,7 +232,28 @@ def test_too_few_readable_images_for_a_batch_end_in_words(tmp_path: Path) -> Non
             shown_in(images, 0, batch_size, processes)
 
 
+@pytest.mark.parametrize("name", ["simclr", "cpc", "dim", "amdim", "moco", "exemplar"])
+def test_no_image_is_its_own_negative_where_few_can_be_read(tmp_path: Path, name: str) -> None:
+    images = grays(tmp_path, 8, {1, 2, 3, 4, 5})
+    settings = [
+        "training.batch_size=6",
+        f"method.name={name}",
+        *({"moco": ["method.queue=6", "method.norm_group=2"]}.get(name, [])),
+    ]
+    recipe = load_recipe("demo", [*TINY, *settings, "augmentation.image_size=32", "encoder.stem=cifar"])
+    with pytest.raises(UnreadableImageError, match="3 are too few for batches of 6 different images"):
+        view_batches(recipe, images, torch.device("cpu")).batch(0)
+
+
+@pytest.mark.parametrize("name", ["rotation", "autoencoder"])
+def test_an_image_may_come_twice_where_images_are_not_compared(tmp_path: Path, name: str) -> None:
+    images = grays(tmp_path, 8, {1, 2, 3, 4, 5})
+    recipe = load_recipe("demo", [*TINY, "training.batch_size=6", f"method.name={name}"])
+    _, labels = view_batches(recipe, images, torch.device("cpu")).batch(0)
+    assert set(labels.tolist()) == {0, 6, 7}
+
+
 def test_where_labels_are_learnt_a_readable_image_may_come_again(tmp_path: Path) -> None:
     images = grays(tmp_path, 6, {1, 2, 3, 4})
-    _, labels = ViewBatches(images, PLAIN, batch_size=6, seed=0, views=1).batch(0)
+    _, labels = ViewBatches(images, PLAIN, batch_size=6, seed=0, views=1, repeats=True).batch(0)
     assert set(labels.tolist()) == {0, 5}

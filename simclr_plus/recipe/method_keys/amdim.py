@@ -13,6 +13,8 @@ from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys, Se
 class AMDIMKeys(MethodKeys):
     """AMDIM (Bachman, Hjelm, Buchwalter 2019): a view, whole and by places, finds the places of the other view."""
 
+    compares_images: ClassVar[bool] = True
+    trains_whole_pass: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {
         "augmentation.min_scale": 0.3,
         "augmentation.strength": 0.5,  # 0.4, 0.4, 0.4, 0.1 of the authors' datasets.py

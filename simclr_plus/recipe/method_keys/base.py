@@ -85,6 +85,8 @@ class MethodKeys(Section):
 
     reads: ClassVar[tuple[str, ...]] = ()  # sections of the recipe that methods need not read, and this one does
     learns_labels: ClassVar[bool] = False  # then only labelled images that no evaluation holds out are trained on
+    compares_images: ClassVar[bool] = False  # whether the images of a batch are told from each other
+    trains_whole_pass: ClassVar[bool] = True  # of f from images to h, which is compiled; not one that gives maps
     defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
     paths: ClassVar[tuple[str, ...]] = ()  # its keys that name files; a run records them whole
     features_tell: ClassVar[bool] = True  # whether features of images that come to be alike are a failure

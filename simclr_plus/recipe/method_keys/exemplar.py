@@ -14,6 +14,7 @@ COLLAPSED = 0.1  # of the embeddings' deviation, which is near 1 in a run that l
 class ExemplarKeys(MethodKeys):
     """Exemplar (Dosovitskiy et al. 2014; as Kolesnikov et al. 2019): many views of an image are near each other."""
 
+    compares_images: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {  # config/exemplar/imagenet.sh of google/revisiting-self-supervised
         "augmentation.min_scale": 0.05,
         "augmentation.jitter_prob": 1.0,

@@ -13,6 +13,7 @@ class SimCLRKeys(MethodKeys):
     """SimCLR (Chen et al. 2020): its losses are chosen in [loss], its projection head in [head]."""
 
     reads: ClassVar[tuple[str, ...]] = ("head", "loss")
+    compares_images: ClassVar[bool] = True
     name: Literal["simclr"] = "simclr"
 
     @property
