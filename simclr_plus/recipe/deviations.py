@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.recipe import Recipe
 
 SOURCES = ("paper", "authors", "lightly")
@@ -177,14 +178,18 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
         "[0, 1]" if plain else f"standardised by {', '.join(f'{x:g}' for x in e.mean)}",
     )
     yield "size of a crop", "augmentation.min_scale", f"height uniform, area {max(0.1, a.min_scale):g} to 1"
-    yield "aspect of a crop", "", "uniform, 3/4 to 4/3"
+    usual = a.aspect == (3 / 4, 4 / 3)
+    aspect = "3/4 to 4/3" if usual else f"{a.aspect[0]:g} to {a.aspect[1]:g}"
+    yield "aspect of a crop", "augmentation.aspect", f"uniform, {aspect}"
     yield "where no crop fits", "", "100 tries, then all"
     yield "last row and column", "", "only in a full crop"
     yield "resize", "augmentation.resize", "legacy bicubic" if a.resize == "bicubic_legacy" else "Keys bicubic"
-    yield "flip", "augmentation.flip_prob", f"{a.flip_prob:g}"
+    one_draw = ", one draw an image" if a.same_flip and r.method.view_count > 1 else ""
+    yield "flip", "augmentation.flip_prob", f"{a.flip_prob:g}{one_draw}"
     yield "colour jitter", "augmentation.jitter_prob", f"{a.jitter_prob:g}"
     if a.jitter_prob:
-        yield "colour strength", "augmentation.strength", f"{a.strength:g}"
+        strength = ", ".join(f"{x:g}" for x in a.colors) or f"{a.strength:g}"
+        yield "colour strength", "augmentation.colors" if a.colors else "augmentation.strength", strength
         yield "brightness", "augmentation.brightness_law", "x + d" if a.brightness_law == "additive" else "x f"
         yield "contrast around", "", "each channel's mean"
         yield "saturation", "", "HSV"
@@ -192,7 +197,8 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
         inexact = a.augment_on != "cpu" and a.device_crops != "float32"
         clipped = f"{a.device_crops} crops, then float32" if inexact else "float32, clipped after each"
         yield "colour arithmetic", "augmentation.device_crops", clipped
-    yield "gray", "augmentation.gray_prob", f"{a.gray_prob:g}"
+    first = ", before the jitter" if a.gray_first and a.gray_prob and a.jitter_prob else ""
+    yield "gray", "augmentation.gray_prob", f"{a.gray_prob:g}{first}"
     yield "blur", "augmentation.blur_prob", f"{a.blur_prob:g}"
     if a.blur_prob:
         yield "blur kernel", "", "Gaussian, zeros outside"
@@ -218,9 +224,9 @@ def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "max-pool is padded", "encoder.flavor", "behind" if reference else "on both sides"
     if e.depth < 50:
         yield "group 1's shortcut", "encoder.flavor", "a projection" if reference else "the identity"
-    everywhere = r.training.global_batch_norm
-    yield "batch norm sees", "training.global_batch_norm", "all processes" if everywhere else "its process"
-    yield "running variance", "", "biased"
+    if e.norm == "batch":
+        yield "batch norm sees", *_what_norms_see(r)
+        yield "running variance", "", "biased"
     if "head" not in r.method.reads:
         return
     yield "views go through f", "", "in one pass"
@@ -229,6 +235,13 @@ def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "dimensions of z", "head.output_dim", str(h.output_dim)
         yield "g's last norm has an offset", "", "no"
         yield "g's matrices start as", "", "N(0, 0.01)"
+
+
+def _what_norms_see(r: Recipe) -> tuple[str, str]:
+    """The key that says so, and what it says."""
+    if isinstance(r.method, MoCoKeys) and r.method.norm_group:
+        return "method.norm_group", f"groups of {r.method.norm_group}"
+    return "training.global_batch_norm", "all processes" if r.training.global_batch_norm else "its process"
 
 
 def _our_loss(r: Recipe) -> Iterator[tuple[str, str, str]]:

@@ -16,7 +16,7 @@ from lightly.transforms import SimCLRTransform
 from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler
 
-from simclr_plus.recipe import parse_recipe, shipped_recipes
+from simclr_plus.recipe import load_recipe, parse_recipe, shipped_recipes
 from simclr_plus.recipe.deviations import Choice, choices
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -116,6 +116,18 @@ def test_operations_say_on_which_views_and_how_often_they_are_done() -> None:
     )
 
 
+def test_other_methods_views_and_norms_are_told_as_they_are() -> None:
+    def shown(recipe: str) -> dict[str, str]:
+        return {choice.name: choice.ours for choice in choices(load_recipe(recipe))}
+
+    amdim, moco, cpc, pirl = (shown(f"{name}_r50") for name in ("amdim", "moco_v1", "cpc", "pirl"))
+    assert amdim["aspect of a crop"] == "uniform, 0.7 to 1.4" and amdim["flip"] == "0.5, one draw an image"
+    assert moco["colour strength"] == "0.4, 0.4, 0.4, 0.4" and pirl["colour strength"] == "0.4, 0.4, 0.4, 0.2"
+    assert moco["gray"].endswith(", before the jitter")
+    assert moco["batch norm sees"] == "groups of 32" and amdim["batch norm sees"] == "all processes"
+    assert not cpc.keys() & {"batch norm sees", "running variance"}
+
+
 def test_small_images_are_compared_with_the_authors_cifar_values() -> None:
     small = [
         "augmentation.image_size=32",
@@ -174,8 +186,6 @@ def test_the_column_of_lightly_is_what_the_installed_lightly_does() -> None:
 
 @pytest.mark.parametrize("name", [path.stem for path in shipped_recipes()])
 def test_every_shipped_recipe_has_its_table(name: str) -> None:
-    from simclr_plus.recipe import load_recipe
-
     recipe = load_recipe(name)
     rows = choices(recipe)
     assert len(rows) > (40 if recipe.method.name == "simclr" else 30) and len({row.name for row in rows}) == len(rows)
