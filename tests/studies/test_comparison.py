@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from simclr_plus.errors import RecipeError
-from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe import load_recipe, parse_recipe
 from simclr_plus.recipe.method_keys import METHODS
 from simclr_plus.recipe.method_keys.color import GRAY_SETS
 from simclr_plus.recipe.plan import make_plan
+from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import create_run
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
@@ -59,7 +60,8 @@ def test_all_methods_see_as_many_pixels_on_the_same_network_at_the_same_three_ra
     for cell in cells:
         recipe = cell.recipe
         assert recipe.method.name == cell.place["method"] and set(cell.measures) <= set(MEASURES)
-        pixels = recipe.training.epochs * recipe.method.pixels(recipe)
+        side = recipe.augmentation.image_size / simclr.augmentation.image_size
+        pixels = recipe.training.epochs * recipe.method.pixels(recipe) * side**2
         assert pixels == pytest.approx(2 * simclr.training.epochs)
         assert recipe.optimizer.learning_rate == pytest.approx(
             simclr.optimizer.learning_rate * RATES[cell.place["rate"]]
@@ -73,15 +75,28 @@ def test_with_the_other_budget_all_train_as_many_epochs() -> None:
     assert {cell.recipe.training.epochs for cell in cells_of("epochs")} == {5.0}
 
 
+def views_of(recipe: Recipe) -> dict[str, Any]:
+    """What a view and an encoder's input are, apart from its size and how a crop is resized."""
+    others = {"law", "image_size", "resize", "evaluation_crop", "blur_sigma_group", "augment_on", "device_crops"}
+    return recipe.augmentation.model_dump(exclude=others) | recipe.encoder.model_dump(include={"input", "norm"})
+
+
 def test_views_are_each_methods_published_law() -> None:
     recipes = {c.recipe.method.name: c.recipe for c in cells_of("pixels", "paper")}
-    for name, recipe in recipes.items():
-        for key, value in METHODS[name].defaults.items():
-            if key.startswith(("augmentation.", "encoder.")):
-                found = recipe.value_of(key)
-                assert (list(found) if isinstance(found, tuple) else found) == (
-                    list(value) if isinstance(value, (list, tuple)) else value
-                ), (name, key)
+    for name in set(METHODS) - {"simclr", "supervised"} - set(NEED_COLOR):
+        assert views_of(recipes[name]) == views_of(parse_recipe("", [f"method.name={name}"])), name
+    assert recipes["simclr"].augmentation.brightness_law == "additive"  # of the paper, in whose recipe it is written
+    assert recipes["jigsaw"].augmentation.image_size == 292
+
+
+def test_with_simclrs_law_all_methods_have_its_views() -> None:
+    cells = cells_of("pixels", "paper", "augmentation.law=simclr")
+    (simclr, *_) = (c.recipe for c in cells if c.place["method"] == "simclr")
+    for cell in (c for c in cells if not c.place["method"].startswith(NEED_COLOR)):  # which refuse gray views
+        assert (
+            cell.recipe.augmentation.model_copy(update={"image_size": simclr.augmentation.image_size})
+            == simclr.augmentation
+        ), cell.name
 
 
 @pytest.mark.parametrize("data", GRAY_SETS)

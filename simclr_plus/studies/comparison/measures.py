@@ -54,6 +54,7 @@ def task(run: Run, _scale: str, _device: torch.device) -> Figures:
     figures = {
         "epochs": recipe.training.epochs,
         "pixels": recipe.method.pixels(recipe),
+        "side": recipe.augmentation.image_size,
         "seconds": seconds_of_training(run),
         "loss": mean(line["loss"] for line in last),
     }

@@ -88,7 +88,9 @@ def _accuracies(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
         rows,
         "Mean and standard deviation over seeds, each method at the rate that held-out training images chose. Methods "
         "with other input or norm begin from another random encoder, whose figures stand beside. The random encoder at "
-        "the foot is SimCLR's. Published figures are of other networks, data, lengths and protocols.",
+        "the foot is SimCLR's. Published figures are of other networks, data, lengths and protocols. dim and amdim "
+        "train this f, not the networks of their papers: the objective is theirs. Methods with a memory of all images "
+        "(instdist, cmc, pirl) renew its rows once an epoch: with less than some 20 epochs they are shown too low.",
     )
 
 
@@ -99,9 +101,12 @@ def _beside(method: str) -> str:
 
 def _budgets(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
     rows = []
+    side_of_simclr = f.value("side", method="simclr")
     for method in names:
         at = {"method": method, "rate": rates[method]}
-        epochs, pixels, seconds = (f.value(key, **at) for key in ("epochs", "pixels", "seconds"))
+        epochs, pixels, seconds, side = (f.value(key, **at) for key in ("epochs", "pixels", "seconds", "side"))
+        if side > 0 and side_of_simclr > 0:
+            pixels *= (side / side_of_simclr) ** 2
         rows.append(
             [method, f"{epochs:.3g}", f"{pixels:.3g}", f"{epochs * pixels:.3g}", f"{seconds:.0f}", rates[method]]
         )
@@ -109,7 +114,8 @@ def _budgets(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
         "What each cost",
         ["method", "epochs", "pixels through f an image (S²)", "pixels an image in all (S²)", "seconds", "rate chosen"],
         rows,
-        "S is the side of a view. Decoders, discriminators, context networks and banks come on top; seconds count all.",
+        "S is the side of SimCLR's views. Decoders, discriminators, context networks and banks come on top; seconds "
+        "count all.",
     )
 
 

@@ -15,6 +15,22 @@ from simclr_plus.studies.study import SMALL, Point, changed
 RATES = {"1/3": 1 / 3, "1": 1.0, "3": 3.0}  # times the recipe's; chosen among by held-out training images
 NEED_COLOR = tuple(name for name, keys in METHODS.items() if issubclass(keys, ColorKeys))
 BUDGETS = ("pixels", "epochs")
+LAW = (  # what makes a view; at the paper's scale other methods do not take SimCLR's values of these
+    "strength",
+    "colors",
+    "min_scale",
+    "aspect",
+    "flip_prob",
+    "same_flip",
+    "jitter_prob",
+    "gray_prob",
+    "gray_law",
+    "gray_first",
+    "gray_shared",
+    "blur_prob",
+    "brightness_law",
+    "random_order",
+)
 TUNED_BY_US = ("data.", "optimizer.", "training.", "checkpoints.", "head.", "loss.")  # sections that all methods share
 
 # what methods whose laws are written for large images or long training have on 32 pixels and 4,000 images
@@ -74,7 +90,7 @@ def _within_budget(recipe: Recipe, name: str, scale: str, budget: str, optimizer
     epochs = recipe.training.epochs
     if budget == "pixels":
         of_method = changed(recipe, changes)
-        epochs *= 2 / of_method.method.pixels(of_method)
+        epochs *= 2 / (of_method.method.pixels(of_method) * areas(of_method, recipe))
     return {
         **changes,
         "training.epochs": epochs,
@@ -84,6 +100,11 @@ def _within_budget(recipe: Recipe, name: str, scale: str, budget: str, optimizer
     }
 
 
+def areas(of_method: Recipe, base: Recipe) -> float:
+    """A view's area over that of the recipe which the study starts from."""
+    return (of_method.augmentation.image_size / base.augmentation.image_size) ** 2
+
+
 def own_optimizer(name: str) -> dict[str, Any]:
     """What a method's recipe for ImageNet says of the optimizer; nothing of SimCLR and supervised training."""
     recipe = RECIPES.get(name, f"{name}_r50")
@@ -91,10 +112,21 @@ def own_optimizer(name: str) -> dict[str, Any]:
 
 
 def by_its_law(recipe: Recipe, name: str, scale: str) -> dict[str, Any]:
-    """What makes the recipe train that method: views and encoder input as published, optimizer and schedule as all."""
+    """What makes the recipe train that method: views and encoder input as published, optimizer and schedule as all.
+
+    augmentation.law = "simclr" leaves views as the recipe has them.
+    """
     changes: dict[str, Any] = {"method.name": name}
+    of_method = recipe.augmentation.law == "method"
+    if scale != SMALL and of_method and name not in ("simclr", "supervised"):
+        changes |= {f"augmentation.{key}": recipe.augmentation.usual(key) for key in LAW}
     if name != "simclr":
-        changes |= {k: v for k, v in METHODS[name].defaults.items() if not k.startswith(TUNED_BY_US)}
+        changes |= {
+            key: value
+            for key, value in METHODS[name].defaults.items()
+            if not key.startswith(TUNED_BY_US)
+            and (of_method or not key.startswith("augmentation.") or key == "augmentation.image_size")
+        }
     if scale == SMALL:
         changes |= ON_SMALL_IMAGES.get(name, {})
         changes["augmentation.blur_prob"] = recipe.augmentation.blur_prob

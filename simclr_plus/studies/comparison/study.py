@@ -46,8 +46,11 @@ def _comparison(budget: str) -> Study:
             "scale is 32 images of 8 views; the rate is the best of a third, once and three times the recipe's on a "
             "held-out tenth of the training images, chosen by the first seed",
             "a method with its own optimizer has the update rule, rate and decay of the method's recipe for ImageNet",
-            "views and encoder input are each method's published law; at small scale none has blur, patches fit 32 "
-            "pixels, banks and queues fit 4,000 images (InstDist and CMC: softmax over the whole bank)",
+            "views and encoder input are each method's published law; at small scale none has blur, crops whose size a "
+            "method shares with SimCLR's are the recipe's, patches fit 32 pixels, banks and queues fit 4,000 images "
+            "(InstDist and CMC: softmax over the whole bank); with augmentation.law=simclr all have the recipe's views",
+            "evaluation shows images at the side that a method trains on: 292 pixels for relative_patch and jigsaw at "
+            "the paper's scale, 224 for the others",
             "1 % and 10 % of the labels: at small scale linear classifiers on frozen features, at the paper's "
             "fine-tuning",
             f"{' and '.join(NEED_COLOR)} need color and are left out on {', '.join(GRAY_SETS)}; `study comparison "
