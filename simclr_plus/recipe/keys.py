@@ -114,6 +114,13 @@ class Data(Section):
 class Augmentation(Section):
     """The law of a view (paper, 3 and Appendix A)."""
 
+    law: Annotated[
+        Literal["method", "simclr"],
+        Field(
+            description="whose values keys of this section have that a recipe leaves out: those of the method's "
+            "publication, or SimCLR's, to compare methods on the same views"
+        ),
+    ] = "method"
     image_size: Annotated[int, Field(ge=8, description="side of a view in pixels")] = 224
     strength: Annotated[
         float, Field(ge=0, le=MAX_STRENGTH, description="strength of the colour distortion: ImageNet 1.0, CIFAR 0.5")

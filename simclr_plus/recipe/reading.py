@@ -84,8 +84,12 @@ def _choose_method(values: dict[str, Any], origin: str) -> None:
         method["name"] = "supervised"
         del loss["name"]
     keys = METHODS.get(str(method.setdefault("name", SimCLRKeys().name)), MethodKeys)
+    views = values.get("augmentation")
+    of_simclr = isinstance(views, dict) and views.get("law") == "simclr"
     for key, value in keys.defaults_of(method).items():
         section, _, name = key.partition(".")
+        if section == "augmentation" and of_simclr and name != "image_size":
+            continue
         table = values.setdefault(section, {})
         if isinstance(table, dict):
             table.setdefault(name, value)

@@ -194,6 +194,11 @@ class Recipe(Section):
                 "input channels, for which PyTorch on a CPU was seen to give wrong gradients; use "
                 "training.channels_last = false or a greater width"
             )
+        if self.training.compile and not self.method.trains_whole_pass:
+            sentences.append(
+                f'training.compile does nothing for f with method.name = "{self.method.name}", which reads its maps or '
+                "patches: the pass over whole images is what is compiled"
+            )
         sentences += self._without_effect()
         if not self.augmentation.operations:
             if self.augmentation.same_crop:

@@ -254,6 +254,24 @@ def test_operations_reach_the_law_in_their_order_and_repeated() -> None:
     assert kinds["encoder.mean"] == "three numbers"
 
 
+def test_views_are_the_methods_or_simclrs_as_the_recipe_says() -> None:
+    own, simclrs, plain = (
+        parse_recipe("", [f"method.name={name}", *more])
+        for name, more in (("amdim", []), ("amdim", ["augmentation.law=simclr"]), ("simclr", []))
+    )
+    assert own.augmentation.min_scale == 0.3 and own.law != plain.law
+    assert simclrs.law == plain.law and simclrs.method.name == "amdim"
+    assert parse_recipe(simclrs.to_toml()) == simclrs
+    patches = parse_recipe("", ["method.name=jigsaw", "augmentation.law=simclr"])
+    assert patches.augmentation.image_size == 292  # of which its patches are cut
+
+
+def test_compiling_what_a_method_does_not_use_is_pointed_out() -> None:
+    for name, doubted in (("simclr", False), ("moco", False), ("dim", True), ("cpc", True)):
+        recipe = parse_recipe("", [f"method.name={name}", "training.compile=true"])
+        assert any("training.compile does nothing" in doubt for doubt in recipe.doubts()) is doubted
+
+
 def test_keys_of_operations_without_operations_are_pointed_out() -> None:
     plain = parse_recipe("").doubts()
     for override in ("same_crop=true", "operations_on=first", "operation_prob=0.5"):

@@ -16,6 +16,7 @@ COLORS = 313  # that are predicted
 class ColorizationKeys(ColorKeys):
     """Colorization (Zhang, Isola, Efros 2016): from lightness, which of 313 colors has each place of the image?"""
 
+    trains_whole_pass: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {
         "data.name": "places",  # the usual set is gray
         "augmentation.jitter_prob": 0.0,

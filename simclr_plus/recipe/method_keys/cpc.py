@@ -22,6 +22,8 @@ _OF_BOTH = {
 class CPCKeys(MethodKeys):
     """CPC (van den Oord et al. 2018; v2: Henaff et al. 2019): rows of patches predict rows to come"""
 
+    compares_images: ClassVar[bool] = True
+    trains_whole_pass: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {**_OF_BOTH, "augmentation.gray_prob": 0.0, "encoder.norm": "layer"}
     name: Literal["cpc"]
     version: Annotated[
@@ -124,6 +126,8 @@ class CPCKeys(MethodKeys):
                 f"method.patch = {self.patch} makes patches of {side} pixels in views of augmentation.image_size = "
                 f"{size}; use 8 pixels or more, and no more than the view has (views of 32 or more have a quarter of 8)"
             )
+        if len(set(self.offsets)) < len(self.offsets):
+            return f"method.offsets = {list(self.offsets)} names a row twice; use {sorted(set(self.offsets))}"
         nearest, farthest = min(self.rows_ahead), max(self.rows_ahead)
         if farthest >= count:
             return (

@@ -17,6 +17,8 @@ FEWEST_PLACES = 4  # of a side
 class DIMKeys(MethodKeys):
     """DIM, the local objective (Hjelm et al. 2019): an image's features find its places among those of others."""
 
+    compares_images: ClassVar[bool] = True
+    trains_whole_pass: ClassVar[bool] = False
     defaults: ClassVar[dict[str, Any]] = {  # the paper changes no image
         "augmentation.min_scale": 1.0,
         "augmentation.flip_prob": 0.0,

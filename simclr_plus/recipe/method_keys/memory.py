@@ -32,19 +32,24 @@ def problem_of_nce(key: str, loss: str, negatives: int) -> str:
         return ""
     return (
         f'method.negatives = 0 with method.{key} = "nce": there is nothing to tell an image from; use 1 or more, or '
-        f'method.{key} = "{"softmax" if key == "loss" else "infonce"}", which compares with all images'
+        f'method.{key} = "{_cross_entropy(key)}", which compares with all images'
     )
 
 
-def note_on_few_images(loss: str, images: int) -> str:
-    """Where noise-contrastive estimation has too few images to learn soon; "" elsewhere."""
+def note_on_few_images(key: str, loss: str, images: int) -> str:
+    """Where noise-contrastive estimation has too few images to learn soon; "" elsewhere. key: as above."""
     if loss != "nce" or images >= FEW:
         return ""
     return (
-        f'method.loss = "nce" with {images:,} images: its constant is found on a memory of noise, and few images or '
-        'epochs are over before that is forgotten; method.loss = "softmax" with method.negatives = 0 and '
-        "method.temperature = 0.1 learns sooner"
+        f'method.{key} = "nce" with {images:,} images: its constant is found on a memory of noise, and few images or '
+        f'epochs are over before that is forgotten; method.{key} = "{_cross_entropy(key)}" with method.negatives = 0 '
+        "and method.temperature = 0.1 learns sooner"
     )
+
+
+def _cross_entropy(key: str) -> str:
+    """What the section calls cross entropy among rows of the memory."""
+    return "softmax" if key == "loss" else "infonce"
 
 
 def loss_title(loss: str, negatives: int) -> str:

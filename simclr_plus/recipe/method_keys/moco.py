@@ -13,12 +13,15 @@ from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections
 class MoCoKeys(MethodKeys):
     """MoCo (He et al. 2019; v2: Chen, Fan et al. 2020): a view finds the key of the other among older keys."""
 
+    compares_images: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {  # of v2: main_moco.py of facebookresearch/moco, --aug-plus
         "augmentation.min_scale": 0.2,
         "augmentation.strength": 0.5,
         "augmentation.jitter_prob": 0.8,
         "augmentation.gray_prob": 0.2,
         "augmentation.blur_prob": 0.5,
+        "optimizer.nesterov": False,
+        "optimizer.decay_norms": True,
     }
     name: Literal["moco"]
     queue: Annotated[int, Field(ge=2, description="keys of past batches that are negatives, K")] = 65536
@@ -99,6 +102,11 @@ class MoCoKeys(MethodKeys):
             return (
                 f"method.queue = {self.queue} does not divide into the {keys} keys of a step (training.batch_size = "
                 f"{batch}{both}); use method.queue = {f'{below} or ' if below else ''}{above}"
+            )
+        if self.norm_group == 1 and recipe.architecture.map_shape(4, recipe.augmentation.image_size)[1] == 1:
+            return (
+                "method.norm_group = 1: f's last maps have a single place, of which a batch norm sees one number; use "
+                "method.norm_group = 32, or 0 for the global batch"
             )
         return self.problem_of_share(recipe, batch)
 

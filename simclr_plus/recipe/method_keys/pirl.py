@@ -106,7 +106,7 @@ class PIRLKeys(MethodKeys):
         except ValueError:
             return (
                 f"augmentation.image_size = {size} with method.grid = {self.grid}: patches are to be 8 pixels or more; "
-                "use larger views (28 or more with method.grid = 3), or a smaller grid"
+                "use larger views (26 or more with method.grid = 3), or a smaller grid"
             )
         if recipe.architecture.map_shape(3, side)[1] < SMALLEST_MAP:
             return (
