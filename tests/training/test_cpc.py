@@ -219,6 +219,7 @@ def test_a_batch_norm_is_told_of(tiny: list[str]) -> None:
         (["augmentation.image_size=24"], ["method.patch", "6 pixels", "24", "32"]),
         (["method.patch=300"], ["method.patch = 300", "224"]),
         (["method.offsets=[3,7]"], ["method.offsets = [3, 7]", "7 rows", "method.stride"]),
+        (["method.offsets=[3,2,3]"], ["method.offsets = [3, 2, 3]", "twice", "[2, 3]"]),
         (["method.offsets=[1]"], ["method.offsets = [1]", "overlap", "2 or more"]),
         (["method.offsets=[0]"], ["method.offsets = [0]", "2 or more"]),
         (["method.candidates=24", "training.batch_size=64"], ["method.candidates = 24", "64", "use 8"]),

@@ -78,6 +78,10 @@ def test_the_defaults_are_v2s_law_and_its_recipes_are_the_published_ones() -> No
             ["training.batch_size=48", "method.queue=480"],
             ["method.norm_group = 32", "48", "32 or 64", "norm_group = 24"],
         ),
+        (
+            ["method.norm_group=1", "augmentation.image_size=32", "encoder.stem=imagenet"],
+            ["method.norm_group = 1", "single place", "norm_group = 32"],
+        ),
         (["training.batch_size=16", "method.queue=480"], ["method.norm_group = 32", "16", "norm_group = 16"]),
         (["method.key_momentum=1.5"], ["method.key_momentum"]),
         (["method.head_layers=0"], ["method.head_layers"]),

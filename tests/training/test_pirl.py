@@ -204,7 +204,7 @@ def test_its_views_are_the_authors_unless_a_recipe_says_otherwise() -> None:
         ),
         (
             ["augmentation.image_size=16", "encoder.stem=cifar"],
-            ["augmentation.image_size = 16", "method.grid = 3", "28"],
+            ["augmentation.image_size = 16", "method.grid = 3", "26"],
         ),
         (["method.grid=9", "augmentation.image_size=64"], ["method.grid = 9", "augmentation.image_size = 64"]),
         (["method.weight=1.5"], ["method.weight"]),

@@ -51,7 +51,7 @@ class CMC(Method):
     def study_images(self, images: Images, law: ViewLaw) -> Iterator[str]:
         """Refuse gray images, of which a sample that is spread evenly is read; a note where there are few for nce."""
         yield from notes_on_gray(self.keys, images, self.recipe.data.name, *count_gray(images))
-        note = note_on_few_images(self.keys.loss, len(images))
+        note = note_on_few_images("loss", self.keys.loss, len(images))
         if note:
             yield note
 

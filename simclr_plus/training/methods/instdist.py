@@ -47,7 +47,7 @@ class InstDist(Method):
 
     def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
         """A note where the loss does not suit the number of images."""
-        note = note_on_few_images(self.keys.loss, len(images))
+        note = note_on_few_images("loss", self.keys.loss, len(images))
         return [note] if note else []
 
     def prepare(self, batch: Batch) -> Inputs:

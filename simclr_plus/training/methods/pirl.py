@@ -20,6 +20,7 @@ from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.global_batch_norm import running_statistics_held
 from simclr_plus.parts.patches import random_patches
 from simclr_plus.parts.pirl import PIRLHead, PIRLLoss, PIRLPatchHead, distorted_patches, drawn_orders
+from simclr_plus.recipe.method_keys.memory import note_on_few_images
 from simclr_plus.recipe.method_keys.pirl import PIRLKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
@@ -51,7 +52,10 @@ class PIRL(Method):
         )
 
     def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
-        """A note where there are fewer images than negatives are asked for."""
+        """Notes where there are fewer images than negatives, or too few for noise-contrastive estimation."""
+        note = note_on_few_images("objective", self.keys.objective, len(images))
+        if note:
+            yield note
         if self.keys.negatives > len(images):
             yield (
                 f"method.negatives = {self.keys.negatives:,} with {len(images):,} images: as many negatives are drawn "
