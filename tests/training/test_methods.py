@@ -129,13 +129,16 @@ def knn_of(encoder: Encoder, bank: Images, queries: Images, recipe: Recipe) -> f
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
-def test_two_processes_train_what_one_does(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [*((name, []) for name in METHODS), ("moco", ["method.symmetric=true"]), ("cpc", ["method.version=1"])],
+)
+def test_two_processes_train_what_one_does(tmp_path: Path, name: str, form: list[str]) -> None:
     """The proof of `doctor`, with each method: losses, gradients, statistics and weights of every step.
 
     scale: the gradient of an offset before a batch norm is made of rounding errors alone.
     """
-    case = Case("sgd", overrides=(f"method.name={name}", *TINY[name]), learning_rate=0.02, scale=1e-3)
+    case = Case("sgd", overrides=(f"method.name={name}", *TINY[name], *form), learning_rate=0.02, scale=1e-3)
     findings, _ = prove(case, 2, tmp_path)
     for finding in findings:
         assert finding.equal, f"{finding.kind}: {finding.difference:.1e} at {finding.where}"
