@@ -13,7 +13,7 @@ from places import ROOT
 
 # A package, or a file at the top, imports from the lines above its own, and within itself.
 LAYERS = """
-errors lazy schedules lars lightly_parts color_spaces recipes
+errors lazy schedules lars lightly_parts color_spaces full_precision recipes
 machine
 distributed
 augmentations losses global_batch_norm

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 
 CHUNK_ELEMENTS = 1 << 22  # logits held at a time: 16 MiB of float32, which a CPU keeps nearer than memory
 
@@ -123,7 +124,7 @@ def rows_and_columns(
             f"{z1.dtype} on {z1.device}"
         )
     z = torch.stack([z0, z1])
-    z = z if z.dtype == torch.float64 else z.float()
+    z = in_full(z)
     if normalize:  # the floor is on the squared norm, as in the authors' code
         z = z * torch.rsqrt((z * z).sum(dim=-1, keepdim=True).clamp_min(1e-12))
     rows = z.flatten(0, 1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d
 
 CHUNK_ELEMENTS = 1 << 22  # scores held at a time
@@ -144,7 +145,7 @@ class AMDIMLoss(nn.Module):
         """
         gather = self.gather_distributed and distributed.world_size() > 1
         _check(first, second, gather)
-        first, second = (Scales(*map(_in_full, view)) for view in (first, second))
+        first, second = (Scales(*map(in_full, view)) for view in (first, second))
         losses: list[list[Tensor]] = [[], [], []]
         squares = []
         for source, target, place in ((first, second, place0), (second, first, place1)):
@@ -188,9 +189,9 @@ def place_accuracy(source: Tensor, target: Tensor, *, gather: bool = True, equal
     It is to beat the places of all other images: by chance 1 in 1 + L (M - 1). A mean over the images of this process.
     """
     gather = gather and distributed.world_size() > 1
-    columns = _places_of_all(_in_full(target), gather, equal_rows)
+    columns = _places_of_all(in_full(target), gather, equal_rows)
     first, right = distributed.rank() * len(source) * gather, torch.zeros((), device=source.device)
-    for start, part in _in_parts(_in_full(source), columns):
+    for start, part in _in_parts(in_full(source), columns):
         positive, others = _own_and_others(_scores(part, columns), first + start)
         right += (positive > others.amax(dim=(1, 2))[:, None]).sum()
     return right / (len(source) * columns.shape[2])
@@ -237,10 +238,6 @@ def _at(maps: Tensor, place: Tensor | None) -> Tensor:
     if place is None:
         place = torch.randint(places.shape[2], (len(maps),), device=maps.device)
     return places.gather(2, place[:, None, None].expand(-1, places.shape[1], 1)).squeeze(2)
-
-
-def _in_full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _check(first: Scales, second: Scales, gather: bool) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.decoder import in_unit_range
 
 ACTIVE = 0.01  # variance of a mean over images from which on a dimension of z says something (Burda et al. 2016)
@@ -27,7 +28,8 @@ def sampled(mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Of N(mean, e^log_variance) from N(0, I), in nats, [B, D] -> [B]."""
+    """Of N(mean, e^log_variance) from N(0, I), in nats, [B, D] -> [B], in float32 or float64."""
+    mean, log_variance = in_full(mean), in_full(log_variance)
     return 0.5 * (mean.square() + log_variance.exp() - log_variance - 1).sum(1)
 
 

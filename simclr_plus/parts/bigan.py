@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from simclr_plus.full_precision import in_full
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 from simclr_plus.parts.decoder import DEVIATION, start_small
 from simclr_plus.parts.generative_shapes import doublings, hidden_width, widths
@@ -50,7 +51,7 @@ class LatentHead(nn.Module):
     def forward(self, h: Tensor, noise: Tensor | None = None) -> Tensor:
         """z, in float32 under autocast too; noise [B, latent_dim] for a normal prior, without it the mean."""
         y: Tensor = self.linear(h)
-        y = y if y.dtype == torch.float64 else y.float()
+        y = in_full(y)
         if self.prior == "uniform":
             return 2 * torch.sigmoid(y) - 1
         mean, deviation = y.chunk(2, dim=1)
@@ -162,8 +163,9 @@ class Frozen:
 def discriminator_loss(real: Tensor, fake: Tensor, form: Form = "hinge") -> Tensor:
     """What D minimises, from scores [B, scores of a pair]; the mean runs over all scores, unary ones too.
 
-    logistic: half the sum of both cross entropies, ln 2 for scores of 0; hinge: 2.
+    logistic: half the sum of both cross entropies, ln 2 for scores of 0; hinge: 2. Computed in float32 or float64.
     """
+    real, fake = in_full(real), in_full(fake)
     if form == "logistic":
         return (F.softplus(-real).mean() + F.softplus(fake).mean()) / 2
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -173,7 +175,9 @@ def encoder_generator_loss(real: Tensor, fake: Tensor, form: Form = "hinge") -> 
     """What E (by real pairs) and G (by fake ones) minimise, from scores of a frozen D.
 
     logistic: the labels of D's loss the other way round, ln 2 for scores of 0; hinge: mean real - mean fake, 0.
+    Computed in float32 or float64.
     """
+    real, fake = in_full(real), in_full(fake)
     if form == "logistic":
         return (F.softplus(real).mean() + F.softplus(-fake).mean()) / 2
     return real.mean() - fake.mean()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 
 CHUNK_ELEMENTS = 1 << 23  # scores held at a time
 DIRECTIONS: dict[str, Callable[[Tensor], Tensor]] = {  # [N, F, H, W] -> the same with the rows to come further down
@@ -179,7 +180,7 @@ class CPCLoss(nn.Module):
         totals: dict[int, tuple[Tensor, int]] = {}
         for columns, members, first in self._groups(predicted.targets, equal_rows):
             for offset, predictions in predicted.predictions.items():
-                rows = places_of(_in_full(predictions[members]))
+                rows = places_of(in_full(predictions[members]))
                 labels = first + labels_of(predictions[members], offset)
                 total, count = totals.get(offset, (rows.new_zeros(()), 0))
                 totals[offset] = total + _in_parts(what, rows, columns, labels), count + len(rows)
@@ -193,9 +194,9 @@ class CPCLoss(nn.Module):
                 raise ValueError(f"{len(targets)} images do not fill groups of candidates = {size}")
             for start in range(0, len(targets), size):
                 members = slice(start, start + size)
-                yield places_of(_in_full(targets[members])), members, 0
+                yield places_of(in_full(targets[members])), members, 0
             return
-        columns = places_of(_in_full(targets))
+        columns = places_of(in_full(targets))
         first = 0
         if self.gather_distributed and distributed.world_size() > 1:
             first = distributed.rank() * len(columns)
@@ -239,7 +240,3 @@ def _cross_entropy(rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:
 def _right(rows: Tensor, columns: Tensor, labels: Tensor) -> Tensor:
     with torch.autocast(rows.device.type, enabled=False):
         return ((rows @ columns.T).argmax(dim=1) == labels).sum().to(rows.dtype)
-
-
-def _in_full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

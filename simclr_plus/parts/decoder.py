@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d
 from simclr_plus.parts.generative_shapes import doublings, widths
 
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
         first = torch.relu(self.norm(self.linear(z)))
         pixels = self.up(torch.unflatten(first, 1, (-1, self.first_side, self.first_side)))
         pixels = pixels[:, :, : self.image_size, : self.image_size]
-        return torch.sigmoid(pixels if pixels.dtype == torch.float64 else pixels.float())
+        return torch.sigmoid(in_full(pixels))
 
 
 def _doubling(a: int, b: int, *, bias: bool) -> nn.ConvTranspose2d:

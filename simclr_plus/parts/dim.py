@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 CHUNK_ELEMENTS = 1 << 22  # scores held at a time
@@ -102,8 +103,8 @@ class DIMLoss(nn.Module):
         """
         gather = self.gather_distributed and distributed.world_size() > 1
         _check(whole, places, gather)
-        whole = _in_full(whole if whole.ndim == 3 else whole[:, :, None])
-        columns = _in_full(places.flatten(2))
+        whole = in_full(whole if whole.ndim == 3 else whole[:, :, None])
+        columns = in_full(places.flatten(2))
         if gather:
             columns = distributed.gather(columns, equal_rows=equal_rows).flatten(0, 1)
         first = distributed.rank() * len(whole) * gather
@@ -212,16 +213,12 @@ def prior_terms(discriminator: PriorDiscriminator, vectors: Tensor, samples: Ten
     over both kinds of input, of the mean square length of d's derivative by its input.
     """
     with torch.autocast(vectors.device.type, enabled=False):
-        y = torch.sigmoid(_in_full(vectors))
+        y = torch.sigmoid(in_full(vectors))
         drawn, slope_of_drawn = discriminator.with_slope(samples.to(y.dtype))
         scores, slope = discriminator.with_slope(y.detach())
         penalty = (slope.square().sum(1).mean() + slope_of_drawn.square().sum(1).mean()) / 2
         of_discriminator = F.softplus(-drawn).mean() + F.softplus(scores).mean()
         return PriorTerms(F.softplus(-discriminator.fixed(y)).mean(), of_discriminator, penalty)
-
-
-def _in_full(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _check(whole: Tensor, places: Tensor, gather: bool) -> None:

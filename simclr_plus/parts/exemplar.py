@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 
 NORMALIZE = ("rows", "columns", "none")
 AT_ONCE = 1 << 22  # distances that are held at once; more are computed again for the backward pass
@@ -40,7 +41,7 @@ def exemplar_triplet_loss(
     """
     _check(z, images, margin, normalize, group_rows)
     with torch.autocast(z.device.type, enabled=False):
-        z = z if z.dtype == torch.float64 else z.float()
+        z = in_full(z)
         together = gather and not group_rows and distributed.world_size() > 1
         if together:
             everywhere = distributed.gather(z, equal_rows=equal_rows).flatten(0, 1)
@@ -96,17 +97,17 @@ def _terms(
     everywhere: Tensor, owners: Tensor, start: int, stop: int, margin: float, *, again: bool
 ) -> tuple[Tensor, Tensor]:
     """Of anchors start to stop - 1 the sum over their pairs, and how many pairs they have."""
-    same = owners[start:stop, None] == owners
-    own = torch.arange(len(owners), device=owners.device) == torch.arange(start, stop, device=owners.device)[:, None]
-    positive, negative = same & ~own, ~same
 
     def total(rows: Tensor) -> Tensor:
+        same = owners[start:stop, None] == owners  # made again with the distances: kept, they would be [R, R] in all
+        places = torch.arange(len(owners), device=owners.device)
+        positive, negative = same & (places != places[start:stop, None]), ~same
         distances = _squared_distances(rows[start:stop], rows)
         chosen = _semi_hard(distances.detach(), negative)
         terms = F.relu(margin + distances - distances.gather(1, chosen))
         return terms.where(positive & negative.any(1, keepdim=True), 0).sum()
 
-    pairs = positive.sum().to(everywhere.dtype)
+    pairs = ((owners[start:stop, None] == owners).sum() - (stop - start)).to(everywhere.dtype)
     if again:
         return checkpoint(total, everywhere, use_reentrant=False), pairs
     return total(everywhere), pairs

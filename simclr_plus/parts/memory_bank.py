@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from simclr_plus import distributed
 from simclr_plus.augmentations.streams import Stream, uniforms, whole_numbers
+from simclr_plus.full_precision import in_full
 from simclr_plus.losses.contrastive import CHUNK_ELEMENTS, check_temperature
 
 EPSILON = 1e-7  # NCECriterion.py
@@ -25,7 +26,7 @@ _DENSE_FROM = 1 / 32  # of n negatives: then the product with the whole memory t
 
 def unit(z: Tensor) -> Tensor:
     """[B, D] in float32 (or float64), each row divided by its length; no floor, as the authors (lib/normalize.py)."""
-    z = z if z.dtype == torch.float64 else z.float()
+    z = in_full(z)
     lengths: Tensor = z.norm(dim=1, keepdim=True)
     return z / lengths
 
@@ -169,9 +170,10 @@ def proximal(z: Tensor, rows: Tensor) -> Tensor:
 def log_mean_exp(z: Tensor, memory: Tensor, candidates: Tensor, temperature: float = 0.07) -> Tensor:
     """log of the mean of exp(z v / T) over all candidates [B, 1 + K] of all processes, each of as many."""
     z, total = z.detach().to(memory.dtype), memory.new_tensor(-torch.inf)
-    for rows in _chunks(z, memory, candidates):
-        scores, _ = _scores(z[rows], memory, candidates[rows])
-        total = torch.logaddexp(total, (scores / temperature).flatten().logsumexp(dim=0))
+    with torch.autocast(z.device.type, enabled=False):
+        for rows in _chunks(z, memory, candidates):
+            scores, _ = _scores(z[rows], memory, candidates[rows])
+            total = torch.logaddexp(total, (scores / temperature).flatten().logsumexp(dim=0))
     if distributed.world_size() > 1:
         total = distributed.all_gather(total).logsumexp(dim=0)
     return total - math.log(candidates.numel() * distributed.world_size())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from simclr_plus.errors import EnvironmentNotAbleError
 from simclr_plus.recipe.recipe import Recipe
@@ -38,11 +37,6 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
 def numbers_of(recipe: Recipe) -> torch.dtype:
     """Of weights, images and losses."""
     return torch.float64 if recipe.training.precision == "float64" else torch.float32
-
-
-def in_full(x: Tensor) -> Tensor:
-    """What the network computed in bfloat16 as float32: losses are never rounded."""
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def set_float32_products(recipe: Recipe) -> bool:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from simclr_plus.full_precision import in_full
 from simclr_plus.training.methods.method import Outputs
-from simclr_plus.training.precision import in_full
 
 
 @dataclass(frozen=True)

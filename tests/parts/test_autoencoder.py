@@ -79,3 +79,11 @@ def test_a_dimension_is_active_where_its_mean_varies_by_more_than_a_hundredth() 
     rows = torch.tensor([[-1.0], [1.0]]).expand(2, 4).repeat(8, 1)
     means = rows * torch.tensor([0.0, 0.09, 0.11, 2.0]) + 5
     assert active_dimensions(means) == 2
+
+
+def test_the_divergence_is_computed_in_full_where_moments_are_halves() -> None:
+    mean, log_variance = torch.randn(2, 4, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
+    of_halves = kl_divergence(mean, log_variance)
+    assert of_halves.dtype == torch.float32 and torch.equal(
+        of_halves, kl_divergence(mean.float(), log_variance.float())
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
@@ -250,3 +251,10 @@ def test_e_is_pushed_to_make_its_pairs_look_fake() -> None:
     torch.optim.SGD(players.others(), 0.05).step()
     after = [scores.mean() for scores in scores_of(players.d, *players.pairs(x, z))]
     assert after[0] < before[0] and after[1] > before[1]
+
+
+@pytest.mark.parametrize("form", ["hinge", "logistic"])
+@pytest.mark.parametrize("loss", [discriminator_loss, encoder_generator_loss])
+def test_losses_of_halves_are_computed_in_full(loss: Callable[..., Tensor], form: str) -> None:
+    real, fake = torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    assert torch.equal(loss(real, fake, form), loss(real.float(), fake.float(), form))

@@ -69,6 +69,14 @@ def plain_nce(z: Tensor, memory: Tensor, candidates: Tensor, temperature: float,
     return -(own + noise).mean()
 
 
+def test_the_constant_is_not_rounded_under_autocast() -> None:
+    bank, z = MemoryBank(2000, 32, seed=0), unit(torch.randn(8, 32, generator=torch.Generator().manual_seed(1)))
+    candidates = torch.arange(8 * 401).reshape(8, 401) % 2000
+    plain = log_mean_exp(z, bank.memory, candidates)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(log_mean_exp(z, bank.memory, candidates), plain)
+
+
 def two_processes(folder: Path) -> list[dict[str, Any]]:
     in_processes(__file__, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]

@@ -14,11 +14,12 @@ from torch import nn
 
 from simclr_plus.datasets.images import open_training_images
 from simclr_plus.errors import RecipeError
+from simclr_plus.full_precision import in_full
 from simclr_plus.recipe import load_recipe, parse_recipe
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.relative_patch import RelativePatch
 from simclr_plus.training.model import blank_batch, build_model, through
-from simclr_plus.training.precision import autocast, in_full
+from simclr_plus.training.precision import autocast
 from simclr_plus.training.trainer import view_batches
 
 CPU = torch.device("cpu")

@@ -16,11 +16,11 @@ from simclr_plus import distributed
 from simclr_plus.augmentations.streams import Stream, whole_numbers
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.amdim import AMDIMHeads, AMDIMLoss, Scales, on_grid, place_accuracy
 from simclr_plus.recipe.method_keys.amdim import AMDIMKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 SCALES = ("whole", "coarse", "fine")
 

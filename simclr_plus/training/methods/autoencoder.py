@@ -15,6 +15,7 @@ from simclr_plus import distributed
 from simclr_plus.augmentations.streams import Stream, normals
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.autoencoder import (
     active_dimensions,
     corrupted,
@@ -27,7 +28,6 @@ from simclr_plus.parts.decoder import Decoder, averaged, in_unit_range, reconstr
 from simclr_plus.recipe.method_keys.autoencoder import AutoencoderKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class Autoencoder(Method):

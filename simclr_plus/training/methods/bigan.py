@@ -21,6 +21,7 @@ from simclr_plus.datasets.grayness import count_gray
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import RecipeError
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.bigan import (
     Frozen,
     JointDiscriminator,
@@ -34,7 +35,6 @@ from simclr_plus.parts.decoder import Decoder, averaged, in_unit_range, reconstr
 from simclr_plus.recipe.method_keys.bigan import BiGANKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class BiGAN(Method):

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from simclr_plus import distributed
+from simclr_plus.full_precision import in_full
 from simclr_plus.training.methods.method import StepResult
-from simclr_plus.training.precision import in_full
 
 
 def classified(h: Tensor, logits: Tensor, labels: Tensor) -> StepResult:

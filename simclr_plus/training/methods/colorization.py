@@ -20,6 +20,7 @@ from simclr_plus.datasets.batches import Batch, evaluation_batches
 from simclr_plus.datasets.grayness import LOOKED_AT
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.colorization import (
     COLORS,
     ColorHead,
@@ -36,7 +37,6 @@ from simclr_plus.recipe.method_keys.colorization import ColorizationKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.gray_images import notes_on_gray
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 COUNTED = 10_000  # images whose colors make the prior
 _SPAN, _ZERO = 256, 128  # whole numbers that a and b round to, and where 0 is among them

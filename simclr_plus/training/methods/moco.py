@@ -15,6 +15,7 @@ from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.group_batch_norm import average_running_statistics, group_batch_norm
 from simclr_plus.parts.moco import (
     KeyQueue,
@@ -30,7 +31,6 @@ from simclr_plus.parts.moco import (
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class MoCo(Method):

@@ -16,11 +16,11 @@ from torch import Tensor
 from simclr_plus import distributed
 from simclr_plus.datasets.batches import Batch
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.rotation import RotationHead, turned
 from simclr_plus.recipe.method_keys.rotation import RotationKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class Rotation(Method):

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.full_precision import in_full
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.losses.compared import margin_triplet, nt_logistic, nt_xent_other_view
 from simclr_plus.losses.contrastive import contrastive_metrics, nt_xent
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class SimCLR(Method):

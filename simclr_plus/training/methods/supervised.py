@@ -10,8 +10,8 @@ from torch import Tensor
 
 from simclr_plus import distributed
 from simclr_plus.datasets.batches import Batch
+from simclr_plus.full_precision import in_full
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
 
 
 class Supervised(Method):
