@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -78,13 +77,15 @@ def test_groups_that_would_reach_over_processes_are_refused() -> None:
         make_plan(recipe, 1000, 2)
 
 
-def test_a_class_for_each_of_many_images_is_refused(tiny: list[str]) -> None:
+def test_a_class_for_each_of_many_images_is_refused_before_anything_is_built(tiny: list[str]) -> None:
     model = exemplar(tiny, "method.loss=surrogate")
-    assert list(model.study_images(open_training_images(model.recipe), model.recipe.law)) == []
-    many: Any = type("Many", (), {"__len__": lambda self: 100_001})()
-    with pytest.raises(RecipeError, match=r'method.loss = "surrogate".*100,001.*"triplet".*data.limit = 100000'):
-        list(model.study_images(many, model.recipe.law))
-    assert list(exemplar(tiny).study_images(many, model.recipe.law)) == []
+    refused = r'method.loss = "surrogate".*100,001.*"triplet".*data.limit = 100000'
+    with pytest.raises(RecipeError, match=refused):
+        Exemplar(model.recipe, model.encoder, 100_001)
+    with pytest.raises(RecipeError, match=r'"surrogate".*1,281,167'):
+        load_recipe("exemplar_r50", ["method.loss=surrogate"])
+    assert load_recipe("exemplar_r50", ["method.loss=surrogate", "data.limit=100000"]).method.name == "exemplar"
+    assert Exemplar(exemplar(tiny).recipe, model.encoder, 100_001).head.out_features == 16
 
 
 def test_gray_is_one_draw_for_all_views_of_an_image(tiny: list[str]) -> None:

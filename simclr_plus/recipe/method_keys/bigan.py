@@ -26,6 +26,7 @@ class BiGANKeys(MethodKeys):
         "augmentation.jitter_prob": 0.0,
         "augmentation.gray_prob": 0.0,
         "augmentation.blur_prob": 0.0,
+        "optimizer.beta1": 0.5,
     }
     name: Literal["bigan"]
     loss: Annotated[

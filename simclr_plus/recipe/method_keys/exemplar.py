@@ -10,6 +10,8 @@ from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys, Se
 
 COLLAPSED = 0.1  # of the embeddings' deviation, which is near 1 in a run that learns
 
+MOST_CLASSES = 100_000  # of images as classes
+
 
 class ExemplarKeys(MethodKeys):
     """Exemplar (Dosovitskiy et al. 2014; as Kolesnikov et al. 2019): many views of an image are near each other."""
@@ -25,6 +27,7 @@ class ExemplarKeys(MethodKeys):
         "augmentation.gray_first": True,
         "augmentation.gray_shared": True,
         "augmentation.blur_prob": 0.0,
+        "optimizer.nesterov": False,
     }
     name: Literal["exemplar"]
     loss: Annotated[
@@ -88,10 +91,21 @@ class ExemplarKeys(MethodKeys):
         return (recipe.feature_dim + 1) * (self.output_dim if self.loss == "triplet" else images)
 
     def problem(self, recipe: Sections) -> str:
-        """An image by itself has no negatives."""
+        """An image by itself has no negatives; a class for each image is for few images."""
+        if problem := self.problem_of_images(recipe.data.known_images):
+            return problem
         if self.group_images == 1:
             return "method.group_images = 1 leaves an image without negatives; use 2 or more, or 0 for the whole batch"
         return self.problem_of_share(recipe, recipe.training.batch_size)
+
+    def problem_of_images(self, images: int) -> str:
+        """Of so many, 0 where that is not known."""
+        if self.loss != "surrogate" or images <= MOST_CLASSES:
+            return ""
+        return (
+            f'method.loss = "surrogate" has a class for each of {images:,} images, more than {MOST_CLASSES:,}; use '
+            f'method.loss = "triplet", or data.limit = {MOST_CLASSES}'
+        )
 
     def problem_of_share(self, recipe: Sections, share: int) -> str:
         """Groups do not reach over processes."""

@@ -5,7 +5,6 @@ As Dosovitskiy et al. (2014) had it each image is a class of its own: `method.lo
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 from typing import ClassVar
 
@@ -14,18 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus import distributed
-from simclr_plus.augmentations.law import ViewLaw
 from simclr_plus.datasets.batches import Batch
-from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import RecipeError
+from simclr_plus.full_precision import in_full
 from simclr_plus.parts.exemplar import embedding_deviation, exemplar_triplet_loss, nearest_is_own
 from simclr_plus.recipe.method_keys.exemplar import ExemplarKeys
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Inputs, Method, Outputs, StepResult
-from simclr_plus.training.precision import in_full
-
-MOST_CLASSES = 100_000  # of images as classes
 
 
 class Exemplar(Method):
@@ -40,17 +35,10 @@ class Exemplar(Method):
         super().__init__(recipe, encoder, images)
         assert isinstance(recipe.method, ExemplarKeys)
         self.keys = recipe.method
+        if problem := self.keys.problem_of_images(images):
+            raise RecipeError(problem)
         width = self.keys.output_dim if self.keys.loss == "triplet" else max(1, images)
         self.head = nn.Linear(encoder.feature_dim, width)
-
-    def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
-        """A class for each image is for few images."""
-        if self.keys.loss == "surrogate" and len(images) > MOST_CLASSES:
-            raise RecipeError(
-                f'method.loss = "surrogate" has a class for each of {len(images):,} images, more than {MOST_CLASSES:,};'
-                f' use method.loss = "triplet", or data.limit = {MOST_CLASSES}'
-            )
-        return ()
 
     def prepare(self, batch: Batch) -> Inputs:
         """The views [V B, 3, S, S] and the number of the image of each [V B]."""
