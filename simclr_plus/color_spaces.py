@@ -1,7 +1,7 @@
 """From sRGB to CIELAB and YDbDr, on batches of images.
 
 CIELAB with the white of D65 at 2 degrees, equal to scikit-image's `rgb2lab`, which the authors of CMC and of
-colorization use; float32 is within 3e-5 of float64. Values outside [0, 1] have no color: clamp first.
+colorization use; float32 is within 1e-4 of float64. Values outside [0, 1] have no color: clamp first.
 """
 
 from __future__ import annotations
