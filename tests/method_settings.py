@@ -24,7 +24,7 @@ TINY: dict[str, list[str]] = {
     ],
     "instdist": ["method.negatives=64", "method.output_dim=16", "method.proximal=0.1"],
     "colorization": ["data.name=places", "method.hidden_dim=16"],
-    "cmc": ["data.name=places", "method.negatives=64", "method.output_dim=16"],
+    "cmc": ["data.name=places", "method.negatives=64", "method.output_dim=16", "encoder.width=0.25"],
     "pirl": ["augmentation.image_size=28", "method.negatives=64", "method.output_dim=16", "method.objective=nce"],
     "exemplar": ["method.views=3", "method.output_dim=16"],
 }

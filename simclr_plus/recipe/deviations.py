@@ -197,8 +197,12 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
         inexact = a.augment_on != "cpu" and a.device_crops != "float32"
         clipped = f"{a.device_crops} crops, then float32" if inexact else "float32, clipped after each"
         yield "colour arithmetic", "augmentation.device_crops", clipped
-    first = ", before the jitter" if a.gray_first and a.gray_prob and a.jitter_prob else ""
-    yield "gray", "augmentation.gray_prob", f"{a.gray_prob:g}{first}"
+    how = [
+        *(["the mean of R, G, B"] if a.gray_law == "mean" else []),
+        *(["before the jitter"] if a.gray_first and a.jitter_prob else []),
+        *(["one draw an image"] if a.gray_shared and r.method.view_count > 1 else []),
+    ]
+    yield "gray", "augmentation.gray_prob", ", ".join([f"{a.gray_prob:g}", *(how if a.gray_prob else [])])
     yield "blur", "augmentation.blur_prob", f"{a.blur_prob:g}"
     if a.blur_prob:
         yield "blur kernel", "", "Gaussian, zeros outside"
@@ -209,7 +213,8 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
         )
     where = f", each with {a.operation_prob:g}" * (a.operation_prob < 1) + ", first view" * (a.operations_on == "first")
     yield "further operations", "augmentation.operations", (", ".join(a.operations) + where) if a.operations else "none"
-    yield "crops of a pair", "augmentation.same_crop", "one" if a.same_crop else "two"
+    if r.method.view_count == 2:
+        yield "crops of a pair", "augmentation.same_crop", "one" if a.same_crop else "two"
     if a.image_size > SMALL:
         yield "evaluation shows", "augmentation.evaluation_crop", f"the middle {a.evaluation_crop:g}"
 

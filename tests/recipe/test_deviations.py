@@ -125,7 +125,8 @@ def test_other_methods_views_and_norms_are_told_as_they_are() -> None:
     assert moco["colour strength"] == "0.4, 0.4, 0.4, 0.4" and pirl["colour strength"] == "0.4, 0.4, 0.4, 0.2"
     assert moco["gray"].endswith(", before the jitter")
     assert moco["batch norm sees"] == "groups of 32" and amdim["batch norm sees"] == "all processes"
-    assert not cpc.keys() & {"batch norm sees", "running variance"}
+    assert not cpc.keys() & {"batch norm sees", "running variance", "crops of a pair"}
+    assert shown("exemplar_r50")["gray"] == "0.66, the mean of R, G, B, before the jitter, one draw an image"
 
 
 def test_small_images_are_compared_with_the_authors_cifar_values() -> None:
@@ -188,7 +189,7 @@ def test_the_column_of_lightly_is_what_the_installed_lightly_does() -> None:
 def test_every_shipped_recipe_has_its_table(name: str) -> None:
     recipe = load_recipe(name)
     rows = choices(recipe)
-    assert len(rows) > (40 if recipe.method.name == "simclr" else 30) and len({row.name for row in rows}) == len(rows)
+    assert len(rows) > (40 if recipe.method.name == "simclr" else 25) and len({row.name for row in rows}) == len(rows)
     assert all(row.ours and row.paper and row.authors and row.lightly for row in rows)
 
 

@@ -235,6 +235,8 @@ def test_a_strided_convolution_of_4_channels_is_doubted_where_it_may_run_on_a_cp
     assert not doubted(*basic, "encoder.width=0.0625", "training.channels_last=false")
     assert not doubted(*basic, "encoder.width=0.0625", "training.device=cuda")
     assert not doubted(*basic, "encoder.width=0.0625", "encoder.selective_kernels=true")
+    pair = [*basic, "method.name=cmc", "data.name=places"]  # of networks of half the width
+    assert doubted(*pair, "encoder.width=0.125") and not doubted(*pair, "encoder.width=0.25")
 
 
 def test_operations_reach_the_law_in_their_order_and_repeated() -> None:

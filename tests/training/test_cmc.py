@@ -188,7 +188,7 @@ def test_what_was_trained_is_read_again_as_one_encoder_of_rgb(tmp_path: Path, ti
     recipe, images = run.recipe(), open_images(run.recipe().data, "test").first(8)
     of_file, of_checkpoint = (load_encoder(p) for p in (run.path / "encoder.safetensors", run.checkpoint_files()[-1]))
     assert isinstance(of_file, LabPair) and of_file.color_space == "ydbdr"
-    assert of_file.spec == recipe.network and of_file.feature_dim == recipe.feature_dim == 64
+    assert of_file.spec == recipe.network and of_file.feature_dim == recipe.feature_dim == 128
     (h, _), (again, _) = (features_of(e, images, recipe.law, device=CPU) for e in (of_file, of_checkpoint))
     assert np.array_equal(h, again) and h.shape == (8, 64)
     start = f"training.init_from={run.path / 'encoder.safetensors'}"

@@ -144,6 +144,10 @@ class MethodKeys(Section):
         """Bytes of what is kept beside parameters on each process: banks, queues, networks that follow; n images."""
         return 0
 
+    def resnet(self, recipe: Sections) -> Architecture:
+        """The ResNet that it trains, or each of several alike."""
+        return recipe.architecture
+
     def network(self, recipe: Sections) -> dict[str, Any]:
         """The encoder as its file's header describes it (`Encoder.spec`)."""
         return recipe.architecture.as_dict()

@@ -56,7 +56,7 @@ class CMCKeys(ColorKeys):
     ] = 1.0
     output_dim: Annotated[int, Field(ge=1, description="dimensions of each z and of the memories' rows")] = 128
 
-    def branch(self, recipe: Sections) -> Architecture:
+    def resnet(self, recipe: Sections) -> Architecture:
         """Each of the two networks; both see other channels than RGB, of which these numbers know nothing."""
         return replace(recipe.architecture, width=recipe.encoder.width * self.branch_width)
 
@@ -80,7 +80,7 @@ class CMCKeys(ColorKeys):
 
     def parameters_beside(self, recipe: Sections, images: int) -> int:
         """A linear layer for each network."""
-        return 2 * (self.branch(recipe).feature_dim + 1) * self.output_dim
+        return 2 * (self.resnet(recipe).feature_dim + 1) * self.output_dim
 
     def memory_beside(self, recipe: Sections, images: int) -> int:
         """Two banks."""
@@ -88,25 +88,25 @@ class CMCKeys(ColorKeys):
 
     def network(self, recipe: Sections) -> dict[str, Any]:
         """The pair."""
-        return {"family": "lab_pair", "color_space": self.color_space, **self.branch(recipe).as_dict()}
+        return {"family": "lab_pair", "color_space": self.color_space, **self.resnet(recipe).as_dict()}
 
     def encoder_title(self, recipe: Sections) -> str:
         """Both networks by their one name."""
         space = {"lab": "CIELAB", "ydbdr": "YDbDr"}[self.color_space]
-        return f"{self.branch(recipe).title}, twice: lightness and colors of {space}"
+        return f"{self.resnet(recipe).title}, twice: lightness and colors of {space}"
 
     def feature_dim(self, recipe: Sections) -> int:
         """Of both, side by side."""
-        return 2 * self.branch(recipe).feature_dim
+        return 2 * self.resnet(recipe).feature_dim
 
     def encoder_parameters(self, recipe: Sections) -> int:
         """Of both, which see one channel and two."""
-        return sum(replace(self.branch(recipe), in_channels=channels).parameter_count() for channels in (1, 2))
+        return sum(replace(self.resnet(recipe), in_channels=channels).parameter_count() for channels in (1, 2))
 
     def activation_count(self, recipe: Sections, *, recompute_blocks: bool) -> int:
         """Of both."""
         size = recipe.augmentation.image_size
-        return 2 * self.branch(recipe).activation_count(size, recompute_blocks=recompute_blocks)
+        return 2 * self.resnet(recipe).activation_count(size, recompute_blocks=recompute_blocks)
 
     def problem(self, recipe: Sections) -> str:
         """Noise-contrastive estimation needs noise, networks whole channels, and both color."""
