@@ -190,7 +190,7 @@ def test_what_was_trained_is_read_again_as_one_encoder_of_rgb(tmp_path: Path, ti
     assert isinstance(of_file, LabPair) and of_file.color_space == "ydbdr"
     assert of_file.spec == recipe.network and of_file.feature_dim == recipe.feature_dim == 128
     (h, _), (again, _) = (features_of(e, images, recipe.law, device=CPU) for e in (of_file, of_checkpoint))
-    assert np.array_equal(h, again) and h.shape == (8, 64)
+    assert np.array_equal(h, again) and h.shape == (8, 128)
     start = f"training.init_from={run.path / 'encoder.safetensors'}"
     goes_on = create_run(load_recipe("demo", keys_of(tiny, "method.color_space=ydbdr", start)), tmp_path, "next")
     assert train(goes_on, quiet=True) == "finished"
