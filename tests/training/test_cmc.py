@@ -76,6 +76,7 @@ def test_h_is_as_long_as_both_halves(width: float, of_branch: float, features: i
         (["data.name=mnist"], ["mnist", "instdist"]),
         (["data.name=fashion_mnist"], ["fashion_mnist"]),
         (["augmentation.gray_prob=0.2"], ["augmentation.gray_prob = 0.2"]),
+        (['augmentation.operations=["color"]'], ["augmentation.operations", "color", "gray"]),
         (["encoder.input=lightness"], ["encoder.input", "lightness", "cmc"]),
         (["encoder.mean=[0.5,0.5,0.5]"], ["encoder.mean", "0.5"]),
         (["method.branch_width=0.3"], ["method.branch_width = 0.3", "1/64"]),

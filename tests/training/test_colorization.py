@@ -12,6 +12,8 @@ import torch
 from method_settings import TINY
 from PIL import Image
 
+from simclr_plus.augmentations.further_operations import apply_operations
+from simclr_plus.augmentations.law import OPERATIONS
 from simclr_plus.color_spaces import lab
 from simclr_plus.datasets.images import Images, open_folder, open_training_images
 from simclr_plus.errors import RecipeError
@@ -63,6 +65,8 @@ def test_its_views_keep_their_colors_and_its_network_sees_lightness() -> None:
         (["data.name=fashion_mnist"], ["data.name", "fashion_mnist"]),
         (["augmentation.gray_prob=0.2"], ["augmentation.gray_prob = 0.2", "0"]),
         (["augmentation.jitter_prob=0.8"], ["augmentation.jitter_prob = 0.8", "0"]),
+        (['augmentation.operations=["crop","color"]'], ["augmentation.operations", "color", "leave it out"]),
+        (['augmentation.operations=["solarize"]'], ["augmentation.operations", "solarize", "changes the colors"]),
         (["encoder.input=rgb"], ["encoder.input", "rgb", "lightness"]),
         (["method.rebalance=0"], ["method.rebalance"]),
         (["method.rebalance=1.5"], ["method.rebalance"]),
@@ -75,6 +79,26 @@ def test_what_the_method_cannot_use_is_refused_by_name(overrides: list[str], nam
     with pytest.raises(RecipeError) as refused:
         parse_recipe("", [*NAMED, *overrides])
     assert all(name in str(refused.value) for name in names), str(refused.value)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_refused_where_it_changes_colors(name: str) -> None:
+    """Done to views of one color, a quarter of each black: is there another color after it, or little of this one?"""
+    law = replace(parse_recipe("", NAMED).law, size=32, min_scale=1.0, operations=(name,))
+    color, views = torch.tensor([0.9, 0.3, 0.2]), torch.zeros(1, 64, 3, 32, 32)
+    views[..., 8:, :] = color.view(3, 1, 1)
+    who = {"epochs": np.zeros(64, dtype=np.int64), "indices": np.arange(64)}
+    pixels = apply_operations(views, law, seed=0, **who)[0].movedim(1, -1)
+    sums = pixels.sum(dim=-1, keepdim=True)
+    colored = sums[..., 0] > 0.2
+    same = torch.allclose((pixels / sums)[colored], color / color.sum(), atol=0.02)
+    keeps = same and float(colored.float().mean(dim=(1, 2)).min()) > 0.5
+    try:
+        parse_recipe("", [*NAMED, f'augmentation.operations=["{name}"]'])
+    except RecipeError:
+        assert not keeps
+    else:
+        assert keeps
 
 
 def test_a_folder_is_refused_where_the_first_images_are_all_gray_and_noted_where_most_are(

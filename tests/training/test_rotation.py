@@ -117,6 +117,8 @@ def test_its_views_have_no_color_distortion_unless_a_recipe_says_so() -> None:
     [
         (["method.name=rotation", "augmentation.resize=bicubic_legacy"], ["augmentation.resize", "bicubic"]),
         (["method.name=rotation", "variant=paper"], ["augmentation.resize"]),
+        (["method.name=rotation", 'augmentation.operations=["rotate"]'], ["augmentation.operations", "rotate"]),
+        (["method.name=rotation", 'augmentation.operations=["blur","autoaugment"]'], ["autoaugment", "leave it out"]),
         (["method.name=rotation", "method.angles=[0,0]"], ["method.angles", "twice"]),
         (["method.name=rotation", "method.angles=[0]"], ["method.angles"]),
         (["method.name=rotation", "method.angles=[0,45]"], ["method.angles"]),

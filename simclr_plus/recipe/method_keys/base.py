@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -89,6 +90,7 @@ class MethodKeys(Section):
     trains_whole_pass: ClassVar[bool] = True  # of f from images to h, which is compiled; not one that gives maps
     defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
     paths: ClassVar[tuple[str, ...]] = ()  # its keys that name files; a run records them whole
+    refused_operations: ClassVar[Mapping[str, str]] = {}  # of augmentation.operations, and what each does
     features_tell: ClassVar[bool] = True  # whether features of images that come to be alike are a failure
     name: str
 
@@ -175,6 +177,16 @@ class MethodKeys(Section):
 
     def problem(self, recipe: Sections) -> str:
         """Why the method cannot work with the rest of the recipe, with the remedy; "" where it can."""
+        return ""
+
+    def problem_of_operations(self, recipe: Sections) -> str:
+        """The first of augmentation.operations that is refused, with the remedy; "" where there is none."""
+        for name in recipe.augmentation.operations:
+            if name in self.refused_operations:
+                return (
+                    f'augmentation.operations has "{name}", which {self.refused_operations[name]}; with method.name = '
+                    f'"{self.name}" leave it out'
+                )
         return ""
 
     def problem_of_share(self, recipe: Sections, share: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from simclr_plus.recipe.method_keys.base import MethodKeys, Sections
@@ -18,6 +19,7 @@ class ColorKeys(MethodKeys):
 
     what_for: ClassVar[str]  # what it does with color, after its name
     instead: ClassVar[str]  # methods that need none
+    refused_operations: ClassVar[Mapping[str, str]] = {"color": "makes a fifth of the views gray"}
     refused_above: ClassVar[float]
     noted_above: ClassVar[float]
 
@@ -37,4 +39,4 @@ class ColorKeys(MethodKeys):
                 f"augmentation.gray_prob = {recipe.augmentation.gray_prob:g} makes views gray, and method.name = "
                 f'"{self.name}" {self.what_for}; set it to 0'
             )
-        return ""
+        return self.problem_of_operations(recipe)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -26,6 +27,9 @@ class ColorizationKeys(ColorKeys):
     }
     what_for: ClassVar[str] = "predicts colors"
     instead: ClassVar[str] = "method.name=rotation, relative_patch or jigsaw"
+    refused_operations: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("cutout", "color", "sobel", "noise", "equalize", "solarize", "autoaugment"), "changes the colors asked for"
+    )
     refused_above: ClassVar[float] = 1 - 1e-9
     noted_above: ClassVar[float] = 0.5
     name: Literal["colorization"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -14,6 +15,10 @@ class RotationKeys(MethodKeys):
     """Rotation prediction (Gidaris, Singh, Komodakis 2018): by which angle was the image turned?"""
 
     features_tell: ClassVar[bool] = False  # images that stand alike may be alike
+    refused_operations: ClassVar[Mapping[str, str]] = {
+        "rotate": "turns views by angles of its own, so that the angle asked for cannot be told",
+        "autoaugment": "turns and shears views and leaves black edges, some of which tell how a view stands",
+    }
     defaults: ClassVar[dict[str, Any]] = {
         "augmentation.jitter_prob": 0.0,
         "augmentation.gray_prob": 0.0,
@@ -54,4 +59,4 @@ class RotationKeys(MethodKeys):
                 'augmentation.resize = "bicubic_legacy" repeats edges at the bottom and at the right, by which a '
                 'rotation is told without looking at the image; with method.name = "rotation" use "bicubic"'
             )
-        return ""
+        return self.problem_of_operations(recipe)
