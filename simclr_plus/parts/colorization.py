@@ -121,17 +121,20 @@ def colorization_loss(
     logits: Tensor, ab: Tensor, color_weights: Tensor, *, neighbours: int = 10, sigma: float = 5.0
 ) -> ColorizationLoss:
     """Logits [B, Q, h, w] against a and b [B, 2, h, w]: the cross entropy of the soft code, times the nearest color's
-    weight, and 0 for gray images. A mean over all places: a gray batch has loss 0 and no gradient.
+    weight, and 0 for gray images. A mean over all places: a gray batch has loss 0 and no gradient. Computed in float32,
+    whatever the autocast; float64 stays.
     """
-    bins, shares = (x.movedim(-1, 1) for x in soft_code(ab.movedim(1, -1), neighbours, sigma))
-    colored = are_colored(ab).to(logits)[:, None, None].expand(-1, *ab.shape[-2:])
-    weights = color_weights.to(logits)[bins[:, 0]] * colored
-    entropies = logits.logsumexp(dim=1) - (shares * logits.gather(1, bins)).sum(dim=1)
-    right = (logits.detach().argmax(dim=1) == bins[:, 0]) * colored
-    floors = torch.special.entr(shares).sum(dim=1)
-    return ColorizationLoss(
-        (weights * entropies).mean(), (weights * floors).mean(), right.mean(), colored.mean().to(right)
-    )
+    with torch.autocast(logits.device.type, enabled=False):
+        logits, ab = (x if x.dtype == torch.float64 else x.float() for x in (logits, ab))
+        bins, shares = (x.movedim(-1, 1) for x in soft_code(ab.movedim(1, -1), neighbours, sigma))
+        colored = are_colored(ab).to(logits)[:, None, None].expand(-1, *ab.shape[-2:])
+        weights = color_weights.to(logits)[bins[:, 0]] * colored
+        entropies = logits.logsumexp(dim=1) - (shares * logits.gather(1, bins)).sum(dim=1)
+        right = (logits.detach().argmax(dim=1) == bins[:, 0]) * colored
+        floors = torch.special.entr(shares).sum(dim=1)
+        return ColorizationLoss(
+            (weights * entropies).mean(), (weights * floors).mean(), right.mean(), colored.mean().to(right)
+        )
 
 
 def colors_of(logits: Tensor, temperature: float = 0.38) -> Tensor:

@@ -177,6 +177,22 @@ def test_the_loss_with_few_neighbours_is_that_of_whole_distributions_and_its_flo
     assert float(exact.right / exact.counted) == 1 and float(exact.counted) == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_loss_of_rounded_logits_is_computed_in_float32_within_autocast_too(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    logits = (8 * torch.randn(3, COLORS, 4, 4)).to(dtype).requires_grad_()
+    ab, weights = golden("image_ab_stride4", torch.float32), golden("prior_factor")
+    exact = colorization_loss(logits.double(), ab.double(), weights)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = colorization_loss(logits, ab, weights)
+    assert {x.dtype for x in found} == {torch.float32} and {x.dtype for x in exact} == {torch.float64}
+    assert all(
+        float(x.detach()) == pytest.approx(float(y.detach()), rel=1e-5) for x, y in zip(found, exact, strict=True)
+    )
+    (gradient,) = torch.autograd.grad(found.loss, logits)
+    assert gradient.dtype == dtype and bool(gradient.isfinite().all())
+
+
 def test_logits_that_tell_nothing_have_the_mean_weight_times_the_logarithm_of_the_colors() -> None:
     ab, weights = golden("image_ab_stride4"), golden("prior_factor")
     found = colorization_loss(torch.zeros(3, COLORS, 4, 4, dtype=torch.float64), ab, weights)

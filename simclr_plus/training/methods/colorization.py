@@ -87,7 +87,7 @@ class Colorization(Method):
         assert inputs.targets is not None
         weights = rebalancing_weights(self.prior, self.keys.rebalance)
         k, sigma = self.keys.neighbours, self.keys.sigma
-        terms = colorization_loss(in_full(outputs["colors"]), inputs.targets, weights, neighbours=k, sigma=sigma)
+        terms = colorization_loss(outputs["colors"], inputs.targets, weights, neighbours=k, sigma=sigma)
         return StepResult(outputs["h"].detach(), terms.loss.detach(), terms.loss, partial(_metrics, terms))
 
 
