@@ -147,3 +147,9 @@ def test_what_the_method_cannot_use_is_refused_by_name(overrides: list[str], nam
     with pytest.raises(RecipeError) as refused:
         parse_recipe("", ["method.name=jigsaw", *overrides])
     assert all(name in str(refused.value) for name in names), str(refused.value)
+
+
+def test_its_momentum_is_plain_unless_a_recipe_says_so() -> None:
+    assert not parse_recipe("", ["method.name=jigsaw"]).optimizer.nesterov
+    assert not load_recipe("jigsaw_r50").optimizer.nesterov
+    assert parse_recipe("", ["method.name=jigsaw", "optimizer.nesterov=true"]).optimizer.nesterov

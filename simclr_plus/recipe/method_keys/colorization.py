@@ -24,6 +24,7 @@ class ColorizationKeys(ColorKeys):
         "augmentation.gray_prob": 0.0,
         "augmentation.blur_prob": 0.0,
         "encoder.input": "lightness",
+        "optimizer.nesterov": False,
     }
     what_for: ClassVar[str] = "predicts colors"
     instead: ClassVar[str] = "method.name=rotation, relative_patch or jigsaw"

@@ -23,6 +23,7 @@ class PatchKeys(MethodKeys):
         "augmentation.gray_prob": 0.0,
         "augmentation.blur_prob": 0.0,
         "encoder.input": "standardized",
+        "optimizer.nesterov": False,
     }
     crop: Annotated[int, Field(gt=0, description="side of the square that is cut from a view, anywhere; in cells")] = (
         255
