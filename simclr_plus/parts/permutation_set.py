@@ -54,6 +54,8 @@ def checked_permutations(rows: NDArray[np.integer], count: int, patches: int) ->
     if len(rows) != count:
         raise ValueError(f"holds {len(rows)} permutations, not {count}")
     rows = rows.astype(np.int64)
+    if rows.min() not in (0, 1):
+        raise ValueError(f"numbers patches from {rows.min()}, not from 0 or from 1")
     rows = rows - rows.min()
     wrong = (np.sort(rows, axis=1) != np.arange(patches)).any(axis=1)
     if wrong.any():

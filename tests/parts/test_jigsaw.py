@@ -111,6 +111,8 @@ def test_a_set_of_ones_own_may_count_from_0_or_from_1() -> None:
         (np.array([[0, 1, 2, 3], [0, 1, 2, 2]]), "in row 1"),
         (np.array([[0, 1, 2, 3], [1, 2, 3, 4]]), "in row 1"),
         (np.array([[0, 1, 2, 3], [0, 1, 2, 3]]), "twice"),
+        (np.array([[2, 3, 4, 5], [3, 2, 4, 5]]), "from 2"),
+        (np.array([[-1, 0, 1, 2], [0, -1, 1, 2]]), "from -1"),
     ],
 )
 def test_a_set_that_is_none_is_refused(rows: np.ndarray, said: str) -> None:
