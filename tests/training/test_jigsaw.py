@@ -110,6 +110,7 @@ def test_permutations_of_a_file_take_the_place_of_the_law_and_a_checkpoint_keeps
     [
         (None, "cannot be read"),
         (b"none", "no .npy file"),
+        (b"PK\x03\x04 and no more", "no .npy file"),  # begins as a zip
         (np.zeros((20, 9)), "float64"),
         (np.tile(np.arange(9), (20, 1)), "twice"),
         (np.tile(np.arange(9), (7, 1)), "7 permutations, not 20"),
