@@ -121,6 +121,21 @@ def test_a_folder_is_refused_where_the_first_images_are_all_gray_and_noted_where
         list(model.study_images(replace(open_folder(tmp_path), skip_bad=True), law))
 
 
+def test_where_none_of_the_first_images_can_be_read_nothing_is_said_of_gray_and_others_are_counted(
+    tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("simclr_plus.training.methods.colorization.LOOKED_AT", 3)
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        (tmp_path / "a" / f"{i}.png").write_bytes(b"none")
+    model, law = colorization(tiny), load_recipe("demo", tiny).law
+    with pytest.raises(RecipeError, match=r"none of those looked at can be read.*method.prior=imagenet"):
+        list(model.study_images(replace(open_folder(tmp_path), skip_bad=True), law))
+    Image.fromarray(pictures(1, 1)[0]).save(tmp_path / "a" / "3.png")
+    (note,) = model.study_images(replace(open_folder(tmp_path), skip_bad=True), law)
+    assert note == prior_in_words(model.prior.double()) and float(model.prior.sum()) == pytest.approx(1, abs=1e-5)
+
+
 def test_a_run_on_gray_images_ends_before_its_first_step_with_that_sentence(tiny: list[str], tmp_path: Path) -> None:
     for i, array in enumerate(pictures(40, 0)):
         (tmp_path / "p").mkdir(exist_ok=True)

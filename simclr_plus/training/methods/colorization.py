@@ -20,6 +20,7 @@ from simclr_plus.datasets.batches import Batch, evaluation_batches
 from simclr_plus.datasets.grayness import LOOKED_AT
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.errors import RecipeError
 from simclr_plus.full_precision import in_full
 from simclr_plus.parts.colorization import (
     COLORS,
@@ -62,9 +63,8 @@ class Colorization(Method):
     def study_images(self, images: Images, law: ViewLaw) -> Iterator[str]:
         """Refuse gray images, and count colors: of the first ones, and of a share that is spread evenly."""
         first = images.subset(np.arange(min(LOOKED_AT, len(images))))
-        colored = torch.cat([are_colored(ab) for ab in _colors_of(first, law, self.stride)])
-        gray = int((~colored).sum())
-        yield from notes_on_gray(self.keys, images, self.recipe.data.name, gray, len(colored))
+        colored = [bool(x) for ab in _colors_of(first, law, self.stride) for x in are_colored(ab)]
+        yield from notes_on_gray(self.keys, images, self.recipe.data.name, colored.count(False), len(colored))
         if self.keys.prior == "dataset":
             count = min(COUNTED, len(images))
             spread = images.subset(np.arange(count) * len(images) // count)
@@ -115,11 +115,16 @@ def _colors_of(images: Images, law: ViewLaw, stride: int) -> Iterator[Tensor]:
 
 
 def _prior_of(colors: Iterator[Tensor], keys: ColorizationKeys) -> Tensor:
-    """Of a and b rounded to whole numbers, each pair coded once."""
+    """Of a and b rounded to whole numbers, each pair coded once; RecipeError where no image could be read."""
     counts = torch.zeros(_SPAN**2, dtype=torch.int64)
     for ab in colors:
         a, b = (ab.round().long().clamp(-_ZERO, _SPAN - _ZERO - 1) + _ZERO).unbind(1)
         counts += torch.bincount((a * _SPAN + b).flatten(), minlength=_SPAN**2)
     occur = counts.nonzero()[:, 0]
+    if not len(occur):
+        raise RecipeError(
+            'method.prior = "dataset" counts colors in the training images, and none of those looked at can be read; '
+            "give images that can, or method.prior=imagenet"
+        )
     pairs = torch.stack([occur // _SPAN - _ZERO, occur % _SPAN - _ZERO], dim=1).double()
     return color_prior(pairs, counts[occur], keys.neighbours, keys.sigma)
