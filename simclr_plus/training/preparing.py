@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -37,6 +37,8 @@ from simclr_plus.training.state import Training
 from simclr_plus.weights.background_saving import CheckpointSaver
 from simclr_plus.weights.checkpoints import Checkpoint, load_checkpoint, restore
 from simclr_plus.weights.encoder_files import encoder_to_start_from
+
+SMALL = 2**20  # bytes of a buffer that is compared between processes; memories of all images are larger
 
 _SAME_DATA = (
     "Give all processes the same images, recipe and versions: one folder that all machines see, or equal copies"
@@ -65,7 +67,9 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: Heartbeat
             restore(checkpoint, model, optimizer if keeps else None)
         knn_images = knn_images_of(recipe) if is_main and recipe.monitor.knn_every_epochs else None
         compile_views(recipe.law)
-    if checkpoint is not None:
+    if checkpoint is None:
+        distributed.require_agreement(_facts_beside_encoder(model), _SAME_DATA)
+    else:
         distributed.require_agreement(_facts_of_checkpoint(checkpoint), _SAME_CHECKPOINT)
     set_float32_products(recipe)
     if recipe.training.compile:
@@ -133,12 +137,27 @@ def _facts(recipe: Recipe, images: Images, identity: Identity, precision: str) -
     }
 
 
+def _facts_beside_encoder(model: Method) -> dict[str, object]:
+    """What a method made of files and images: its small buffers, which each process fills for itself."""
+    if distributed.world_size() == 1:
+        return {}
+    return {
+        f"{name} (digest)": f"{_digest(buffer.cpu()):08x}"
+        for name, buffer in model.named_buffers()
+        if not name.startswith("encoder.") and buffer.nbytes <= SMALL
+    }
+
+
+def _digest(tensor: Tensor, before: int = 0) -> int:
+    return zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy().data, before)
+
+
 def _facts_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
     """The step alone would not tell a file of another run, or one that a machine keeps for itself."""
     digest = 0
     if distributed.world_size() > 1:
         for _, tensor in sorted(checkpoint.tensors.items()):
-            digest = zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy().data, digest)
+            digest = _digest(tensor, digest)
     return {"step of the checkpoint": checkpoint.step, f"content of {checkpoint.path.name} (digest)": f"{digest:08x}"}
 
 

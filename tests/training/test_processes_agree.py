@@ -21,7 +21,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from launching import in_processes
+from method_settings import TINY as METHODS
 from tiny_recipe import TINY
 
 from simclr_plus import distributed
@@ -29,6 +31,7 @@ from simclr_plus.errors import NotFoundError, SimclrPlusError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training import preparing, trainer
+from simclr_plus.training.methods import colorization, jigsaw
 from simclr_plus.training.trainer import train
 
 PROCESSES = 3
@@ -111,6 +114,15 @@ def with_other_data(folder: Path) -> dict[str, Any]:
 
     with patched(2, preparing, "open_training_images", absent):
         found["no images"] = outcome(new_run(folder, "no images"))
+
+    in_order = jigsaw.permutation_set
+    with patched(1, jigsaw, "permutation_set", lambda count, patches: in_order(count, patches)[::-1].copy()):
+        puzzles = new_run(folder, "other permutations", "method.name=jigsaw", *METHODS["jigsaw"])
+        found["other permutations"] = outcome(puzzles)
+
+    with patched(2, colorization, "color_prior", lambda *_: torch.full((colorization.COLORS,), 1 / 313)):
+        colors = new_run(folder, "other prior", "method.name=colorization", *METHODS["colorization"])
+        found["other prior"] = outcome(colors)
 
     with patched(0, preparing, "knn_images_of", absent):
         found["no test images"] = outcome(new_run(folder, "no test images", "monitor.knn_every_epochs=1"))
@@ -202,8 +214,16 @@ def test_a_process_that_sees_an_older_checkpoint_goes_on_from_that_of_process_0(
     assert last_bytes(run) == last_bytes(Run(place / "unbroken"))
 
 
-@pytest.mark.parametrize(("case", "who"), [("other images", "process 1"), ("one less", "process 2")])
-def test_processes_that_see_other_images_are_refused_on_all_of_them(
+@pytest.mark.parametrize(
+    ("case", "who"),
+    [
+        ("other images", "process 1"),
+        ("one less", "process 2"),
+        ("other permutations", "process 1"),
+        ("other prior", "process 2"),
+    ],
+)
+def test_processes_that_see_other_images_or_make_other_numbers_of_them_are_refused_on_all_of_them(
     place: Path, each: list[dict[str, dict[str, Any]]], case: str, who: str
 ) -> None:
     errors = {found[case]["error"] for found in each}
