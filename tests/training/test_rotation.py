@@ -106,6 +106,14 @@ def test_the_probe_sees_the_upright_copies_and_its_gradient_stays_there(tiny: li
     assert all(p.grad is None for p in model.encoder.parameters()) and model.probe.weight.grad is not None
 
 
+@pytest.mark.parametrize(("angles", "seen"), [((180, 0), 0), ((90, 180, 0, 270), 0), ((270, 90), 270)])
+def test_h_is_of_the_upright_copy_wherever_its_angle_stands(
+    tiny: list[str], angles: tuple[int, ...], seen: int
+) -> None:
+    model, views = rotation(tiny, f"method.angles={list(angles)}").double().eval(), torch.rand(3, 3, 16, 16).double()
+    assert torch.allclose(model(turned(views, angles))["h"], model.encoder(turned(views, (seen,))), atol=1e-12)
+
+
 def test_its_views_have_no_color_distortion_unless_a_recipe_says_so() -> None:
     a = parse_recipe("", ["method.name=rotation"]).augmentation
     assert (a.jitter_prob, a.gray_prob, a.blur_prob, a.flip_prob) == (0.0, 0.0, 0.0, 0.5)

@@ -32,6 +32,7 @@ class Rotation(Method):
         super().__init__(recipe, encoder, images)
         assert isinstance(recipe.method, RotationKeys)
         self.angles = recipe.method.angles
+        self.upright = self.angles.index(0) if 0 in self.angles else 0
         self.classifier = RotationHead(encoder.feature_dim, len(self.angles))
 
     def prepare(self, batch: Batch) -> Inputs:
@@ -40,10 +41,13 @@ class Rotation(Method):
         return Inputs(turned(batch.views, self.angles), labels)
 
     def forward(self, images: Tensor, **more: Tensor) -> Outputs:
-        """h = f(x) of each image by its first angle [B, F], and the logits of the angles [B K, K]."""
+        """h = f(x) of each image that is not turned [B, F], and the logits of the angles [B K, K].
+
+        Where the angles leave out 0, h is of each image by the first of them.
+        """
         h = self.encoder(images)
-        first = h[:: len(self.angles)]
-        return {"h": first, "angles": self.classifier(h), **self.probed(first)}
+        upright = h[self.upright :: len(self.angles)]
+        return {"h": upright, "angles": self.classifier(h), **self.probed(upright)}
 
     def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
         """The mean cross entropy of B K rows."""
