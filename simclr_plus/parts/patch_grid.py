@@ -22,6 +22,11 @@ class PatchGrid:
     def __post_init__(self) -> None:
         if self.grid < 1:
             raise ValueError(f"grid = {self.grid}: patches are cut from 1 x 1 cells or more")
+        if self.cell < SMALLEST_SIDE:
+            raise ValueError(
+                f"crop = {self.crop} has cells of crop // grid = {self.cell} pixels; patches of {SMALLEST_SIDE} "
+                f"or more need a crop of {SMALLEST_SIDE * self.grid} or more, or fewer cells"
+            )
         if not 0 <= self.jitter < self.cell:
             raise ValueError(
                 f"jitter = {self.jitter}: a cell has crop // grid = {self.cell} pixels, of which a patch leaves "

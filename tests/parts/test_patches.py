@@ -132,6 +132,8 @@ def test_a_row_of_patches_comes_before_the_next() -> None:
         ((255, 3, -1), ["jitter = -1"]),
         ((30, 3, 3), ["jitter = 3", "7 pixels", "8 or more"]),
         ((255, 0, 21), ["grid = 0"]),
+        ((20, 3, 0), ["crop = 20", "6 pixels", "24 or more"]),
+        ((2, 3, 21), ["crop = 2 ", "0 pixels", "24 or more"]),
     ],
 )
 def test_a_grid_that_leaves_no_patch_is_refused(numbers: tuple[int, int, int], words_said: list[str]) -> None:

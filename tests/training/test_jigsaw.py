@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,16 @@ def test_what_the_method_cannot_use_is_refused_by_name(overrides: list[str], nam
     with pytest.raises(RecipeError) as refused:
         parse_recipe("", ["method.name=jigsaw", *overrides])
     assert all(name in str(refused.value) for name in names), str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["jigsaw", "relative_patch"])
+@pytest.mark.parametrize("size", [16, 23, 24, 27, 31, 32, 100, 254])
+def test_the_remedy_for_a_crop_that_does_not_fit_is_accepted(name: str, size: int) -> None:
+    keys = [f"method.name={name}", f"augmentation.image_size={size}"]
+    with pytest.raises(RecipeError) as refused:
+        parse_recipe("", keys)
+    remedy = re.findall(r"(?:method\.crop|method\.jitter|augmentation\.image_size)=\d+", str(refused.value))
+    assert remedy and parse_recipe("", [*keys, *remedy]).method.name == name
 
 
 def test_its_momentum_is_plain_unless_a_recipe_says_so() -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from simclr_plus.parts.patch_grid import PatchGrid
+from simclr_plus.parts.patch_grid import SMALLEST_SIDE, PatchGrid
 from simclr_plus.recipe.method_keys.base import MethodKeys, Sections
 
 
@@ -60,6 +60,14 @@ class PatchKeys(MethodKeys):
         hidden = (patches * self.embedding_dim + 1) * self.hidden_dim + 2 * self.hidden_dim
         return embedding + hidden + (self.hidden_dim + 1) * classes
 
+    def _remedy(self, size: int) -> str:
+        """For a crop that is larger than views of `size` pixels."""
+        least, cell = SMALLEST_SIDE * self.cells, size // self.cells
+        if size < least:
+            return f"views of {least} pixels or more; augmentation.image_size={self.crop} fits this crop"
+        jitter = min(cell // 4, cell - SMALLEST_SIDE)
+        return f"larger views, or a smaller crop and jitter, as method.crop={size} method.jitter={jitter}"
+
     def problem(self, recipe: Sections) -> str:
         """A crop that does not fit, patches that are too small, a resize that tells where a patch was."""
         try:
@@ -69,11 +77,10 @@ class PatchKeys(MethodKeys):
                 f"method.{error} (method.crop = {self.crop}, method.jitter = {self.jitter}, {self.cells} cells a side)"
             )
         size = recipe.augmentation.image_size
-        jitter = size // self.cells // 4
         if self.crop > size:
             return (
                 f"method.crop = {self.crop} does not fit in a view of augmentation.image_size = {size} pixels; give "
-                f"larger views, or a smaller crop and jitter, as method.crop={size} method.jitter={jitter}"
+                f"{self._remedy(size)}"
             )
         if recipe.augmentation.resize == "bicubic_legacy":
             return (
