@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr_plus.color_spaces import lab
+from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 COLORS = 313  # Q
 COLORED_FROM = 5.0  # an image is gray where neither |a| nor |b| is above this
@@ -49,7 +50,7 @@ class ColorHead(nn.Module):
     def __init__(self, input_dim: int, hidden_dim: int = 512) -> None:
         super().__init__()
         self.hidden = nn.Conv2d(input_dim, hidden_dim, 3, padding=1)
-        self.norm = nn.BatchNorm2d(hidden_dim)
+        self.norm = GlobalBatchNorm2d(hidden_dim)
         self.colors = nn.Conv2d(hidden_dim, COLORS, 1)
         nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
         nn.init.normal_(self.colors.weight, std=0.01)

@@ -14,6 +14,7 @@ from torch import Tensor
 from simclr_plus.color_spaces import lab, lightness
 from simclr_plus.datasets.embedded import places
 from simclr_plus.encoders import ResNet
+from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 from simclr_plus.parts.colorization import (
     COLORS,
     ColorHead,
@@ -216,6 +217,17 @@ def test_the_head_resizes_logits_by_centres_of_pixels() -> None:
     assert torch.allclose(twice[:, :, 0, 0], same[:, :, 0, 0])  # outside of all centres: the nearest
     mixed = 0.75 * same[:, :, 0] + 0.25 * same[:, :, 1]
     assert torch.allclose(twice[:, :, 1, 2], 0.75 * mixed[:, :, 1] + 0.25 * mixed[:, :, 0])
+
+
+def test_the_heads_batch_norm_is_that_of_all_processes_under_the_names_of_pytorchs() -> None:
+    """Its running variance is the biased one; in several processes see test_global_batch_norm.py."""
+    torch.manual_seed(0)
+    head, maps = ColorHead(4, 3).double(), torch.randn(2, 4, 2, 3, dtype=torch.float64)
+    hidden = head.hidden(maps)
+    head(maps, (4, 6))
+    assert isinstance(head.norm, GlobalBatchNorm2d)
+    assert torch.allclose(head.norm.running_var, 0.9 + 0.1 * hidden.var(dim=(0, 2, 3), correction=0))
+    assert set(head.norm.state_dict()) == set(torch.nn.BatchNorm2d(3).state_dict())
 
 
 @pytest.mark.slow
