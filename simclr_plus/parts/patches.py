@@ -38,7 +38,10 @@ def random_patches(
 
 
 def central_patches(images: Tensor, grid: PatchGrid) -> Tensor:
-    """[B, C, H, W] -> [B, M, C, s, s]: the central crop, the middle of each cell; what evaluation shows."""
+    """[B, C, H, W] -> [B, M, C, s, s]: the central crop, the middle of each cell, without draws.
+
+    Kolesnikov's evaluation shows them to f and takes the mean of their h; no evaluator here does.
+    """
     _check_images(images, grid)
     corner = torch.tensor([(images.shape[-2] - grid.crop) // 2, (images.shape[-1] - grid.crop) // 2])
     middle = torch.full((len(images), grid.count, 2), grid.jitter // 2)
