@@ -54,10 +54,10 @@ def test_turning_by_a_right_angle_four_times_is_nothing_and_rolls_the_rows() -> 
 
 def test_a_flip_after_turning_would_make_two_angles_one() -> None:
     """Which is why views are flipped before: the mirror of an image turned by 90 degrees is its mirror by 270."""
-    image = torch.rand(1, 3, 6, 6)
-    of_image, of_mirror = turned(image), turned(image.flip(3))
-    assert torch.equal(of_image[1].flip(2), of_mirror[3]) and torch.equal(of_image[3].flip(2), of_mirror[1])
-    assert torch.equal(of_image[0].flip(2), of_mirror[0])
+    image = images_of(GOLDEN["image0"])[:1]
+    flipped_first, flipped_last = turned(image.flip(3)), turned(image).flip(3)
+    assert [torch.equal(a, b) for a, b in zip(flipped_first, flipped_last, strict=True)] == [True, False, True, False]
+    assert torch.equal(flipped_first[1], flipped_last[3]) and torch.equal(flipped_first[3], flipped_last[1])
 
 
 def rotation(tiny: list[str], *overrides: str) -> Rotation:
@@ -104,6 +104,14 @@ def test_the_probe_sees_the_upright_copies_and_its_gradient_stays_there(tiny: li
     assert torch.allclose(outputs["probe"], model.probe(upright), atol=1e-12)
     F.cross_entropy(outputs["probe"], batch.labels).backward()
     assert all(p.grad is None for p in model.encoder.parameters()) and model.probe.weight.grad is not None
+
+
+def test_an_untrained_network_tells_as_many_angles_as_chance(tiny: list[str]) -> None:
+    model = rotation(tiny)
+    inputs = model.prepare(view_batches(model.recipe, open_training_images(model.recipe), CPU).at(0))
+    result = model.loss(model(inputs.images), inputs)
+    assert float(result.loss) == pytest.approx(math.log(4), abs=0.05)
+    assert abs(result.metrics()["pretext_accuracy"] - 1 / 4) < 4 * (3 / 4**2 / 128) ** 0.5  # binomial
 
 
 @pytest.mark.parametrize(("angles", "seen"), [((180, 0), 0), ((90, 180, 0, 270), 0), ((270, 90), 270)])
