@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from simclr_plus.color_spaces import lab
+from simclr_plus.full_precision import in_full
 from simclr_plus.global_batch_norm import GlobalBatchNorm2d
 
 COLORS = 313  # Q
@@ -126,7 +127,7 @@ def colorization_loss(
     whatever the autocast; float64 stays.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        logits, ab = (x if x.dtype == torch.float64 else x.float() for x in (logits, ab))
+        logits, ab = in_full(logits), in_full(ab)
         bins, shares = (x.movedim(-1, 1) for x in soft_code(ab.movedim(1, -1), neighbours, sigma))
         colored = are_colored(ab).to(logits)[:, None, None].expand(-1, *ab.shape[-2:])
         weights = color_weights.to(logits)[bins[:, 0]] * colored

@@ -21,7 +21,6 @@ from simclr_plus.datasets.grayness import LOOKED_AT
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import RecipeError
-from simclr_plus.full_precision import in_full
 from simclr_plus.parts.colorization import (
     COLORS,
     ColorHead,
