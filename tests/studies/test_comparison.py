@@ -19,7 +19,7 @@ from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import create_run
 from simclr_plus.studies.catalogue import find_study
 from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
-from simclr_plus.studies.comparison.page import chosen_rates, page
+from simclr_plus.studies.comparison.page import ORDER, chosen_rates, page
 from simclr_plus.studies.comparison.pictures import OWN, SHARED
 from simclr_plus.studies.comparison.plan import NEED_COLOR, OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
@@ -175,6 +175,25 @@ def test_methods_that_do_not_fit_the_recipe_may_be_left_out_and_the_others_run(t
     record(planned, 1)
     names = {cell.name for cell in open_study(tmp_path / "s").cells}
     assert {cell.name for cell in planned.cells} < names
+
+
+def test_what_is_said_to_be_published_agrees_with_the_published_figures() -> None:
+    for above, below in ORDER:
+        assert PUBLISHED[above][0].top1 > PUBLISHED[below][0].top1, (above, below)
+
+
+def test_the_gain_over_the_random_encoder_is_paired_seed_by_seed_at_the_chosen_rate() -> None:
+    rows = [
+        Found(
+            {"method": "simclr", "rate": rate},
+            seed,
+            {"top1": top1 + 0.01 * seed, "top1_start": 0.4 + 0.01 * seed, "validation_top1": top1},
+        )
+        for rate, top1, seeds in (("1", 0.6, 1), ("3", 0.7, 3))
+        for seed in range(seeds)
+    ]
+    (claim,) = page(Findings(rows, "small", 10_000)).claims
+    assert claim.evidence.startswith("+30.0 ±") and "n = 3" in claim.evidence and claim.verdict == "seen"
 
 
 def test_every_published_figure_has_a_method_a_network_and_a_source() -> None:

@@ -30,7 +30,6 @@ ORDER = (
     ("rotation", "colorization"),
     ("cmc", "colorization"),
     ("simclr", "cmc"),
-    ("instdist", "autoencoder"),
     ("supervised", "simclr"),
 )
 
@@ -62,19 +61,18 @@ def _accuracies(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
     rows = []
     for method in names:
         at: dict[str, Any] = {"method": method, "rate": rates[method]}
-        first: dict[str, Any] = {"method": method, "rate": "1"}
         task, chance = f.text("task", **at), f.value("task_chance", **at)
         rows.append(
             [
                 method,
                 *(f.text(figure, **at) for figure in FIGURES),
                 task if math.isnan(chance) else f"{task} ({100 * chance:.2g})",
-                f"{f.text('top1_start', **first)}, {f.text('top1_knn_start', **first)}",
+                f"{f.text('top1_start', **at)}, {f.text('top1_knn_start', **at)}",
                 _beside(method),
             ]
         )
     for title, ending in (("random encoder", "start"), ("raw pixels", "pixels")):
-        of_simclr: dict[str, Any] = {"method": "simclr", "rate": "1"}
+        of_simclr: dict[str, Any] = {"method": "simclr", "rate": rates.get("simclr", "1")}
         rows.append([title, *(f.text(f"{figure}_{ending}", **of_simclr) for figure in FIGURES), "–", "–", ""])
     return Table(
         "Test accuracy (%) of frozen features, by linear accuracy",

@@ -47,7 +47,8 @@ def pictures(f: Findings, rates: Mapping[str, str], names: Sequence[str], own: t
 
 def over_start(method: str, rate: str) -> list[Term]:
     """What a method gained over the encoder that it began with."""
-    return [(1, {"method": method, "rate": rate}, "top1"), (-1, {"method": method, "rate": "1"}, "top1_start")]
+    place = {"method": method, "rate": rate}
+    return [(1, place, "top1"), (-1, place, "top1_start")]
 
 
 def _accuracies(figure: Any, f: Findings, rates: Mapping[str, str], methods: list[str]) -> None:
@@ -61,7 +62,7 @@ def _accuracies(figure: Any, f: Findings, rates: Mapping[str, str], methods: lis
                 for m in methods
                 if m + ending in rates
             }
-        of_simclr = {"method": "simclr", "rate": "1"}
+        of_simclr = {"method": "simclr", "rate": rates.get("simclr", "1")}
         found[SHARED] |= {title: f.sum_of([(1, of_simclr, f"{key}_{end}")]) for title, end in BASELINES.items()}
         _bars(axes, rows, found, _lowest(found))
         axes.set(xlabel=f"{title}, top-1 (%)")

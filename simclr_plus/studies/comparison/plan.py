@@ -80,7 +80,7 @@ def points(recipe: Recipe, scale: str, budget: str) -> Iterator[Point]:
             rows.append((f"{name}{OWN_OPTIMIZER}", "1", own))
         for title, rate, optimizer in rows:
             changes = partial(_within_budget, recipe, name, scale, budget, optimizer)
-            measures = _measures(scale, name, first=rate == "1")
+            measures = _measures(scale, name)
             yield Point({"method": title, "rate": rate}, changes, measures, needs_color=name in NEED_COLOR)
 
 
@@ -137,10 +137,7 @@ def by_its_law(recipe: Recipe, name: str, scale: str) -> dict[str, Any]:
     return changes
 
 
-def _measures(scale: str, name: str, *, first: bool) -> tuple[str, ...]:
-    """At the recipe's own rate the encoder at its start is measured too, and for SimCLR raw pixels."""
-    measures = ["frozen"] if scale == SMALL else ["linear", "linear_validation", "knn", *FEW]
-    if first:
-        measures.append("frozen_at_start")
-        measures += ["frozen_pixels"] if name == "simclr" else []
-    return (*measures, "task")
+def _measures(scale: str, name: str) -> tuple[str, ...]:
+    """The encoder at its start too, which is another with each seed, and for SimCLR raw pixels."""
+    frozen = ("frozen",) if scale == SMALL else ("linear", "linear_validation", "knn", *FEW)
+    return (*frozen, "frozen_at_start", *(("frozen_pixels",) if name == "simclr" else ()), "task")
