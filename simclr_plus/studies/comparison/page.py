@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from simclr_plus.studies.comparison.own_encoders import evaluated_on_imagenet
-from simclr_plus.studies.comparison.pictures import over_start, pictures
+from simclr_plus.studies.comparison.pictures import baselines, over_start, pictures
 from simclr_plus.studies.comparison.plan import OWN_OPTIMIZER, RATES
 from simclr_plus.studies.comparison.published import PUBLISHED
 from simclr_plus.studies.findings import Findings
@@ -71,8 +71,8 @@ def _accuracies(f: Findings, rates: dict[str, str], names: list[str]) -> Table:
                 _beside(method),
             ]
         )
-    for title, ending in (("random encoder", "start"), ("raw pixels", "pixels")):
-        of_simclr: dict[str, Any] = {"method": "simclr", "rate": rates.get("simclr", "1")}
+    for title, (ending, rate) in baselines(rates).items():
+        of_simclr: dict[str, Any] = {"method": "simclr", "rate": rate}
         rows.append([title, *(f.text(f"{figure}_{ending}", **of_simclr) for figure in FIGURES), "–", "–", ""])
     return Table(
         "Test accuracy (%) of frozen features, by linear accuracy",

@@ -16,13 +16,12 @@ from simclr_plus.studies.page import Picture
 Bars = Mapping[str, Mapping[str, Difference | None]]  # by color, by method
 SHARED, OWN = "optimizer and rate as all", OWN_OPTIMIZER.removeprefix(" with ")
 DRAWN = {"top1": "linear", "top1_knn": "kNN"}
-BASELINES = {"raw pixels": "pixels", "random encoder": "start"}  # what their figures end in, among SimCLR's
 
 
 def pictures(f: Findings, rates: Mapping[str, str], names: Sequence[str], own: tuple[OwnEncoder, ...]) -> list[Picture]:
     """names: of the rows measured, the best first; own: encoders of the user for Figure 1."""
     methods = list(dict.fromkeys(name.removesuffix(OWN_OPTIMIZER) for name in names))
-    size = (7.5, 1.3 + 0.34 * (len(methods) + len(BASELINES)))
+    size = (7.5, 1.3 + 0.34 * (len(methods) + len(baselines(rates))))
     return [
         Picture(
             "methods",
@@ -45,6 +44,11 @@ def pictures(f: Findings, rates: Mapping[str, str], names: Sequence[str], own: t
     ]
 
 
+def baselines(rates: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """What stands beside all methods: what its figures end in, and at which of SimCLR's rates they were measured."""
+    return {"raw pixels": ("pixels", "1"), "random encoder": ("start", rates.get("simclr", "1"))}
+
+
 def over_start(method: str, rate: str) -> list[Term]:
     """What a method gained over the encoder that it began with."""
     place = {"method": method, "rate": rate}
@@ -53,7 +57,7 @@ def over_start(method: str, rate: str) -> list[Term]:
 
 def _accuracies(figure: Any, f: Findings, rates: Mapping[str, str], methods: list[str]) -> None:
     """Linear beside kNN; the baselines below."""
-    rows = [*methods, *BASELINES]
+    rows = [*methods, *baselines(rates)]
     for axes, (key, title) in zip(figure.subplots(1, 2, sharey=True), DRAWN.items(), strict=True):
         found: dict[str, dict[str, Difference | None]] = {}
         for color, ending in ((SHARED, ""), (OWN, OWN_OPTIMIZER)):
@@ -62,8 +66,8 @@ def _accuracies(figure: Any, f: Findings, rates: Mapping[str, str], methods: lis
                 for m in methods
                 if m + ending in rates
             }
-        of_simclr = {"method": "simclr", "rate": rates.get("simclr", "1")}
-        found[SHARED] |= {title: f.sum_of([(1, of_simclr, f"{key}_{end}")]) for title, end in BASELINES.items()}
+        for title, (ending, rate) in baselines(rates).items():
+            found[SHARED][title] = f.sum_of([(1, {"method": "simclr", "rate": rate}, f"{key}_{ending}")])
         _bars(axes, rows, found, _lowest(found))
         axes.set(xlabel=f"{title}, top-1 (%)")
     _legend(figure)

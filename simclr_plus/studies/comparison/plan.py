@@ -80,7 +80,7 @@ def points(recipe: Recipe, scale: str, budget: str) -> Iterator[Point]:
             rows.append((f"{name}{OWN_OPTIMIZER}", "1", own))
         for title, rate, optimizer in rows:
             changes = partial(_within_budget, recipe, name, scale, budget, optimizer)
-            measures = _measures(scale, name)
+            measures = _measures(scale, name, first=rate == "1")
             yield Point({"method": title, "rate": rate}, changes, measures, needs_color=name in NEED_COLOR)
 
 
@@ -137,7 +137,7 @@ def by_its_law(recipe: Recipe, name: str, scale: str) -> dict[str, Any]:
     return changes
 
 
-def _measures(scale: str, name: str) -> tuple[str, ...]:
-    """The encoder at its start too, which is another with each seed, and for SimCLR raw pixels."""
+def _measures(scale: str, name: str, *, first: bool) -> tuple[str, ...]:
+    """The encoder at its start too, which is another with each seed; raw pixels with SimCLR's cells of one rate."""
     frozen = ("frozen",) if scale == SMALL else ("linear", "linear_validation", "knn", *FEW)
-    return (*frozen, "frozen_at_start", *(("frozen_pixels",) if name == "simclr" else ()), "task")
+    return (*frozen, "frozen_at_start", *(("frozen_pixels",) if first and name == "simclr" else ()), "task")
