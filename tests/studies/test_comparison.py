@@ -282,6 +282,7 @@ def test_the_bars_are_the_figures_and_no_two_names_overlap() -> None:
     picture.draw(figure)
     figure.canvas.draw()
     titles = [label.get_text() for label in figure.axes[0].get_yticklabels()]  # of both halves
+    assert [axes.get_xlabel() for axes in figure.axes] == ["linear, top-1 (%)", "kNN, top-1 (%)"]
     for axes in figure.axes:
         ends = {
             (titles[round(bar.get_y() + bar.get_height() / 2)], container.get_label()): bar.get_x() + bar.get_width()

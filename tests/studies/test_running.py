@@ -46,7 +46,7 @@ PARTS = {
     "comparison": ["rate=3", "method=simclr,rotation"],
     "comparison-epochs": ["rate=3", "method=supervised,rotation"],
 }
-NO_SHARES = ("test_images", "contrastive_entropy", "epochs", "pixels", "seconds", "loss")
+NO_SHARES = ("test_images", "contrastive_entropy", "epochs", "pixels", "side", "seconds", "loss")
 CELLS = {
     "augmentations": 4,
     "color-strength": 4,

@@ -66,8 +66,8 @@ def _accuracies(figure: Any, f: Findings, rates: Mapping[str, str], methods: lis
                 for m in methods
                 if m + ending in rates
             }
-        for title, (ending, rate) in baselines(rates).items():
-            found[SHARED][title] = f.sum_of([(1, {"method": "simclr", "rate": rate}, f"{key}_{ending}")])
+        for baseline, (ending, rate) in baselines(rates).items():
+            found[SHARED][baseline] = f.sum_of([(1, {"method": "simclr", "rate": rate}, f"{key}_{ending}")])
         _bars(axes, rows, found, _lowest(found))
         axes.set(xlabel=f"{title}, top-1 (%)")
     _legend(figure)
@@ -90,6 +90,8 @@ def _bars(axes: Any, rows: Sequence[str], bars: Bars, lowest: float) -> None:
     """Lying bars that start at `lowest` percent, the first row on top; two to a row where it has two colors."""
     for number, (color, of_methods) in enumerate(bars.items()):
         there = [(i, x) for i, row in enumerate(rows) if (x := of_methods.get(row)) is not None]
+        if not there:
+            continue
         alone = [all(other.get(rows[i]) is None for name, other in bars.items() if name != color) for i, _ in there]
         axes.barh(
             [i + (0 if single else 0.4 * number - 0.2) for (i, _), single in zip(there, alone, strict=True)],
