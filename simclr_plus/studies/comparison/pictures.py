@@ -105,7 +105,7 @@ def _bars(axes: Any, rows: Sequence[str], bars: Bars, lowest: float) -> None:
             error_kw={"linewidth": 1},
         )
     axes.set_yticks(range(len(rows)), rows, fontsize=9)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(rows)) - 0.5, -0.5)
     axes.grid(alpha=0.3, axis="x")
     axes.set_axisbelow(True)
 
