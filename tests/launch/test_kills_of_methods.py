@@ -1,6 +1,7 @@
-"""SIGKILL of two processes that train a method with a memory of its own, then resume, to the bytes of an unbroken run.
+"""SIGKILL of two processes that train a method, then resume, to the bytes of an unbroken run.
 
-That every method goes on from any of its checkpoints to the same bytes, in one process, is tested in training/.
+Methods with a memory of their own in every long run, the others in `make soak`. That every method goes on from any of
+its checkpoints to the same bytes, in one process, is tested in training/.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ WITH_MEMORY = [n for n in ("moco", "instdist", "pirl", "cmc", "bigan", "coloriza
 LENGTH = ["training.epochs=4", "checkpoints.every_epochs=0.5", "checkpoints.keep_last=9"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", WITH_MEMORY)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in WITH_MEMORY else pytest.mark.soak) for n in METHODS],
+)
 def test_a_killed_run_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Path, tiny: list[str], name: str) -> None:
     keys = [f"method.name={name}", *tiny, *OF_METHOD[name], *LENGTH, "--nproc", "2", "--runs", str(tmp_path)]
     for run, how in (("unbroken", []), ("killed", ["--detach"])):
