@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.foreign import ForeignEncoder
 from simclr_plus.encoders.lab_pair import LabPair
 from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.encoders.resnet import ResNet
 
-FAMILIES: dict[str, type[Encoder]] = {"resnet": ResNet, "patches": PatchEncoder, "lab_pair": LabPair}
+FAMILIES: dict[str, type[Encoder]] = {
+    "resnet": ResNet,
+    "patches": PatchEncoder,
+    "lab_pair": LabPair,
+    "foreign": ForeignEncoder,
+}
 
 
 def build(spec: dict[str, Any]) -> Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,8 +19,26 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """Feature maps by name [B, C, H', W'], the finest first; h is the mean of the last one over its places."""
+        """Feature maps by name [B, C, H', W'], the finest first."""
+        return self.features_and_maps(images)[1]
+
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """h [B, feature_dim] and the maps "layer1" to "layer4" of one pass."""
         raise NotImplementedError
+
+    @property
+    def named_weights(self) -> nn.Module:
+        """The module under whose names the weights are kept in files for other projects."""
+        return self
+
+    @property
+    def patch_embedding(self) -> list[nn.Parameter]:
+        """Parameters of the layer that cuts images into patches, as transformers have it; [] where there is none."""
+        return []
+
+    def during_backward(self) -> AbstractContextManager[None]:
+        """What holds while gradients are computed, and with activation checkpointing activations again."""
+        return nullcontext()
 
     @property
     def title(self) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from simclr_plus.color_spaces import lightness
 from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 
 
 def standardized(images: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ class InputLaw(nn.Module):
     has both.
     """
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, architecture: Architecture | ForeignArchitecture) -> None:
         super().__init__()
         self.input, self.mean, self.std = architecture.input, architecture.mean, architecture.std
 

@@ -57,10 +57,11 @@ class LabPair(Encoder):
         light, colors = h.chunk(2, dim=1)
         return light, colors
 
-    def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps of both, channels side by side."""
-        light, colors = (network.maps(x) for network, x in zip(self._networks(), self.channels(images), strict=True))
-        return {name: torch.cat([light[name], colors[name]], dim=1) for name in light}
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features and maps of both, channels side by side."""
+        both = zip(self._networks(), self.channels(images), strict=True)
+        (h, light), (other, colors) = (network.features_and_maps(x) for network, x in both)
+        return torch.cat([h, other], dim=1), {name: torch.cat([light[name], colors[name]], dim=1) for name in light}
 
     @property
     def title(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from simclr_plus.encoders.encoder import Encoder
 
@@ -43,6 +44,15 @@ class PatchEncoder(Encoder):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> [B, feature_dim]."""
         return self.grid(images).mean(dim=(1, 2))
+
+    def during_backward(self) -> AbstractContextManager[None]:
+        """As the network of a patch wants it."""
+        return self.encoder.during_backward()
+
+    @property
+    def patch_embedding(self) -> list[nn.Parameter]:
+        """That of the network of a patch."""
+        return self.encoder.patch_embedding
 
     @property
     def title(self) -> str:

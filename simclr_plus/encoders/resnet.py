@@ -88,12 +88,12 @@ class ResNet(Encoder):
         h: Tensor = x.mean(dim=(2, 3))
         return h
 
-    def maps(self, images: Tensor) -> dict[str, Tensor]:
-        """What comes out of each of the four groups: "layer1" to "layer4"."""
+    def features_and_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """h, the mean of the last map, and what comes out of each of the four groups: "layer1" to "layer4"."""
         x, maps = self._stem(images), {}
         for name in ("layer1", "layer2", "layer3", "layer4"):
             x = maps[name] = self._through(getattr(self, name), x)
-        return maps
+        return x.mean(dim=(2, 3)), maps
 
     @property
     def title(self) -> str:

@@ -268,10 +268,10 @@ def _our_loss(r: Recipe) -> Iterator[tuple[str, str, str]]:
 def _our_update(r: Recipe) -> Iterator[tuple[str, str, str]]:
     o = r.optimizer
     rule = {"linear": "B/256", "sqrt": "sqrt(B)", "none": "at any B"}[o.learning_rate_scaling]
-    yield "optimizer", "optimizer.name", {"lars": "LARS", "sgd": "SGD", "adam": "Adam"}[o.name]
+    yield "optimizer", "optimizer.name", {"lars": "LARS", "sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}[o.name]
     yield "peak learning rate", "optimizer.learning_rate", f"{o.learning_rate:g} {rule}"
     yield "weight decay", "optimizer.weight_decay", f"{o.weight_decay:g}"
-    if o.name != "adam":
+    if o.name not in ("adam", "adamw"):
         yield "momentum", "optimizer.momentum", f"{o.momentum:g}"
     if o.name == "lars":
         yield "LARS: learning rate is", "", "inside the velocity"

@@ -203,6 +203,30 @@ class Augmentation(Section):
 class Encoder(Section):
     """The network f."""
 
+    name: Annotated[
+        str,
+        Field(
+            description='"resnet": SimCLR\'s, by the next keys; "timm:NAME", "torchvision:NAME": a network of these '
+            'libraries; "python:package.module:function": one of your own'
+        ),
+    ] = "resnet"
+    options: Annotated[
+        dict[str, Any],
+        Field(description="of a network by name: arguments of what builds it, e.g. { drop_path_rate = 0.1 }"),
+    ] = {}
+    pretrained: Annotated[
+        bool | str,
+        Field(
+            description="of a network by name: start from the library's own weights, or from a FILE of weights under "
+            "its names; mean and std are then theirs unless given here"
+        ),
+    ] = False
+    download: Annotated[
+        bool, Field(description="pretrained = true: fetch weights that are in no cache on this machine")
+    ] = False
+    freeze_patch_embedding: Annotated[
+        bool, Field(description="transformers: the layer that cuts images into patches stays as it began (MoCo v3)")
+    ] = False
     depth: Annotated[Literal[18, 34, 50, 101, 152, 200], Field(description="layers of the ResNet")] = 50
     width: Annotated[
         float, Field(ge=1 / 64, le=16, description="multiplies every channel count: 1, 2, 4 or a fraction")
@@ -237,6 +261,11 @@ class Encoder(Section):
         Literal["batch", "layer", "none"],
         Field(description="batch norm; layer norm over channels and places of an image; none (CPC)"),
     ] = "batch"
+
+    @property
+    def is_resnet(self) -> bool:
+        """Whether it is SimCLR's own; otherwise it is a network by name."""
+        return self.name == "resnet"
 
 
 class Head(Section):
@@ -285,7 +314,10 @@ class Loss(Section):
 class Optimizer(Section):
     """The update rule."""
 
-    name: Annotated[Literal["lars", "sgd", "adam"], Field(description="LARS, SGD with momentum, or Adam")] = "lars"
+    name: Annotated[
+        Literal["lars", "sgd", "adam", "adamw"],
+        Field(description="LARS, SGD with momentum, Adam, or AdamW, whose decay is apart from the gradient"),
+    ] = "lars"
     learning_rate: Annotated[float, Field(gt=0, description="base learning rate, before scaling with the batch")] = 0.3
     learning_rate_scaling: Annotated[
         Literal["linear", "sqrt", "none"], Field(description="peak = base B/256, base sqrt(B), or base")
@@ -294,13 +326,18 @@ class Optimizer(Section):
     nesterov: Annotated[
         bool, Field(description="SGD: Nesterov's momentum, as SimCLR's authors; false: plain, as MoCo's")
     ] = True
-    beta1: Annotated[float, Field(ge=0, lt=1, description="Adam: share of the past in the mean of gradients")] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam: share of the past in the mean of squares")] = 0.999
+    beta1: Annotated[
+        float, Field(ge=0, lt=1, description="Adam, AdamW: share of the past in the mean of gradients")
+    ] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam, AdamW: share of the past in the mean of squares")] = (
+        0.999
+    )
     weight_decay: Annotated[
-        float, Field(ge=0, description="weight decay; batch norms (and biases under LARS) are exempt")
+        float,
+        Field(ge=0, description="weight decay; norms, tokens and positions are exempt, and biases with LARS and AdamW"),
     ] = 1e-6
     decay_norms: Annotated[
-        bool, Field(description="SGD and Adam: norms decay like all else, as in the authors' code of MoCo and InstDist")
+        bool, Field(description="all but LARS: norms decay like all else, as in the authors' code of MoCo and InstDist")
     ] = False
     trust_coefficient: Annotated[float, Field(gt=0, description="LARS: scale of the trust ratio")] = 0.001
     adapt_probe: Annotated[

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.schedules import peak_learning_rate, step_count, warmup_cosine, warmup_step_count
@@ -29,6 +30,7 @@ class Plan:
     warmup_steps: int
     peak_learning_rate: float
     encoder_parameters: int
+    multiply_adds: int  # of f forward, for one view
     head_parameters: int
     memory: int
     memory_on_gpu: int  # of the card: CUDA's own, the loader's stream, NCCL and what the allocator keeps come on top
@@ -60,6 +62,7 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             f"use {f'{below} or ' if below else ''}{above}"
         )
     problem = recipe.method.problem_of_share(recipe, t.batch_size // processes)
+    problem = problem or recipe.method.problem_of_network(recipe) or _problem_of_freezing(recipe)
     if problem:
         raise RecipeError(problem)
     schedule_steps = step_count(t.epochs, images, t.batch_size)
@@ -76,6 +79,7 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling
         ),
         encoder_parameters=recipe.method.encoder_parameters(recipe),
+        multiply_adds=recipe.method.multiply_adds(recipe),
         head_parameters=recipe.method.parameters_beside(recipe, images),
         memory=_memory(recipe, images, processes),
         memory_on_gpu=_memory(recipe, images, processes) + CUDA_MEMORY,
@@ -83,12 +87,20 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
     )
 
 
+def _problem_of_freezing(recipe: Recipe) -> str:
+    architecture = recipe.architecture
+    frozen = recipe.encoder.freeze_patch_embedding
+    if frozen and isinstance(architecture, ForeignArchitecture) and not architecture.figures.patch_embedding:
+        return f"encoder.freeze_patch_embedding = true: {architecture.name} has no patch embedding; leave it out"
+    return ""
+
+
 def _memory(recipe: Recipe, images: int, processes: int) -> int:
     """Weights, gradients and momenta in float32; banks and queues; what the backward pass needs of this process's rows
     of f; the views.
     """
     t, size, method = recipe.training, recipe.augmentation.image_size, recipe.method
-    copies = 4 if recipe.optimizer.name == "adam" else 3
+    copies = 4 if recipe.optimizer.name in ("adam", "adamw") else 3
     share = t.batch_size // processes
     kept = method.activation_count(recipe, recompute_blocks=t.activation_checkpointing)
     bytes_a_number = {"float32": 4, "tf32": 4, "float64": 8, "auto": 4 if t.device == "cpu" else 2}.get(t.precision, 2)

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe.keys import Loss
 from simclr_plus.recipe.method_keys import METHODS, MethodKeys, SimCLRKeys
@@ -193,7 +194,7 @@ def typed_value(key: str, text: str) -> Any:
     value = _toml_value(text)
     if isinstance(value, str):
         return value
-    if kind == "str" or kind.startswith('"'):
+    if kind == "str" or kind.startswith('"') or (kind == "bool | str" and not isinstance(value, bool)):
         return text
     if kind == "bool" and text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -286,7 +287,14 @@ def _check_together(recipe: Recipe, origin: str) -> None:
             f"{origin}: training.warmup_epochs = {t.warmup_epochs:g} is longer than training.epochs = {t.epochs:g}; "
             "shorten the warm-up or train longer"
         )
+    try:
+        architecture = recipe.architecture
+    except ValueError as error:
+        raise RecipeError(f"{origin}: encoder.{error}") from None
     problem = recipe.method.problem(recipe)
+    if recipe.encoder.is_resnet:  # of other networks it is asked when they are measured, which takes seconds
+        problem = problem or recipe.method.problem_of_network(recipe)
+    problem = problem or _problem_of_start(recipe)
     if problem:
         raise RecipeError(f"{origin}: {problem}")
     _check_loss(recipe.loss, origin)
@@ -294,11 +302,7 @@ def _check_together(recipe: Recipe, origin: str) -> None:
         raise RecipeError(
             f"{origin}: training.compile and training.activation_checkpointing do not work together; switch one off"
         )
-    try:
-        architecture = recipe.architecture
-    except ValueError as error:
-        raise RecipeError(f"{origin}: encoder.{error}") from None
-    if architecture.channels(64) * 64 != recipe.encoder.width * 64 * 64:
+    if isinstance(architecture, Architecture) and architecture.channels(64) * 64 != recipe.encoder.width * 64 * 64:
         raise RecipeError(
             f"{origin}: encoder.width = {recipe.encoder.width} gives no whole number of channels; "
             "use a multiple of 1/64, e.g. 0.25"
@@ -307,6 +311,27 @@ def _check_together(recipe: Recipe, origin: str) -> None:
         _ = recipe.law
     except ValueError as error:
         raise RecipeError(f"{origin}: [augmentation] {error}") from None
+
+
+def _problem_of_start(recipe: Recipe) -> str:
+    """Why f cannot start from what is asked for, with the remedy; "" where it can."""
+    e = recipe.encoder
+    if e.pretrained and e.is_resnet:
+        value = "true" if e.pretrained is True else f'"{e.pretrained}"'
+        return (
+            f'encoder.pretrained = {value} is for networks by name, encoder.name = "torchvision:resnet50"; the weights '
+            'of a "resnet" come from a file of SimCLR+: training.init_from'
+        )
+    if e.pretrained == "":
+        return 'encoder.pretrained = "" names no file; use true, false or a file'
+    if e.pretrained and recipe.training.init_from:
+        return (
+            f'encoder.pretrained and training.init_from = "{recipe.training.init_from}" both say which weights f '
+            "starts from; leave one of them out"
+        )
+    if e.freeze_patch_embedding and e.is_resnet:
+        return 'encoder.freeze_patch_embedding = true: a "resnet" has no patches; leave it out'
+    return ""
 
 
 def _check_loss(loss: Loss, origin: str) -> None:

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from simclr_plus.augmentations.law import ViewLaw, simclr_law
 from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.recipe.keys import (
     EMBEDDED,
     About,
@@ -32,6 +33,8 @@ from simclr_plus.recipe.method_keys import METHODS, AnyMethod, SimCLRKeys
 from simclr_plus.recipe.paths import whole_path
 
 _COLORS = ("brightness", "contrast", "saturation", "hue")
+_BY_NAME = {"name", "options", "pretrained", "download", "freeze_patch_embedding"}  # keys of a network by name
+_OF_BOTH = {"name", "mean", "std", "input"}
 _FOR_SOME = {section for keys in METHODS.values() for section in keys.reads}  # sections that not all methods read
 
 
@@ -58,15 +61,22 @@ class Recipe(Section):
     monitor: Monitor = Monitor()
 
     @property
-    def architecture(self) -> Architecture:
+    def architecture(self) -> Architecture | ForeignArchitecture:
         """The encoder in numbers."""
         e = self.encoder
-        return Architecture(**e.model_dump())
+        if e.is_resnet:
+            return Architecture(**e.model_dump(exclude=_BY_NAME))
+        return ForeignArchitecture(e.name, e.options, self.augmentation.image_size, e.mean, e.std, e.input)
 
     @property
     def network(self) -> dict[str, Any]:
         """The encoder that the method trains, as its file's header describes it."""
         return self.method.network(self)
+
+    @property
+    def normalisation_is_open(self) -> bool:
+        """Whether f starts from weights that have a mean and deviation which the recipe does not tell yet."""
+        return bool(self.encoder.pretrained) and not {"mean", "std"} <= self.encoder.model_fields_set
 
     @property
     def encoder_title(self) -> str:
@@ -135,6 +145,8 @@ class Recipe(Section):
         section, _, name = key.partition(".")
         if section == "method":
             return name in type(self.method).model_fields
+        if section == "encoder" and name not in _OF_BOTH:
+            return (name in _BY_NAME) != self.encoder.is_resnet
         return section in self.method.reads or section not in _FOR_SOME
 
     def differences(self, other: Recipe) -> list[str]:
@@ -151,13 +163,17 @@ class Recipe(Section):
         data, training = self.data, self.training
         if data.name not in EMBEDDED:
             data = data.model_copy(update={"root": whole_path(data.root, "data.root")})
+        encoder = self.encoder
+        if isinstance(encoder.pretrained, str):
+            pretrained = whole_path(encoder.pretrained, "encoder.pretrained")
+            encoder = encoder.model_copy(update={"pretrained": pretrained})
         if training.init_from:
             init_from = whole_path(training.init_from, "training.init_from")
             training = training.model_copy(update={"init_from": init_from})
         files = {key: getattr(self.method, key) for key in self.method.paths}
         whole = {key: whole_path(path, f"method.{key}") for key, path in files.items() if path}
         method = self.method.model_copy(update=whole)
-        return self.model_copy(update={"data": data, "training": training, "method": method})
+        return self.model_copy(update={"data": data, "encoder": encoder, "training": training, "method": method})
 
     def to_toml(self) -> str:
         """Every key, as TOML."""
@@ -167,7 +183,7 @@ class Recipe(Section):
         """Choices that are allowed but are known mistakes, each with its remedy."""
         sentences = []
         size, batch = self.augmentation.image_size, self.training.batch_size
-        if self.encoder.stem == "imagenet" and size <= 32:
+        if self.encoder.is_resnet and self.encoder.stem == "imagenet" and size <= 32:
             sentences.append(
                 f'encoder.stem = "imagenet" shrinks {size}-pixel views to {max(1, size // 32)}; use "cifar"'
             )
@@ -183,7 +199,7 @@ class Recipe(Section):
             )
         if self.loss.margin != 0.8 and self.loss.name != "margin":
             sentences.append(f'loss.margin = {self.loss.margin:g} does nothing with loss.name = "{self.loss.name}"')
-        if self.encoder.stem != "imagenet" and size > 64:
+        if self.encoder.is_resnet and self.encoder.stem != "imagenet" and size > 64:
             sentences.append(
                 f'encoder.stem = "{self.encoder.stem}" keeps {size}-pixel views at full size: slow, and much memory; '
                 'use "imagenet"'
@@ -213,18 +229,28 @@ class Recipe(Section):
     def _without_effect(self) -> Iterator[str]:
         """Keys of sections that other methods read."""
         for section in sorted(_FOR_SOME - set(self.method.reads)):
-            values = getattr(self, section)
-            changed = [
-                f"{section}.{key}" for key in values.model_fields_set if getattr(values, key) != values.usual(key)
-            ]
+            changed = self._changed(section, set(type(getattr(self, section)).model_fields))
             if changed:
-                verb = "does" if len(changed) == 1 else "do"
-                yield f'{", ".join(sorted(changed))} {verb} nothing with method.name = "{self.method.name}"'
+                yield f'{changed} nothing with method.name = "{self.method.name}"'
+        unread = _BY_NAME if self.encoder.is_resnet else set(Encoder.model_fields) - _BY_NAME
+        changed = self._changed("encoder", unread - _OF_BOTH)
+        if changed:
+            yield f'{changed} nothing with encoder.name = "{self.encoder.name}"'
+
+    def _changed(self, section: str, keys: set[str]) -> str:
+        """Those of the keys that have another value than usual, and the verb; "" where none has."""
+        values = getattr(self, section)
+        changed = sorted(
+            f"{section}.{key}" for key in values.model_fields_set & keys if getattr(values, key) != values.usual(key)
+        )
+        return f"{', '.join(changed)} {'does' if len(changed) == 1 else 'do'}" if changed else ""
 
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:
     """Seen with PyTorch 2.14.1, float32: 3 to 65 % of the weight's gradient, at random; right from 8 channels on."""
-    if recipe.encoder.selective_kernels:  # its shortcuts pool, then convolve without strides
+    if (
+        not recipe.encoder.is_resnet or recipe.encoder.selective_kernels
+    ):  # its shortcuts pool, then convolve without strides
         return False
     shapes = recipe.method.resnet(recipe).convolutions(recipe.augmentation.image_size)
     return any(c.kernel == 1 and c.side_out < c.side_in and c.width_in == 4 for c in shapes)
@@ -260,6 +286,10 @@ def _type_name(annotation: Any) -> str:
         if more == [...]:
             return f"list of {', '.join(map(str, getattr(one, '__args__', ['numbers'])))}"
         return f"{'two' if len(more) == 1 else 'three'} numbers"
+    if get_origin(annotation) is dict:
+        return "table"
+    if getattr(annotation, "__args__", None) == (bool, str):
+        return "bool | str"
     if getattr(annotation, "__args__", None):
         return " | ".join(repr(a).replace("'", '"') for a in annotation.__args__)
     return getattr(annotation, "__name__", str(annotation))

@@ -255,6 +255,11 @@ def join_run(recipe: Recipe, folder: Path, name: str) -> Run:
 def _made(recipe: Recipe, path: Path) -> Run | None:
     """A new run's folder with its recipe, its paths whole; None where something of that name is there."""
     recipe = recipe.with_whole_paths()
+    if recipe.normalisation_is_open:
+        raise RecipeError(
+            f"encoder.pretrained = {recipe.encoder.pretrained!r} without encoder.mean and encoder.std: a run records "
+            "how its images are normalised; simclr_plus.importers.with_normalisation(recipe) looks it up"
+        )
     try:
         path.mkdir(parents=True)
     except OSError as error:

@@ -11,7 +11,7 @@ from torch import nn
 from simclr_plus.datasets.batches import Batch, Counters
 from simclr_plus.encoders.build import build
 from simclr_plus.encoders.encoder import Encoder
-from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
+from simclr_plus.global_batch_norm import GlobalBatchNorm, convert_global_batch_norm
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.catalogue import METHODS
 from simclr_plus.training.methods.method import Inputs, Method, Outputs
@@ -34,11 +34,14 @@ def build_model(recipe: Recipe, classes: int, images: int = 0) -> Method:
             model.probe = nn.Linear(encoder.feature_dim, classes)
             nn.init.normal_(model.probe.weight, std=0.01)
             nn.init.zeros_(model.probe.bias)
+    if recipe.encoder.freeze_patch_embedding:
+        for parameter in encoder.patch_embedding:
+            parameter.requires_grad_(False)
     for network in encoder.modules():
         if isinstance(network, Encoder):
             network.checkpoint_activations = recipe.training.activation_checkpointing
     for module in convert_global_batch_norm(model).modules():
-        if isinstance(module, GlobalBatchNorm1d | GlobalBatchNorm2d):
+        if isinstance(module, GlobalBatchNorm):
             module.over_processes = recipe.training.global_batch_norm
     return model
 

@@ -16,7 +16,10 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def build_optimizer(model: Method, recipe: Recipe) -> Optimizer:
-    """LARS, SGD or Adam; norms are exempt from decay unless the recipe decays all, the probe from LARS's adaptation."""
+    """LARS, SGD, Adam or AdamW; norms are exempt from decay unless the recipe decays all, with AdamW biases too.
+
+    Tokens and positions are always exempt, and the probe is from LARS's adaptation.
+    """
     o = recipe.optimizer
     exempt = {f"encoder.{name}" for name in model.encoder.exempt}
     if o.name == "lars":
@@ -25,6 +28,8 @@ def build_optimizer(model: Method, recipe: Recipe) -> Optimizer:
         groups = _with_rate_factors(groups, model)
         return LARS(groups, lr=0.0, momentum=o.momentum, trust_coefficient=o.trust_coefficient)
     norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
+    if o.name == "adamw":  # as timm groups parameters
+        norms |= {id(p) for p in model.parameters() if p.ndim <= 1}
     norms = set() if o.decay_norms else norms
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     without = {id(p) for name, p in trained if id(p) in norms or name in exempt}
@@ -38,7 +43,8 @@ def build_optimizer(model: Method, recipe: Recipe) -> Optimizer:
         return LARS(groups, lr=0.0, momentum=o.momentum, nesterov=o.nesterov and o.momentum > 0)
     if o.name == "sgd":
         return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, nesterov=o.nesterov and o.momentum > 0)
-    return torch.optim.Adam(groups, lr=0.0, betas=(o.beta1, o.beta2), fused=True)
+    rule = torch.optim.AdamW if o.name == "adamw" else torch.optim.Adam
+    return rule(groups, lr=0.0, betas=(o.beta1, o.beta2), fused=True)
 
 
 def _with_rate_factors(groups: list[dict[str, Any]], model: Method) -> list[dict[str, Any]]:

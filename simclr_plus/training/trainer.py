@@ -130,13 +130,15 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     second = None if batch.second is None else batch.second.to(number)
     batch = replace(batch, views=batch.views.to(number), second=second)
     inputs = t.model.prepare(batch)  # two views of an image, or turned, cut, shuffled ones
+    _seed_dropout(batch)
     with autocast(t.recipe, t.device):
         outputs = through(model, inputs, t.recipe)  # h = f(x), z = g(h)
     result = t.model.loss(outputs, inputs)  # NT-Xent
     probe = probe_result(outputs, batch.labels)
     objective = result.objective if probe is None else result.objective + probe.loss
     t.optimizer.zero_grad(set_to_none=True)
-    objective.backward()  # type: ignore[no-untyped-call]
+    with t.model.encoder.during_backward():
+        objective.backward()  # type: ignore[no-untyped-call]
     if t.recipe.optimizer.gradient_clip:
         nn.utils.clip_grad_norm_(t.model.method_parameters(), t.recipe.optimizer.gradient_clip)
     for group in t.optimizer.param_groups:
@@ -145,6 +147,12 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     t.optimizer.step()  # LARS
     t.model.after_step(result, batch)
     return Update(result, probe, objective.detach())
+
+
+def _seed_dropout(batch: Batch) -> None:
+    """What a network by name draws in a step depends on seed, step and process, as all else: a resumed run draws it."""
+    place = batch.step * distributed.world_size() + distributed.rank()
+    torch.manual_seed((batch.seed + place * 2**20) % 2**63)
 
 
 def _leave(t: Training, reason: str, **values: Any) -> str:

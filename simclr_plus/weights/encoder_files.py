@@ -12,6 +12,7 @@ from torch import nn
 
 from simclr_plus.encoders.build import build
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.foreign import ForeignEncoder
 from simclr_plus.errors import CheckpointError
 from simclr_plus.recipe.reading import parse_recipe
 from simclr_plus.recipe.recipe import Recipe
@@ -39,7 +40,7 @@ def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] 
     }
     for key, value in (metadata or {}).items():
         header[key] = value if isinstance(value, str) else json.dumps(value)
-    write_tensors(Path(path), dict(encoder.state_dict()), header)
+    write_tensors(Path(path), dict(encoder.named_weights.state_dict()), header)
 
 
 def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
@@ -59,12 +60,13 @@ def load_encoder(path: str | Path) -> Encoder:
     """
     path = Path(path)
     header, tensors = read(path)
+    of_a_run = header.get("format") == CHECKPOINT_FORMAT
     if header.get("format") == ENCODER_FORMAT:
         try:
             encoder = build(json.loads(header["architecture"]))
         except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} describes an encoder that this version cannot build: {error}") from None
-    elif header.get("format") == CHECKPOINT_FORMAT:
+    elif of_a_run:
         encoder = build(parse_recipe(header["recipe"], origin=f"recipe in {path}").network)
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}
     else:
@@ -72,7 +74,7 @@ def load_encoder(path: str | Path) -> Encoder:
             f"{path} was not written by SimCLR+: its header does not say how to build the encoder; `simclr-plus import "
             f"{path} -o encoder.safetensors` makes one of another trainer's file"
         )
-    load_into(encoder, tensors, path)
+    load_into(encoder if of_a_run else encoder.named_weights, tensors, path)
     return encoder.eval()
 
 
@@ -80,11 +82,22 @@ def encoder_to_start_from(recipe: Recipe) -> Encoder:
     """The encoder that training.init_from names; raises CheckpointError where it is another, or holds no numbers."""
     path = recipe.training.init_from
     encoder, wanted = load_encoder(path), recipe.network
-    if encoder.spec != wanted:
+    if _network(encoder.spec) != _network(wanted):
         raise CheckpointError(
             f"training.init_from = {path!r} holds {encoder.spec}, the recipe {wanted}; set [encoder] to match"
+        )
+    if isinstance(encoder, ForeignEncoder) and encoder.fixed_size and encoder.spec != wanted:
+        raise CheckpointError(
+            f"training.init_from = {path!r} holds {encoder.title} for images of {encoder.spec['image_size']} pixels, "
+            f"the recipe shows {wanted['image_size']}: give encoder.pretrained = {path!r} in its place, which fits the "
+            "positions to the new size"
         )
     for name, tensor in encoder.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"training.init_from = {path!r} holds numbers that are not finite, in {name}")
     return encoder
+
+
+def _network(spec: dict[str, Any]) -> dict[str, Any]:
+    """A network's description without the size of the images that it was built for."""
+    return {k: _network(v) if k == "encoder" else v for k, v in spec.items() if k != "image_size"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.recipe.keys import Augmentation, Data, Encoder, Head, Loss, Optimizer, Section, Training
 
 
@@ -14,8 +15,8 @@ class Sections(Protocol):
     """The rest of the recipe, as far as methods look at it."""
 
     @property
-    def architecture(self) -> Architecture:
-        """The ResNet in numbers."""
+    def architecture(self) -> Architecture | ForeignArchitecture:
+        """The network f in numbers; those of a network by name are measured when they are asked for."""
 
     @property
     def feature_dim(self) -> int:
@@ -147,7 +148,8 @@ class MethodKeys(Section):
         return 0
 
     def resnet(self, recipe: Sections) -> Architecture:
-        """The ResNet that it trains, or each of several alike."""
+        """The ResNet that it trains, or each of several alike; of a recipe whose f is one."""
+        assert isinstance(recipe.architecture, Architecture)
         return recipe.architecture
 
     def network(self, recipe: Sections) -> dict[str, Any]:
@@ -164,12 +166,19 @@ class MethodKeys(Section):
 
     def encoder_parameters(self, recipe: Sections) -> int:
         """Trained numbers of that network."""
-        return recipe.architecture.parameter_count()
+        trained = recipe.architecture.parameter_count()
+        if isinstance(recipe.architecture, ForeignArchitecture) and recipe.encoder.freeze_patch_embedding:
+            trained -= recipe.architecture.figures.patch_embedding
+        return trained
 
     def activation_count(self, recipe: Sections, *, recompute_blocks: bool) -> int:
         """Numbers that it leaves for the backward pass of a view's pixels."""
         size = recipe.augmentation.image_size
         return recipe.architecture.activation_count(size, recompute_blocks=recompute_blocks)
+
+    def multiply_adds(self, recipe: Sections) -> int:
+        """Multiplications, each with its addition, of a view's pixels forward through it."""
+        return recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
 
     def second_law(self, recipe: Sections) -> dict[str, Any] | None:
         """Another kind of view of each image, as changes to the law of the views; None: there is none."""
@@ -177,6 +186,10 @@ class MethodKeys(Section):
 
     def problem(self, recipe: Sections) -> str:
         """Why the method cannot work with the rest of the recipe, with the remedy; "" where it can."""
+        return ""
+
+    def problem_of_network(self, recipe: Sections) -> str:
+        """Why it cannot work with that f, as far as its maps and sizes tell, with the remedy; "" where it can."""
         return ""
 
     def problem_of_operations(self, recipe: Sections) -> str:

@@ -58,7 +58,7 @@ class CMCKeys(ColorKeys):
 
     def resnet(self, recipe: Sections) -> Architecture:
         """Each of the two networks; both see other channels than RGB, of which these numbers know nothing."""
-        return replace(recipe.architecture, width=recipe.encoder.width * self.branch_width)
+        return replace(super().resnet(recipe), width=recipe.encoder.width * self.branch_width)
 
     def loss_title(self, recipe: Sections) -> str:
         """Which comparison, twice."""
@@ -108,8 +108,17 @@ class CMCKeys(ColorKeys):
         size = recipe.augmentation.image_size
         return 2 * self.resnet(recipe).activation_count(size, recompute_blocks=recompute_blocks)
 
+    def multiply_adds(self, recipe: Sections) -> int:
+        """Of both."""
+        return 2 * self.resnet(recipe).multiply_add_count(recipe.augmentation.image_size)
+
     def problem(self, recipe: Sections) -> str:
         """Noise-contrastive estimation needs noise, networks whole channels, and both color."""
+        if not recipe.encoder.is_resnet:
+            return (
+                f'encoder.name = "{recipe.encoder.name}" sees RGB, and method.name = "cmc" builds two networks of one '
+                'and two channels: use encoder.name = "resnet"'
+            )
         problem = memory.problem_of_nce("loss", self.loss, self.negatives)
         if problem:
             return problem

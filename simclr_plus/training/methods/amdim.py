@@ -51,8 +51,7 @@ class AMDIM(Method):
 
         The heads see a view at a time, so that their batch norms do as the authors'.
         """
-        maps = self.encoder.maps(images)
-        h = maps["layer4"].mean(dim=(2, 3))
+        h, maps = self.encoder.features_and_maps(images)
         fine, coarse = (
             on_grid(maps[f"layer{stage}"], grid) for stage, grid in zip(self.keys.stages, self.keys.grids, strict=True)
         )

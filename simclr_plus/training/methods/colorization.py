@@ -75,11 +75,10 @@ class Colorization(Method):
         return Inputs(batch.views, color_targets(batch.views, self.stride))
 
     def forward(self, images: Tensor, **more: Tensor) -> Outputs:
-        """h [B, F], the mean of the last map, and logits of the colors [B, 313, h, w]."""
-        maps = self.encoder.maps(images)["layer4"]
-        h = maps.mean(dim=(2, 3))
+        """h [B, F], and of the last map logits of the colors [B, 313, h, w]."""
+        h, maps = self.encoder.features_and_maps(images)
         grid = torch.Size(-(-side // self.stride) for side in images.shape[2:])
-        return {"h": h, "colors": self.head(maps, grid), **self.probed(h)}
+        return {"h": h, "colors": self.head(maps["layer4"], grid), **self.probed(h)}
 
     def loss(self, outputs: Outputs, inputs: Inputs) -> StepResult:
         """The mean over all labels, gray images among them, whose labels count nothing."""

@@ -44,8 +44,7 @@ class DIM(Method):
 
     def forward(self, images: Tensor, **more: Tensor) -> Outputs:
         """h = f(x) [B, F]; of the whole image [B, U], of its places [B, U, G, G]; the terms of the prior."""
-        maps = self.encoder.maps(images)
-        h = maps["layer4"].mean(dim=(2, 3))
+        h, maps = self.encoder.features_and_maps(images)
         vector, whole, places = self.heads(h, on_grid(maps[f"layer{self.keys.stage}"], self.keys.grid))
         prior: dict[str, Tensor] = {}
         if self.discriminator is not None:  # here, because DDP sees what happens in this pass

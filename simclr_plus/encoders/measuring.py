@@ -1,0 +1,228 @@
+"""What a network of a library costs, and whether it can be f: it is built on PyTorch's meta device, without memory.
+
+Two images go through it forward and backward. A network that needs numbers to find its way is built on the CPU instead.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from simclr_plus.encoders.libraries import PATCH_EMBEDDINGS, library_of
+from simclr_plus.errors import RecipeError, SimclrPlusError
+
+IMAGES = 2
+STAGES = 4  # maps that methods may ask for
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What was measured; counts are of numbers, activations and multiply-adds those of one image.
+
+    activations_recomputed: with the network's own activation checkpointing; None where it has none.
+    maps: channels and side of the last four feature maps; () where it offers none. unused: parameters of no part in h.
+    """
+
+    feature_dim: int
+    parameters: int
+    patch_embedding: int
+    multiply_adds: int
+    activations: int
+    activations_recomputed: int | None
+    maps: tuple[tuple[int, int], ...]
+    unused: tuple[str, ...]
+
+
+@lru_cache(maxsize=64)
+def figures_of(name: str, options: str, image_size: int) -> Figures:
+    """Of a network by its whole name, its options as JSON, for square images of that side.
+
+    Raises RecipeError or NotFoundError, in a sentence, for one that there is not or that cannot be f.
+    """
+    device, network = _network(name, options, image_size)
+    size = f"on images of {image_size}x{image_size} pixels (augmentation.image_size)"
+
+    def images(side: int) -> Tensor:
+        return torch.zeros(IMAGES, 3, side, side, device=device)
+
+    with _left_as_they_were():
+        for training in (True, False):
+            h = pooled(name, _output(name, network.train(training), images(image_size), size))
+        network.train()
+        _require_pooled(name, network, h.shape[1], images, image_size)
+        network.zero_grad()
+        pooled(name, network(images(image_size))).sum().backward()  # type: ignore[no-untyped-call]
+        parameters = [(key, p) for key, p in network.named_parameters() if p.requires_grad]
+        unused = tuple(key for key, p in parameters if p.grad is None)
+        network.zero_grad(set_to_none=True)
+        activations, _ = _kept(network, images(image_size))
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval()(images(image_size))
+        return Figures(
+            feature_dim=h.shape[1],
+            parameters=sum(p.numel() for key, p in parameters if key not in unused),
+            patch_embedding=sum(p.numel() for key, p in parameters if is_patch_embedding(key)),
+            multiply_adds=counter.get_total_flops() // (2 * IMAGES),
+            activations=activations,
+            activations_recomputed=_recomputed(name, network.train(), images(image_size), activations),
+            maps=_map_shapes(network.eval(), images(image_size)),
+            unused=unused,
+        )
+
+
+def is_patch_embedding(parameter: str) -> bool:
+    """Whether a parameter is one of the layer that cuts images into patches, as transformers have it."""
+    return any(part in PATCH_EMBEDDINGS for part in parameter.split("."))
+
+
+def pooled(name: str, output: Any) -> Tensor:
+    """What a network gave, as h [B, F]; RecipeError for anything else."""
+    if not isinstance(output, Tensor):
+        several = isinstance(output, dict | tuple | list)
+        what = f"{len(output)} outputs ({type(output).__name__})" if several else f"a {type(output).__name__}"
+        remedy = "; encoder.options = { aux_logits = false } switches those for training off" if several else ""
+        raise RecipeError(f"{name} gives {what} while f gives one tensor, pooled features [B, F]{remedy}")
+    if output.ndim > 2 and output[0].numel() == output.shape[1]:
+        output = output.flatten(1)
+    if output.ndim != 2:
+        shape = f"[B, {', '.join(map(str, output.shape[1:]))}]"
+        raise RecipeError(f"{name} gives {shape} while f gives pooled features [B, F]; take the mean over the rest")
+    h: Tensor = output
+    return h
+
+
+def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The network's last four feature maps [B, C, H, W], the finest first, and h of the same pass; () where none."""
+    intermediates: Any = getattr(network, "forward_intermediates", None)
+    head: Any = getattr(network, "forward_head", None)
+    if intermediates is None or head is None:
+        return images, []
+    last, maps = intermediates(images, indices=STAGES, output_fmt="NCHW")
+    return head(last), list(maps)
+
+
+def _network(name: str, options: str, image_size: int) -> tuple[str, nn.Module]:
+    """Where it was built, and it."""
+    library, rest = library_of(name)
+    arguments = json.loads(options)
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device), torch.random.fork_rng(devices=[]):
+                network = library.create(rest, arguments, image_size)
+            with _left_as_they_were():
+                network.eval()(torch.zeros(IMAGES, 3, image_size, image_size, device=device))
+            return device, network
+        except SimclrPlusError:
+            raise
+        except Exception as error:  # whatever a library or a function of one's own raises
+            refusal = error
+    told = f" with encoder.options = {arguments}" if arguments else ""
+    raise RecipeError(
+        f"{name}{told} does not take images of {image_size}x{image_size} pixels (augmentation.image_size): "
+        f"{_first_line(refusal)}"
+    ) from None
+
+
+def _output(name: str, network: nn.Module, images: Tensor, size: str) -> Any:
+    try:
+        return network(images)
+    except Exception as error:
+        raise RecipeError(f"{name} fails {size}: {_first_line(error)}") from None
+
+
+def _require_pooled(
+    name: str, network: nn.Module, feature_dim: int, images: Callable[[int], Tensor], image_size: int
+) -> None:
+    """RecipeError where h grows with the image: then it is a map, laid flat."""
+    try:
+        with torch.no_grad():
+            other = network(images(image_size + 32))
+    except Exception:  # one that takes no other size
+        return
+    if isinstance(other, Tensor) and other[0].numel() != feature_dim:
+        raise RecipeError(
+            f"{name} gives {feature_dim} numbers for images of {image_size} pixels and {other[0].numel()} for those of "
+            f"{image_size + 32}: a map laid flat, while f gives pooled features; take the mean over its places"
+        )
+
+
+def _kept(network: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Numbers an image that stay in memory for the backward pass, and in how many tensors."""
+    weights = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers(), images)}
+    with _Storages() as storages:
+        h = network(images)
+    gc.collect()
+    kept = storages.alive(without=weights | {h.untyped_storage()._cdata})
+    return sum(kept) // IMAGES, len(kept)
+
+
+def _recomputed(name: str, network: nn.Module, images: Tensor, activations: int) -> int | None:
+    """The same with its own checkpointing: what is kept, and of the rest one block at a time."""
+    library, _ = library_of(name)
+    if not library.checkpoint(network, True):
+        return None
+    try:
+        kept, count = _kept(network, images)
+    finally:
+        library.checkpoint(network, False)
+    return kept + max(0, activations - kept) // max(1, count)
+
+
+def _map_shapes(network: nn.Module, images: Tensor) -> tuple[tuple[int, int], ...]:
+    try:
+        with torch.no_grad():
+            h, maps = maps_of(network, images)
+            plain = network(images)
+    except Exception:  # a network may offer maps and not have four
+        return ()
+    square = len(maps) == STAGES and all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
+    return tuple((m.shape[1], m.shape[2]) for m in maps) if square and h.shape == plain.shape else ()
+
+
+class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers, without keeping it, the memory of each tensor that an operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._made: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                self._made[storage._cdata] = _weak(storage), storage.nbytes() // tensor.element_size()
+        return result
+
+    def alive(self, without: set[int]) -> list[int]:
+        """Numbers in each that is still held."""
+        return [n for key, (storage, n) in self._made.items() if key not in without and not storage.expired()]
+
+
+def _weak(storage: Any) -> Any:
+    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _left_as_they_were() -> Iterator[None]:
+    """The generator and the warnings filter of the process are not this module's."""
+    import warnings
+
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
