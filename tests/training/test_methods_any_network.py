@@ -330,7 +330,7 @@ def test_a_batch_norm_that_cannot_be_one_over_processes_is_refused(tiny: list[st
         ("amdim", "transformer"),
         ("colorization", "batch_norm"),
         ("colorization", "transformer"),
-        ("pirl", "transformer"),
+        ("pirl", "batch_norm"),  # of a transformer, timm fits positions to patches in float32
         ("cpc", "batch_norm"),
     ],
 )
