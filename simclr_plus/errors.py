@@ -16,6 +16,10 @@ class RecipeError(SimclrPlusError):
     exit_code = 2
 
 
+class ImageSizeError(RecipeError):
+    """A network does not take images of a size; whoever knows which keys decide that size names them."""
+
+
 class NotFoundError(SimclrPlusError):
     """A run, recipe, checkpoint or folder does not exist (exit code 3)."""
 

@@ -26,6 +26,14 @@ class Encoder(nn.Module):
         """h [B, feature_dim] and the maps "layer1" to "layer4" of one pass."""
         raise NotImplementedError
 
+    def check_maps(self, side: int) -> None:
+        """Raises RecipeError where h beside the maps is not h without, as libraries might have it."""
+
+    @property
+    def after_maps(self) -> list[nn.Parameter]:
+        """Parameters that h depends on and the last map does not; [] where h is the mean of that map."""
+        return []
+
     @property
     def named_weights(self) -> nn.Module:
         """The module under whose names the weights are kept in files for other projects."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from simclr_plus.encoders.encoder import Encoder
@@ -62,6 +63,25 @@ class ForeignEncoder(Encoder):
         if not maps:
             raise RecipeError(f"{self.title} gives no feature maps")
         return pooled(self.title, h), {f"layer{i}": m for i, m in enumerate(maps, start=1)}
+
+    def check_maps(self, side: int) -> None:
+        """Raises RecipeError where h beside the maps is not h without, on images of that side."""
+        training, pixels = self.training, torch.linspace(0, 1, 2 * 3 * side**2)
+        self.eval()
+        with torch.no_grad():
+            images = pixels.view(2, 3, side, side)
+            plain, beside = self(images), self.features_and_maps(images)[0]
+        self.train(training)
+        if not torch.allclose(plain, beside, rtol=0, atol=1e-4 * float(plain.abs().max())):
+            raise RecipeError(
+                f"{self.title} gives other features beside its maps than without, so that its maps are no use; take "
+                'another network of timm, or encoder.name = "resnet"'
+            )
+
+    @property
+    def after_maps(self) -> list[nn.Parameter]:
+        """Norms and layers behind the last map, as measured."""
+        return [self.network.get_parameter(key) for key, _ in self.architecture.figures.after_maps]
 
     @property
     def title(self) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from simclr_plus.encoders.architecture import INPUTS
@@ -104,11 +104,11 @@ class ForeignArchitecture:
 
     def multiply_add_count(self, image_size: int) -> int:
         """Multiplications, each with its addition, for one image forward."""
-        return self._at(image_size).figures.multiply_adds
+        return self.at(image_size).figures.multiply_adds
 
     def activation_count(self, image_size: int, recompute_blocks: bool = False) -> int:
         """Numbers that an image leaves for the backward pass, with its own activation checkpointing or without."""
-        figures = self._at(image_size).figures
+        figures = self.at(image_size).figures
         if not recompute_blocks:
             return figures.activations
         if figures.activations_recomputed is None:
@@ -120,10 +120,14 @@ class ForeignArchitecture:
 
     def map_shape(self, stage: int, image_size: int) -> tuple[int, int]:
         """Channels and side of the map of stage 1 to 4, the last four that the network offers."""
-        maps = self._at(image_size).figures.maps
+        maps = self.at(image_size).figures.maps
         if not maps:
             raise RecipeError(f"{self.name} gives no feature maps")
         return maps[stage - 1]
+
+    def at(self, image_size: int) -> ForeignArchitecture:
+        """The same, built for images of that side."""
+        return self if image_size == self.image_size else replace(self, image_size=image_size)
 
     def as_dict(self) -> dict[str, Any]:
         """The values by name, for a file's header."""
@@ -131,11 +135,6 @@ class ForeignArchitecture:
         values |= {"options": dict(self.options)} if self.options else {}
         values |= {"mean": self.mean, "std": self.std} if (self.mean, self.std) != ((0, 0, 0), (1, 1, 1)) else {}
         return values | ({"input": self.input} if self.input != "rgb" else {})
-
-    def _at(self, image_size: int) -> ForeignArchitecture:
-        if image_size == self.image_size:
-            return self
-        return ForeignArchitecture(self.name, self.options, image_size, self.mean, self.std, self.input)
 
 
 _OF_ONES_OWN = {"features_only", "in_chans", "num_classes", "progress", "scriptable"}

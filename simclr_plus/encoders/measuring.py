@@ -16,14 +16,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_plus.encoders.libraries import PATCH_EMBEDDINGS, library_of
-from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.errors import ImageSizeError, RecipeError, SimclrPlusError
+from simclr_plus.global_batch_norm import convert_global_batch_norm
 
 IMAGES = 2
 STAGES = 4  # maps that methods may ask for
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Of the batch norms of a network: how many; the fewest numbers of a channel that one of them sees of an image;
+    whether the rows of all are images.
+    """
+
+    count: int
+    fewest: int
+    rows_are_images: bool
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,8 @@ class Figures:
 
     activations_recomputed: with the network's own activation checkpointing; None where it has none.
     maps: channels and side of the last four feature maps; () where it offers none. unused: parameters of no part in h.
+    after_maps: those that h depends on and the last map does not, each with its shape.
+    fixed_size: whether it is built for one size. norms: what its batch norms see of an image.
     """
 
     feature_dim: int
@@ -42,6 +57,9 @@ class Figures:
     activations_recomputed: int | None
     maps: tuple[tuple[int, int], ...]
     unused: tuple[str, ...]
+    after_maps: tuple[tuple[str, tuple[int, ...]], ...]
+    fixed_size: bool
+    norms: Norms
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +69,7 @@ def figures_of(name: str, options: str, image_size: int) -> Figures:
     Raises RecipeError or NotFoundError, in a sentence, for one that there is not or that cannot be f.
     """
     device, network = _network(name, options, image_size)
-    size = f"on images of {image_size}x{image_size} pixels (augmentation.image_size)"
+    size = f"on images of {image_size}x{image_size} pixels"
 
     def images(side: int) -> Tensor:
         return torch.zeros(IMAGES, 3, side, side, device=device)
@@ -67,18 +85,24 @@ def figures_of(name: str, options: str, image_size: int) -> Figures:
         unused = tuple(key for key, p in parameters if p.grad is None)
         network.zero_grad(set_to_none=True)
         activations, _ = _kept(network, images(image_size))
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with FlopCounterMode(display=False) as counter:  # with gradients: its hooks fail on parameters without them
             network.eval()(images(image_size))
-        return Figures(
+        maps = _map_shapes(network, images(image_size))
+        figures = Figures(
             feature_dim=h.shape[1],
             parameters=sum(p.numel() for key, p in parameters if key not in unused),
             patch_embedding=sum(p.numel() for key, p in parameters if is_patch_embedding(key)),
             multiply_adds=counter.get_total_flops() // (2 * IMAGES),
             activations=activations,
             activations_recomputed=_recomputed(name, network.train(), images(image_size), activations),
-            maps=_map_shapes(network.eval(), images(image_size)),
+            maps=maps,
             unused=unused,
+            after_maps=_after_maps(network, images(image_size), set(unused)) if maps else (),
+            fixed_size=_is_of_one_size(name, options),
+            norms=_norms(network, images(image_size)),
         )
+        _require_known_norms(name, network)
+        return figures
 
 
 def is_patch_embedding(parameter: str) -> bool:
@@ -115,11 +139,12 @@ def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
 def _network(name: str, options: str, image_size: int) -> tuple[str, nn.Module]:
     """Where it was built, and it."""
     library, rest = library_of(name)
-    arguments = json.loads(options)
+    arguments, built = json.loads(options), False
     for device in ("meta", "cpu"):
         try:
             with torch.device(device), torch.random.fork_rng(devices=[]):
                 network = library.create(rest, arguments, image_size)
+            built = True
             with _left_as_they_were():
                 network.eval()(torch.zeros(IMAGES, 3, image_size, image_size, device=device))
             return device, network
@@ -128,9 +153,10 @@ def _network(name: str, options: str, image_size: int) -> tuple[str, nn.Module]:
         except Exception as error:  # whatever a library or a function of one's own raises
             refusal = error
     told = f" with encoder.options = {arguments}" if arguments else ""
-    raise RecipeError(
-        f"{name}{told} does not take images of {image_size}x{image_size} pixels (augmentation.image_size): "
-        f"{_first_line(refusal)}"
+    if not built and not library.size_option(rest, arguments):
+        raise RecipeError(f"{name}{told} cannot be built: {_first_line(refusal)}") from None
+    raise ImageSizeError(
+        f"{name}{told} does not take images of {image_size}x{image_size} pixels: {_first_line(refusal)}"
     ) from None
 
 
@@ -138,7 +164,7 @@ def _output(name: str, network: nn.Module, images: Tensor, size: str) -> Any:
     try:
         return network(images)
     except Exception as error:
-        raise RecipeError(f"{name} fails {size}: {_first_line(error)}") from None
+        raise ImageSizeError(f"{name} fails {size}: {_first_line(error)}") from None
 
 
 def _require_pooled(
@@ -180,6 +206,7 @@ def _recomputed(name: str, network: nn.Module, images: Tensor, activations: int)
 
 
 def _map_shapes(network: nn.Module, images: Tensor) -> tuple[tuple[int, int], ...]:
+    network.eval()
     try:
         with torch.no_grad():
             h, maps = maps_of(network, images)
@@ -188,6 +215,47 @@ def _map_shapes(network: nn.Module, images: Tensor) -> tuple[tuple[int, int], ..
         return ()
     square = len(maps) == STAGES and all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
     return tuple((m.shape[1], m.shape[2]) for m in maps) if square and h.shape == plain.shape else ()
+
+
+def _after_maps(network: nn.Module, images: Tensor, unused: set[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    network.train().zero_grad()
+    maps_of(network, images)[1][-1].sum().backward()  # type: ignore[no-untyped-call]
+    after = tuple(
+        (key, tuple(p.shape))
+        for key, p in network.named_parameters()
+        if p.requires_grad and p.grad is None and key not in unused
+    )
+    network.zero_grad()
+    return after
+
+
+def _is_of_one_size(name: str, options: str) -> bool:
+    library, rest = library_of(name)
+    return bool(library.size_option(rest, json.loads(options)))
+
+
+def _norms(network: nn.Module, images: Tensor) -> Norms:
+    seen: list[tuple[int, int]] = []  # rows, numbers of a channel in all rows
+
+    def look(_norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        x = inputs[0]
+        seen.append((len(x), x.numel() // x.shape[1]))
+
+    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, _BatchNorm)]
+    with torch.no_grad():
+        network.eval()(images)
+    for hook in hooks:
+        hook.remove()
+    fewest = min((numbers for _, numbers in seen), default=0) // len(images)
+    return Norms(len(seen), fewest, all(rows == len(images) for rows, _ in seen))
+
+
+def _require_known_norms(name: str, network: nn.Module) -> None:
+    """RecipeError for a batch norm that does more than one of PyTorch or timm: it cannot be one over processes."""
+    try:
+        convert_global_batch_norm(network)
+    except ValueError as error:
+        raise RecipeError(f"{name} cannot be trained: {error}") from None
 
 
 class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]

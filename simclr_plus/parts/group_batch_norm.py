@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from simclr_plus.distributed import sum_over_processes, world_size
-from simclr_plus.global_batch_norm import GlobalBatchNorm, _take_in, convert_global_batch_norm
+from simclr_plus.global_batch_norm import GlobalBatchNorm, _GlobalBatchNormAct, _take_in, convert_global_batch_norm
 
 
 class GroupBatchNorm(GlobalBatchNorm):
@@ -52,6 +52,10 @@ class GroupBatchNorm(GlobalBatchNorm):
         return torch.cat(outputs)
 
 
+class _GroupBatchNormAct(_GlobalBatchNormAct, GroupBatchNorm):
+    """The same of a norm of timm's that drops and activates what it has normalised."""
+
+
 def group_batch_norm(model: nn.Module, rows: int) -> nn.Module:
     """Make every batch norm of a model one over groups of `rows` rows, in place; 0: over the global batch.
 
@@ -62,10 +66,11 @@ def group_batch_norm(model: nn.Module, rows: int) -> nn.Module:
         raise ValueError(f"rows = {rows}; groups have 1 row or more, 0 is the global batch")
     for layer in convert_global_batch_norm(model).modules():
         if isinstance(layer, GlobalBatchNorm):
-            if type(layer).forward not in (GlobalBatchNorm.forward, GroupBatchNorm.forward):
+            with_activation = type(layer).forward is _GlobalBatchNormAct.forward
+            if not with_activation and type(layer).forward not in (GlobalBatchNorm.forward, GroupBatchNorm.forward):
                 raise ValueError(f"{type(layer).__name__} does more than a batch norm, which would be lost; replace it")
             layer.dimensions = layer.dimensions  # of the class that it had
-            layer.__class__ = GroupBatchNorm
+            layer.__class__ = _GroupBatchNormAct if with_activation else GroupBatchNorm
     for layer in model.modules():
         if isinstance(layer, GroupBatchNorm):
             layer.rows = rows

@@ -17,7 +17,7 @@ from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe.keys import Loss
 from simclr_plus.recipe.method_keys import METHODS, MethodKeys, SimCLRKeys
-from simclr_plus.recipe.recipe import Recipe, documented_keys
+from simclr_plus.recipe.recipe import OF_RESNETS, Recipe, documented_keys
 from simclr_plus.recipe.variants import fill_in, forget
 
 # what a recorded recipe meant, which holds every key of its time, when these keys were not there yet
@@ -91,9 +91,21 @@ def _choose_method(values: dict[str, Any], origin: str) -> None:
         section, _, name = key.partition(".")
         if section == "augmentation" and of_simclr and name != "image_size":
             continue
+        if section == "encoder" and _does_without(values.get("encoder"), name, value):
+            continue
         table = values.setdefault(section, {})
         if isinstance(table, dict):
             table.setdefault(name, value)
+
+
+def _does_without(encoder: Any, key: str, value: Any) -> bool:
+    """Whether a method's usual value of a key is not for that network, which lacks the key or has weights that say it.
+
+    Colors that a method hides are hidden from such a network too.
+    """
+    if not isinstance(encoder, dict) or encoder.get("name", "resnet") == "resnet":
+        return False
+    return key in OF_RESNETS or (bool(encoder.get("pretrained")) and value != "lightness")
 
 
 def _refuse_a_loss_that_is_not_read(values: dict[str, Any], overrides: list[str]) -> None:

@@ -35,6 +35,7 @@ from simclr_plus.recipe.paths import whole_path
 _COLORS = ("brightness", "contrast", "saturation", "hue")
 _BY_NAME = {"name", "options", "pretrained", "download", "freeze_patch_embedding"}  # keys of a network by name
 _OF_BOTH = {"name", "mean", "std", "input"}
+OF_RESNETS = set(Encoder.model_fields) - _BY_NAME - _OF_BOTH  # keys that a network by name does not read
 _FOR_SOME = {section for keys in METHODS.values() for section in keys.reads}  # sections that not all methods read
 
 
@@ -66,7 +67,7 @@ class Recipe(Section):
         e = self.encoder
         if e.is_resnet:
             return Architecture(**e.model_dump(exclude=_BY_NAME))
-        return ForeignArchitecture(e.name, e.options, self.augmentation.image_size, e.mean, e.std, e.input)
+        return ForeignArchitecture(e.name, e.options, self.method.image_side(self), e.mean, e.std, e.input)
 
     @property
     def network(self) -> dict[str, Any]:
@@ -232,8 +233,8 @@ class Recipe(Section):
             changed = self._changed(section, set(type(getattr(self, section)).model_fields))
             if changed:
                 yield f'{changed} nothing with method.name = "{self.method.name}"'
-        unread = _BY_NAME if self.encoder.is_resnet else set(Encoder.model_fields) - _BY_NAME
-        changed = self._changed("encoder", unread - _OF_BOTH)
+        unread = _BY_NAME - _OF_BOTH if self.encoder.is_resnet else OF_RESNETS
+        changed = self._changed("encoder", unread)
         if changed:
             yield f'{changed} nothing with encoder.name = "{self.encoder.name}"'
 

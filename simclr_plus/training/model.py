@@ -27,6 +27,8 @@ def build_encoder(recipe: Recipe) -> Encoder:
 def build_model(recipe: Recipe, classes: int, images: int = 0) -> Method:
     """The whole network for a number of training images; classes = 0 builds no probe."""
     encoder = build_encoder(recipe)
+    if recipe.method.reads_maps:
+        encoder.check_maps(recipe.augmentation.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.training.seed + 1)
         model = METHODS[recipe.method.name](recipe, encoder, images)

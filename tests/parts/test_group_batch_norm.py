@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from simclr_plus.encoders import ResNet
-from simclr_plus.global_batch_norm import GlobalBatchNorm1d, convert_global_batch_norm
+from simclr_plus.global_batch_norm import GlobalBatchNorm1d, GlobalBatchNorm2d, convert_global_batch_norm
 from simclr_plus.parts.group_batch_norm import average_running_statistics, group_batch_norm
 
 
@@ -99,6 +99,23 @@ def test_in_one_process_there_is_nothing_to_average() -> None:
     assert all(torch.equal(value, before[name]) for name, value in grouped.state_dict().items())
 
 
-def test_a_norm_that_activates_too_is_refused() -> None:
+def test_a_norm_of_timm_that_activates_too_does_so_in_each_group() -> None:
+    norm = group_batch_norm(timm.layers.BatchNormAct2d(4, act_layer=nn.SiLU), 2)
+    x = torch.randn(4, 4, 3, 3)
+    expected = torch.cat([nn.functional.silu(nn.BatchNorm2d(4)(part)) for part in x.split(2)])
+    assert torch.allclose(norm(x), expected, atol=1e-6)
+    running = norm.running_mean.clone()
+    assert torch.allclose(running, 0.1 * x.mean(dim=(0, 2, 3)), atol=1e-6)
+    assert torch.allclose(norm.eval()(x), nn.functional.silu(nn.functional.batch_norm(x, running, norm.running_var)))
+
+
+class Doubled(GlobalBatchNorm2d):
+    """Does more than a batch norm."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+def test_a_norm_that_does_more_is_refused() -> None:
     with pytest.raises(ValueError, match="does more than a batch norm"):
-        group_batch_norm(timm.layers.BatchNormAct2d(4), 2)
+        group_batch_norm(Doubled(4), 2)

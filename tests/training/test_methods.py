@@ -9,6 +9,7 @@ import pytest
 import torch
 from method_settings import LEARNING, LEARNS, TINY
 from safetensors import safe_open
+from sections_told import require_that_the_section_tells
 
 from simclr_plus.checks.proof import Case, prove
 from simclr_plus.datasets.images import Images
@@ -20,7 +21,7 @@ from simclr_plus.recipe import load_recipe, method_keys, parse_recipe
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.methods.catalogue import METHODS
-from simclr_plus.training.model import blank_batch, build_encoder, build_model, through
+from simclr_plus.training.model import build_encoder
 from simclr_plus.training.monitor import knn_images_of
 from simclr_plus.training.trainer import train
 from simclr_plus.weights.encoder_files import load_encoder
@@ -71,29 +72,7 @@ def test_each_method_has_a_class_a_section_and_a_paper() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_what_a_section_says_of_its_method_is_what_is_built(tiny: list[str], name: str) -> None:
-    """Rows through f, parameters beside it, the columns that a line of metrics has."""
-    recipe = load_recipe("demo", [*tiny, f"method.name={name}", *TINY[name]])
-    model = build_model(recipe, 10, 256)
-    batch = blank_batch(recipe, 4, CPU, torch.float32)
-    inputs = model.prepare(batch)
-    pictures = [inputs.images, *(x for x in inputs.more.values() if x.ndim == 4)]
-    pixels = sum(x.shape[0] * x.shape[2] * x.shape[3] for x in pictures) / recipe.augmentation.image_size**2
-    assert (
-        pixels == pytest.approx(recipe.method.pixels(recipe) * 4) and len(batch.views) == recipe.method.view_count * 4
-    )
-    parts = {"encoder": 0, "probe": 0, "beside": 0}
-    for part, parameter in model.named_parameters():
-        if not parameter.requires_grad:  # a network that follows another
-            continue
-        parts[part.partition(".")[0] if part.startswith(("encoder.", "probe.")) else "beside"] += parameter.numel()
-    assert model.encoder.title == recipe.encoder_title and model.encoder.feature_dim == recipe.feature_dim
-    assert parts["encoder"] == recipe.method.encoder_parameters(recipe) and parts["probe"] > 0
-    assert parts["beside"] == recipe.method.parameters_beside(recipe, 256)
-    result = model.loss(through(model, inputs, recipe), inputs)
-    columns = {figure.column for figure in recipe.method.figures(recipe)}
-    assert columns <= result.metrics().keys()
-    assert len(result.features) % 4 == 0 and not result.features.requires_grad
-    assert result.objective.requires_grad and not result.loss.requires_grad
+    require_that_the_section_tells(load_recipe("demo", [*tiny, f"method.name={name}", *TINY[name]]))
 
 
 @pytest.mark.slow

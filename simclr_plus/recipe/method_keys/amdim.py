@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys, Sections
+from simclr_plus.recipe.method_keys.base import Collapse, Figure, MethodKeys, Sections, named
 
 
 class AMDIMKeys(MethodKeys):
@@ -15,6 +15,7 @@ class AMDIMKeys(MethodKeys):
 
     compares_images: ClassVar[bool] = True
     trains_whole_pass: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "augmentation.min_scale": 0.3,
         "augmentation.strength": 0.5,  # 0.4, 0.4, 0.4, 0.1 of the authors' datasets.py
@@ -29,7 +30,10 @@ class AMDIMKeys(MethodKeys):
     units: Annotated[int, Field(ge=0, description="dimensions that are compared; 0: those of h")] = 0
     stages: Annotated[
         tuple[Annotated[int, Field(ge=1, le=4)], Annotated[int, Field(ge=1, le=4)]],
-        Field(strict=False, description="groups of the ResNet whose maps are the fine and the coarse one"),
+        Field(
+            strict=False,
+            description="groups of the ResNet, or of the last four maps of a network by name: fine and coarse",
+        ),
     ] = (3, 4)
     grids: Annotated[
         tuple[Annotated[int, Field(ge=2)], Annotated[int, Field(ge=2)]],
@@ -54,17 +58,24 @@ class AMDIMKeys(MethodKeys):
         return "sum of three cross entropies of places"
 
     def chance_loss(self, recipe: Sections) -> float | None:
-        """Of scores of zero: the logarithm of a place and those of all other images, for each task."""
+        """Of scores of zero: the logarithm of a place and those of all other images, for each task.
+
+        None for a network by name: its maps would have to be measured.
+        """
+        if not recipe.encoder.is_resnet:
+            return None
         fine, coarse = self.sides(recipe)
         others = recipe.training.batch_size - 1
         return 2 * math.log(1 + coarse**2 * others) + math.log(1 + fine**2 * others)
 
     def figures(self, recipe: Sections) -> tuple[Figure, ...]:
         """How often the whole of a view finds a place of the other one; how large the scores are."""
-        fine, coarse = (1 / (1 + side**2 * (recipe.training.batch_size - 1)) for side in self.sides(recipe))
+        chance: list[float | None] = [None, None]
+        if recipe.encoder.is_resnet:
+            chance = [1 / (1 + side**2 * (recipe.training.batch_size - 1)) for side in self.sides(recipe)]
         return (
-            Figure("coarse_accuracy", "coarse places", coarse),
-            Figure("fine_accuracy", "fine places", fine),
+            Figure("coarse_accuracy", "coarse places", chance[1]),
+            Figure("fine_accuracy", "fine places", chance[0]),
             Figure("score_size", "size of scores", None, share=False),
         )
 
@@ -85,16 +96,21 @@ class AMDIMKeys(MethodKeys):
         return whole + sum(units * (2 * c + units + 1 + 2) for c in channels)
 
     def problem(self, recipe: Sections) -> str:
-        """Places must be several, and the fine map finer."""
+        """The fine map must be finer."""
         fine, coarse = self.stages
         if fine >= coarse:
             return f"method.stages = {list(self.stages)} names no finer map and a coarser one; use [3, 4]"
-        size = recipe.augmentation.image_size
-        side = recipe.architecture.map_shape(coarse, size)[1]
-        if side < 2:
-            return (
-                f'method.stages = {list(self.stages)}: with encoder.stem = "{recipe.encoder.stem}" and '
-                f"augmentation.image_size = {size} the coarse map is a single place; use "
-                'encoder.stem = "cifar", larger images or earlier stages'
-            )
         return ""
+
+    def problem_of_network(self, recipe: Sections) -> str:
+        """Places must be several."""
+        if problem := super().problem_of_network(recipe):
+            return problem
+        size = recipe.augmentation.image_size
+        if recipe.architecture.map_shape(self.stages[1], size)[1] >= 2:
+            return ""
+        stem = 'encoder.stem = "cifar", ' if recipe.encoder.is_resnet else ""
+        return (
+            f"method.stages = {list(self.stages)}: with {named(recipe)} and augmentation.image_size = {size} the "
+            f"coarse map is a single place; use {stem}larger images or earlier stages"
+        )

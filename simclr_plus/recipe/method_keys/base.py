@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -9,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.recipe.keys import Augmentation, Data, Encoder, Head, Loss, Optimizer, Section, Training
+from simclr_plus.recipe.method_keys.networks_by_name import problem_of_maps, problem_of_sizes
 
 
 class Sections(Protocol):
@@ -55,6 +57,12 @@ class Sections(Protocol):
         """The loop."""
 
 
+def named(recipe: Sections) -> str:
+    """What decides how large the maps of f are, as a user reads it: the stem of a ResNet, the name of another."""
+    e = recipe.encoder
+    return f'encoder.stem = "{e.stem}"' if e.is_resnet else f'encoder.name = "{e.name}"'
+
+
 @dataclass(frozen=True)
 class Figure:
     """What a method logs beside its loss: its column in metrics.jsonl, its name, its value for features of no use.
@@ -89,6 +97,8 @@ class MethodKeys(Section):
     learns_labels: ClassVar[bool] = False  # then only labelled images that no evaluation holds out are trained on
     compares_images: ClassVar[bool] = False  # whether the images of a batch are told from each other
     trains_whole_pass: ClassVar[bool] = True  # of f from images to h, which is compiled; not one that gives maps
+    reads_maps: ClassVar[bool] = False  # of f, beside h
+    trains_by_last_map: ClassVar[bool] = False  # alone: what lies behind that map stays as it began
     defaults: ClassVar[dict[str, Any]] = {}  # of keys of other sections, where a recipe does not give them
     paths: ClassVar[tuple[str, ...]] = ()  # its keys that name files; a run records them whole
     refused_operations: ClassVar[Mapping[str, str]] = {}  # of augmentation.operations, and what each does
@@ -147,6 +157,15 @@ class MethodKeys(Section):
         """Bytes of what is kept beside parameters on each process: banks, queues, networks that follow; n images."""
         return 0
 
+    def image_side(self, recipe: Sections) -> int:
+        """Side of the images that f is built for: those of training."""
+        return recipe.augmentation.image_size
+
+    def sizes_shown(self, recipe: Sections) -> dict[int, str]:
+        """Sides of all images that f sees, in training and evaluation, each with the keys that decide it."""
+        size = recipe.augmentation.image_size
+        return {size: f"augmentation.image_size = {size}"}
+
     def resnet(self, recipe: Sections) -> Architecture:
         """The ResNet that it trains, or each of several alike; of a recipe whose f is one."""
         assert isinstance(recipe.architecture, Architecture)
@@ -169,16 +188,23 @@ class MethodKeys(Section):
         trained = recipe.architecture.parameter_count()
         if isinstance(recipe.architecture, ForeignArchitecture) and recipe.encoder.freeze_patch_embedding:
             trained -= recipe.architecture.figures.patch_embedding
+        if isinstance(recipe.architecture, ForeignArchitecture) and self.trains_by_last_map:
+            trained -= sum(math.prod(shape) for _, shape in recipe.architecture.figures.after_maps)
         return trained
 
     def activation_count(self, recipe: Sections, *, recompute_blocks: bool) -> int:
         """Numbers that it leaves for the backward pass of a view's pixels."""
-        size = recipe.augmentation.image_size
-        return recipe.architecture.activation_count(size, recompute_blocks=recompute_blocks)
+        side, f = recipe.augmentation.image_size, recipe.architecture
+        if isinstance(f, ForeignArchitecture):  # which may take patches and no views
+            return f.activation_count(f.image_size, recompute_blocks=recompute_blocks) * side**2 // f.image_size**2
+        return f.activation_count(side, recompute_blocks=recompute_blocks)
 
     def multiply_adds(self, recipe: Sections) -> int:
         """Multiplications, each with its addition, of a view's pixels forward through it."""
-        return recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
+        side, f = recipe.augmentation.image_size, recipe.architecture
+        if isinstance(f, ForeignArchitecture):
+            return f.multiply_add_count(f.image_size) * side**2 // f.image_size**2
+        return f.multiply_add_count(side)
 
     def second_law(self, recipe: Sections) -> dict[str, Any] | None:
         """Another kind of view of each image, as changes to the law of the views; None: there is none."""
@@ -189,8 +215,17 @@ class MethodKeys(Section):
         return ""
 
     def problem_of_network(self, recipe: Sections) -> str:
-        """Why it cannot work with that f, as far as its maps and sizes tell, with the remedy; "" where it can."""
-        return ""
+        """Why it cannot work with that f, as far as its maps and sizes tell, with the remedy; "" where it can.
+
+        A network by name is measured for it, which takes seconds, and may raise a RecipeError of its own.
+        """
+        f = recipe.architecture
+        if not isinstance(f, ForeignArchitecture):
+            return ""
+        problem = problem_of_sizes(self.name, f, self.sizes_shown(recipe))
+        if self.reads_maps and not problem:
+            return problem_of_maps(self.name, f, last_alone=self.trains_by_last_map)
+        return problem
 
     def problem_of_operations(self, recipe: Sections) -> str:
         """The first of augmentation.operations that is refused, with the remedy; "" where there is none."""

@@ -18,6 +18,8 @@ class ColorizationKeys(ColorKeys):
     """Colorization (Zhang, Isola, Efros 2016): from lightness, which of 313 colors has each place of the image?"""
 
     trains_whole_pass: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = True
+    trains_by_last_map: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {
         "data.name": "places",  # the usual set is gray
         "augmentation.jitter_prob": 0.0,
@@ -35,9 +37,7 @@ class ColorizationKeys(ColorKeys):
     noted_above: ClassVar[float] = 0.5
     name: Literal["colorization"]
     hidden_dim: Annotated[int, Field(gt=0, description="channels of the head's 3x3 convolution")] = 512
-    label_stride: Annotated[
-        int, Field(ge=0, description="pixels from label to label; 0: 8 with the ImageNet stem, 4 with CIFAR's")
-    ] = 0
+    label_stride: Annotated[int, Field(ge=0, description="pixels from label to label; 0: 8, with CIFAR's stem 4")] = 0
     neighbours: Annotated[
         int, Field(ge=1, le=COLORS, description="colors that share a label; authors' code 10, their text 5")
     ] = 10
@@ -55,7 +55,8 @@ class ColorizationKeys(ColorKeys):
 
     def stride(self, recipe: Sections) -> int:
         """Pixels from label to label: a quarter of the last map's, or half where that is small."""
-        return self.label_stride or (8 if recipe.encoder.stem == "imagenet" else 4)
+        small = recipe.encoder.is_resnet and recipe.encoder.stem != "imagenet"
+        return self.label_stride or (4 if small else 8)
 
     def loss_title(self, recipe: Sections) -> str:
         """Of the colors."""
@@ -74,8 +75,8 @@ class ColorizationKeys(ColorKeys):
 
     def parameters_beside(self, recipe: Sections, images: int) -> int:
         """A 3x3 convolution with batch norm and a 1x1 convolution, with biases."""
-        hidden = self.hidden_dim
-        return (9 * recipe.feature_dim + 1 + 2) * hidden + (hidden + 1) * COLORS
+        hidden, (channels, _) = self.hidden_dim, recipe.architecture.map_shape(4, recipe.augmentation.image_size)
+        return (9 * channels + 1 + 2) * hidden + (hidden + 1) * COLORS
 
     def problem(self, recipe: Sections) -> str:
         """Gray images, color in the input, colors that are changed."""

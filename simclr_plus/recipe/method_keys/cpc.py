@@ -80,6 +80,16 @@ class CPCKeys(MethodKeys):
         """Candidates of a prediction."""
         return (self.candidates or recipe.training.batch_size) * self.geometry(recipe)[2] ** 2
 
+    def image_side(self, recipe: Sections) -> int:
+        """That of a patch."""
+        return self.geometry(recipe)[0]
+
+    def sizes_shown(self, recipe: Sections) -> dict[int, str]:
+        """Patches, in training and evaluation."""
+        size, side = recipe.augmentation.image_size, self.geometry(recipe)[0]
+        keys = f"method.patch = {side}" if self.patch else f"a quarter of augmentation.image_size = {size}"
+        return {side: f"patches of {keys}"}
+
     def pixels(self, recipe: Sections) -> float:
         """All patches, which overlap."""
         side, _, count = self.geometry(recipe)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections
+from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections, named
 
 HIDDEN = (1000, 200)  # of the discriminator
 FEWEST_PLACES = 4  # of a side
@@ -19,6 +19,7 @@ class DIMKeys(MethodKeys):
 
     compares_images: ClassVar[bool] = True
     trains_whole_pass: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = True
     defaults: ClassVar[dict[str, Any]] = {  # the paper changes no image
         "augmentation.min_scale": 1.0,
         "augmentation.flip_prob": 0.0,
@@ -33,7 +34,14 @@ class DIMKeys(MethodKeys):
     ] = "nce"
     units: Annotated[int, Field(gt=0, description="dimensions whose product is a score")] = 2048
     global_dim: Annotated[int, Field(gt=0, description="dimensions of the linear layer on h that stands for it")] = 64
-    stage: Annotated[int, Field(ge=1, le=4, description="group of the ResNet whose map has the places")] = 3
+    stage: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=4,
+            description="group of the ResNet, or of the last four maps of a network by name, whose map has the places",
+        ),
+    ] = 3
     grid: Annotated[int, Field(ge=FEWEST_PLACES, description="places a side that are read of the map, at the most")] = 8
     prior_weight: Annotated[
         float, Field(ge=0, description="gamma: of matching that layer to uniform noise, by a discriminator; 0: none")
@@ -53,16 +61,19 @@ class DIMKeys(MethodKeys):
         return titles[self.objective]
 
     def chance_loss(self, recipe: Sections) -> float | None:
-        """Of scores of zero."""
+        """Of scores of zero; None where maps would have to be measured for it."""
         if self.objective != "nce":
             return 0.0
+        if not recipe.encoder.is_resnet:
+            return None
         places, others = self.side(recipe) ** 2, recipe.training.batch_size - 1
         return math.log(1 + places * others + (0 if self.exact_mask else places * math.exp(-10)))
 
     def figures(self, recipe: Sections) -> tuple[Figure, ...]:
         """How often a place is found; both sides of the prior, the discriminator's against knowing nothing."""
         others = recipe.training.batch_size - 1
-        found = Figure("place_accuracy", "places found", 1 / (1 + self.side(recipe) ** 2 * others))
+        chance = 1 / (1 + self.side(recipe) ** 2 * others) if recipe.encoder.is_resnet else None
+        found = Figure("place_accuracy", "places found", chance)
         if not self.prior_weight:
             return (found,)
         return (
@@ -79,14 +90,16 @@ class DIMKeys(MethodKeys):
         discriminator = sum((a + 1) * b for a, b in pairwise(widths)) if self.prior_weight else 0
         return (recipe.feature_dim + 1) * self.global_dim + networks + discriminator
 
-    def problem(self, recipe: Sections) -> str:
+    def problem_of_network(self, recipe: Sections) -> str:
         """There must be places."""
+        if problem := super().problem_of_network(recipe):
+            return problem
         size = recipe.augmentation.image_size
         side = recipe.architecture.map_shape(self.stage, size)[1]
         if side >= FEWEST_PLACES:
             return ""
+        stem = 'encoder.stem = "cifar", ' if recipe.encoder.is_resnet else ""
         return (
-            f'method.stage = {self.stage}: with encoder.stem = "{recipe.encoder.stem}" and '
-            f"augmentation.image_size = {size} its map has {side}x{side} places; use "
-            'encoder.stem = "cifar", larger images or an earlier stage'
+            f"method.stage = {self.stage}: with {named(recipe)} and augmentation.image_size = {size} its map has "
+            f"{side}x{side} places; use {stem}larger images or an earlier stage"
         )

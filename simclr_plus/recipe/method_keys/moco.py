@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections
 
 
@@ -90,7 +91,7 @@ class MoCoKeys(MethodKeys):
 
     def memory_beside(self, recipe: Sections, images: int) -> int:
         """The key network, its head, the queue."""
-        numbers = self.encoder_parameters(recipe) + self.parameters_beside(recipe, images)
+        numbers = recipe.architecture.parameter_count() + self.parameters_beside(recipe, images)
         return 4 * (numbers + self.queue * self.output_dim)
 
     def problem(self, recipe: Sections) -> str:
@@ -103,12 +104,29 @@ class MoCoKeys(MethodKeys):
                 f"method.queue = {self.queue} does not divide into the {keys} keys of a step (training.batch_size = "
                 f"{batch}{both}); use method.queue = {f'{below} or ' if below else ''}{above}"
             )
-        if self.norm_group == 1 and recipe.architecture.map_shape(4, recipe.augmentation.image_size)[1] == 1:
+        return self.problem_of_share(recipe, batch)
+
+    def problem_of_network(self, recipe: Sections) -> str:
+        """A batch norm needs several numbers, and rows that are images."""
+        if problem := super().problem_of_network(recipe):
+            return problem
+        f = recipe.architecture
+        if isinstance(f, ForeignArchitecture):
+            norms = f.figures.norms
+            if self.norm_group and norms.count and not norms.rows_are_images:
+                return (
+                    f'method.norm_group = {self.norm_group}: batch norms of encoder.name = "{f.name}" see rows that '
+                    "are no images, of which no group can be told; use method.norm_group = 0, the global batch"
+                )
+            single = norms.fewest == 1
+        else:
+            single = f.map_shape(4, recipe.augmentation.image_size)[1] == 1
+        if self.norm_group == 1 and single:
             return (
                 "method.norm_group = 1: f's last maps have a single place, of which a batch norm sees one number; use "
                 "method.norm_group = 32, or 0 for the global batch"
             )
-        return self.problem_of_share(recipe, batch)
+        return ""
 
     def problem_of_share(self, recipe: Sections, share: int) -> str:
         """Groups do not reach over processes."""

@@ -49,6 +49,11 @@ class PatchKeys(MethodKeys):
         """Where the patches lie."""
         return PatchGrid(self.crop, self.cells, self.jitter)
 
+    def sizes_shown(self, recipe: Sections) -> dict[int, str]:
+        """Patches in training, whole images in evaluation."""
+        keys = f"patches of method.crop = {self.crop} and method.jitter = {self.jitter}"
+        return super().sizes_shown(recipe) | {self.patch_grid.side: keys}
+
     def pixels(self, recipe: Sections) -> float:
         """The patches', in pixels of a view, which is the size that h is evaluated at as well."""
         grid = self.patch_grid

@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.parts.patch_grid import PatchGrid, proportional_grid
 from simclr_plus.recipe.keys import Share
 from simclr_plus.recipe.method_keys import memory
-from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections
+from simclr_plus.recipe.method_keys.base import Figure, MethodKeys, Sections, named
 
 SMALLEST_MAP = 2  # places a side that a patch leaves to the third group of the ResNet
 
@@ -95,25 +96,45 @@ class PIRLKeys(MethodKeys):
         return memory.bank_bytes(images, self.output_dim)
 
     def problem(self, recipe: Sections) -> str:
-        """No noise for noise-contrastive estimation; patches that leave nothing of f's maps."""
+        """No noise for noise-contrastive estimation; patches that are too small."""
         problem = memory.problem_of_nce("objective", self.objective, self.negatives)
         return problem or (self._problem_of_patches(recipe) if self.weight else "")
 
     def _problem_of_patches(self, recipe: Sections) -> str:
-        size, stem = recipe.augmentation.image_size, recipe.encoder.stem
+        size = recipe.augmentation.image_size
         try:
-            side = self.patch_grid(recipe).side
+            _ = self.patch_grid(recipe)
         except ValueError:
             return (
                 f"augmentation.image_size = {size} with method.grid = {self.grid}: patches are to be 8 pixels or more; "
                 "use larger views (26 or more with method.grid = 3), or a smaller grid"
             )
-        if recipe.architecture.map_shape(3, side)[1] < SMALLEST_MAP:
-            return (
-                f'encoder.stem = "{stem}" leaves a single place of patches of {side} pixels (augmentation.image_size = '
-                f'{size}) to the third group; use encoder.stem = "cifar", or larger views'
-            )
         return ""
+
+    def sizes_shown(self, recipe: Sections) -> dict[int, str]:
+        """Whole images, and patches."""
+        sizes = super().sizes_shown(recipe)
+        if not self.weight:
+            return sizes
+        size = recipe.augmentation.image_size
+        keys = f"patches of method.grid = {self.grid} and augmentation.image_size = {size}"
+        return sizes | {self.patch_grid(recipe).side: keys}
+
+    def problem_of_network(self, recipe: Sections) -> str:
+        """Patches that leave nothing of f's maps, where it has some."""
+        problem, f = super().problem_of_network(recipe), recipe.architecture
+        if problem or not self.weight:
+            return problem
+        side = self.patch_grid(recipe).side
+        if isinstance(f, ForeignArchitecture) and not f.at(side).figures.maps:
+            return ""
+        if f.map_shape(3, side)[1] >= SMALLEST_MAP:
+            return ""
+        group, remedy = ("group", 'encoder.stem = "cifar", or ') if recipe.encoder.is_resnet else ("map", "")
+        return (
+            f"{named(recipe)} leaves a single place of patches of {side} pixels (augmentation.image_size = "
+            f"{recipe.augmentation.image_size}) to the third {group}; use {remedy}larger views"
+        )
 
     @property
     def _loss(self) -> str:

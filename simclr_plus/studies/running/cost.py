@@ -71,7 +71,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
         if key not in timed:
             say(f"timing {recipe.architecture.title} on {size} pixels")
             timed[key] = seconds_per_image(recipe, threads) / processes
-        work = untimed.architecture.multiply_add_count(size) / recipe.architecture.multiply_add_count(size)
+        work = untimed.method.multiply_adds(untimed) / recipe.method.multiply_adds(recipe)
         total += timed[key] * work * seen
     done = sum(planned.is_done(cell) for cell in planned.cells)
     return Cost(planned.total, done, round(images), total / at_once)
@@ -79,7 +79,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
 
 def _timed_in_place_of(recipe: Recipe) -> Recipe:
     """The recipe itself, or with width 1 where two images are too much work for a timed step."""
-    work = 2 * recipe.method.pixels(recipe) * recipe.architecture.multiply_add_count(recipe.augmentation.image_size)
+    work = 2 * recipe.method.pixels(recipe) * recipe.method.multiply_adds(recipe)
     if work <= TIMED_WORK[_device().type] or recipe.encoder.width <= 1:
         return recipe
     return recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"width": 1.0})})
@@ -91,8 +91,8 @@ def _device() -> torch.device:
 
 def seconds_per_image(recipe: Recipe, threads: int) -> float:
     """Of one training step without the making of views: the better of two after a first, of slow ones the second."""
-    device, size = _device(), recipe.augmentation.image_size
-    work = recipe.method.pixels(recipe) * recipe.architecture.multiply_add_count(size)
+    device = _device()
+    work = recipe.method.pixels(recipe) * recipe.method.multiply_adds(recipe)
     smallest, count = recipe.method.smallest_batch, min(TIMED_IMAGES, recipe.training.batch_size)
     count = max(1, min(count, int(TIMED_WORK[device.type] / work)) // smallest) * smallest  # groups of batch norm
     model = build_model(recipe, 2, IMAGES_IN_A_BANK).to(device)

@@ -1,6 +1,7 @@
 """AMDIM: a view finds the places of the other one at two scales (Bachman, Hjelm, Buchwalter 2019).
 
-Its features are those of a ResNet here: the authors' own network keeps places apart that overlap in a ResNet's maps.
+Its features are those of a ResNet here, or of a network by name: the authors' own network keeps places apart that
+overlap in their maps.
 """
 
 from __future__ import annotations

@@ -55,7 +55,10 @@ class Colorization(Method):
         super().__init__(recipe, encoder, images)
         assert isinstance(recipe.method, ColorizationKeys)
         self.keys, self.stride = recipe.method, recipe.method.stride(recipe)
-        self.head = ColorHead(encoder.feature_dim, self.keys.hidden_dim)
+        channels, _ = recipe.architecture.map_shape(4, recipe.augmentation.image_size)
+        self.head = ColorHead(channels, self.keys.hidden_dim)
+        for parameter in encoder.after_maps:  # norms, which no gradient reaches
+            parameter.requires_grad_(False)
         published = self.keys.prior == "imagenet"
         self.register_buffer("prior", imagenet_prior().float() if published else torch.full((COLORS,), 1 / COLORS))
 

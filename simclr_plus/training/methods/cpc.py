@@ -19,6 +19,7 @@ from simclr_plus.datasets.batches import Batch
 from simclr_plus.datasets.images import Images
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.encoders.patches import PatchEncoder
+from simclr_plus.global_batch_norm import GlobalBatchNorm
 from simclr_plus.parts.cpc import CPCHeads, CPCLoss, Predicted
 from simclr_plus.parts.cpc_patches import distorted, inner_squares
 from simclr_plus.recipe.method_keys.cpc import CPCKeys
@@ -51,11 +52,15 @@ class CPC(Method):
 
     def study_images(self, images: Images, law: ViewLaw) -> Iterable[str]:
         """Tell of a batch norm."""
-        if self.recipe.encoder.norm == "batch":
-            yield (
-                'encoder.norm = "batch": its statistics tell f of other patches, which lowers the loss and not the '
-                'error of a classifier; CPC has "layer" (v2) or "none" (v1)'
-            )
+        if not any(isinstance(layer, GlobalBatchNorm) for layer in self.encoder.modules()):
+            return
+        of_resnet, name = self.recipe.encoder.is_resnet, self.recipe.encoder.name
+        batch_norm = 'encoder.norm = "batch"' if of_resnet else f'encoder.name = "{name}" has batch norm'
+        instead = '"layer" (v2) or "none" (v1)' if of_resnet else "layer norm (v2) or none (v1)"
+        yield (
+            f"{batch_norm}: its statistics tell f of other patches, which lowers the loss and not the error of a "
+            f"classifier; CPC has {instead}"
+        )
 
     def prepare(self, batch: Batch) -> Inputs:
         """The patches [B H W, 3, s, s], image by image and row by row, each changed by itself."""
