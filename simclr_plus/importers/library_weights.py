@@ -136,15 +136,7 @@ def library_weights(name: str) -> LibraryWeights:
 
 
 def _of_timm(name: str, rest: str) -> LibraryWeights:
-    timm = Timm().module()
-    if not timm.is_model(rest):
-        Timm().create(rest, {}, 0)  # which refuses it and names near ones
-    try:
-        config = timm.models.get_pretrained_cfg(rest)
-    except RuntimeError:  # of that network there are other weights
-        tags = timm.list_pretrained(f"{rest.partition('.')[0]}.*")
-        raise NotFoundError(f"timm {timm.__version__} has no weights {rest!r}; it has {', '.join(tags)}") from None
-    return of_config(name, {} if config is None else config.to_dict())
+    return of_config(name, Timm().config(rest))
 
 
 def of_config(name: str, config: dict[str, Any]) -> LibraryWeights:

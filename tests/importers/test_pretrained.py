@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -401,6 +403,19 @@ def test_a_copy_that_follows_f_begins_with_the_weights_too(tmp_path: Path, vit: 
     copy = load_checkpoint(run.latest_checkpoint()).part("key_encoder")
     assert torch.allclose(copy["network.norm.weight"], state(vit)["norm.weight"], atol=1e-6)
     assert torch.allclose(copy["network.blocks.0.mlp.fc1.weight"], state(vit)["blocks.0.mlp.fc1.weight"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_begin_with_the_weights_too(
+    tmp_path: Path, vit: nn.Module, simclr_plus: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    torch.save(state(vit), tmp_path / "w.pth")
+    keys = [*RUN, "encoder.name=timm:test_vit", "encoder.pretrained=w.pth"]
+    run = simclr_plus("run", "demo", *keys, "--name", "x", "--nproc", "2", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    first, images = Run(tmp_path / "runs" / "x").checkpoint_files()[0], torch.rand(2, 3, 32, 32)
+    begun = started(recipe("timm:test_vit", str(tmp_path / "w.pth")))
+    assert torch.allclose(h(load_encoder(first), images), h(begun, images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.usefixtures("offline", "caches")
