@@ -103,6 +103,8 @@ class LibraryWeights:
                 return Path(hub.hf_hub_download(repository, file, revision=revision or None))
             except hub.errors.EntryNotFoundError as error:  # not every repository has each of them
                 missing = error
+                if isinstance(error, hub.errors.LocalEntryNotFoundError):  # there is no way to the hub
+                    break
         raise missing
 
     def _from_url(self) -> Path:

@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision import models
@@ -281,7 +281,7 @@ def test_weights_are_fetched_where_the_recipe_says_so_and_it_is_told_from_where(
     def from_hub(repository: str, file: str, *, revision: str | None) -> str:
         fetched.append((repository, file, revision))
         if file == "model.safetensors":
-            raise LocalEntryNotFoundError("only pickled there")
+            raise EntryNotFoundError("only pickled there")
         return str(lay_out(caches[0], repository, file, state(vit)))
 
     def from_url(url: str, path: str, digest: str | None, *, progress: bool) -> None:
@@ -299,6 +299,19 @@ def test_weights_are_fetched_where_the_recipe_says_so_and_it_is_told_from_where(
             assert (address in capsys.readouterr().err) == (times == "first")
     files = [file for _, file, _ in fetched]
     assert files == ["model.safetensors", "pytorch_model.bin", SQUEEZENET] and fetched[-1][2] == "b8a52dc0"
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(caches: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def unreachable(repository: str, file: str, **_: Any) -> str:
+        asked.append(file)
+        raise LocalEntryNotFoundError("no way there")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    with pytest.raises(NotFoundError, match="no way there"):
+        started(recipe("timm:test_vit", "true", "encoder.download=true"))
+    assert len(asked) == 1
 
 
 class Planted:
