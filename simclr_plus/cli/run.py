@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -24,7 +26,7 @@ from simclr_plus.cli.options import (
     allocation_of,
 )
 from simclr_plus.cli.recipes import list_recipes
-from simclr_plus.errors import RecipeError, SimclrPlusError
+from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
 from simclr_plus.machine.printing import print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -76,6 +78,7 @@ def run(
     """Pretrain by a recipe: in the foreground, detached, on several machines, or by SLURM."""
     if not recipe:
         _list_recipes_and_exit(as_json)
+    from simclr_plus.importers import about_normalisation, with_normalisation
     from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.recipe.reading import load_recipe
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
@@ -100,14 +103,18 @@ def run(
         sbatch=sbatch,
     )
     if dry_run:
-        _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
+        loaded, notes = _to_plan(loaded)
+        _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json, notes)
         return
+    loaded, notes = with_normalisation(loaded), about_normalisation(loaded)
     if allocation is not None:
         batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
     plan = _plan_to_train(loaded, _world(order)) if allocation is None else _plan(loaded, _world(order))
+    if allocation is not None and loaded.encoder.download:
+        _fetch_weights(loaded)
     new = create(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-    for doubt in loaded.doubts():
+    for doubt in (*loaded.doubts(), *notes):
         say(f"note: {doubt}")
     _start(new, order, allocation, detached=detach, as_json=as_json)
 
@@ -352,11 +359,44 @@ def _plan_to_train(recipe: Recipe, processes: int) -> Plan:
         from simclr_plus.weights.encoder_files import encoder_to_start_from
 
         encoder_to_start_from(recipe)
+    if recipe.encoder.pretrained:
+        from simclr_plus.encoders.build import build
+        from simclr_plus.importers import load_pretrained
+
+        load_pretrained(build(recipe.network), recipe)
     return plan
 
 
+def _to_plan(recipe: Recipe) -> tuple[Recipe, list[str]]:
+    """A recipe with the normalisation of the weights that f starts from, where it is known, and notes."""
+    from simclr_plus.importers import with_normalisation
+
+    if not recipe.encoder.pretrained:
+        return recipe, []
+    from simclr_plus.importers.pretrained import about_start
+
+    notes = about_start(recipe)
+    with suppress(NotFoundError):  # as a note tells
+        recipe = with_normalisation(recipe)
+    return recipe, notes
+
+
+def _fetch_weights(recipe: Recipe) -> None:
+    """Before a job is submitted: its machine may have no way to the internet."""
+    from simclr_plus.importers.pretrained import weights_file
+
+    if recipe.encoder.pretrained:
+        weights_file(recipe)
+
+
 def _show_plan(
-    recipe: Recipe, plan: Plan, run: Run, order: Order, allocation: Allocation | None, as_json: bool
+    recipe: Recipe,
+    plan: Plan,
+    run: Run,
+    order: Order,
+    allocation: Allocation | None,
+    as_json: bool,
+    notes: Sequence[str] = (),
 ) -> None:
     from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.launch.order import torchrun_options
@@ -367,7 +407,7 @@ def _show_plan(
     torchrun = ["(one process, without it)"] if order.is_alone else ["torchrun", *torchrun_options(run, order)]
     if as_json:
         starts = {"run": str(run.path), "command": command, "torchrun": torchrun, "batch_script": script}
-        about = {"notes": recipe.doubts(), "recipe": recipe.model_dump()}
+        about = {"notes": [*recipe.doubts(), *notes], "recipe": recipe.model_dump()}
         print_json({"schema": 1, **plan.as_dict(), **starts, **about})
         return
     layers = (
@@ -394,7 +434,7 @@ def _show_plan(
             ["torchrun", shlex.join(torchrun)],
         ],
     )
-    for doubt in recipe.doubts():
+    for doubt in (*recipe.doubts(), *notes):
         say(f"note: {doubt}")
     if order.rdzv:
         say(f"type this same command, without --dry-run, on each of the {order.nodes} machines; {run.path} must be")

@@ -148,6 +148,7 @@ def _start(
         _show_plan(planned, at_once or _room(ids, processes), processes, as_json)
         return
     _look_at_data(planned)
+    _look_at_weights(planned)
     record(planned, seeds)
     if allocation:
         _submit(planned, allocation, at_once, as_json)
@@ -178,6 +179,14 @@ def _run(planned: PlannedStudy, at_once: int, processes: int, gpus: list[str], a
         failures = run_cells(planned, at_once=at_once, processes=processes, gpus=gpus, say=say)
     _report(open_study(planned.path), as_json)
     require_all(failures, planned)
+
+
+def _look_at_weights(planned: PlannedStudy) -> None:
+    """Those that every cell starts from must be there; they are fetched once, where the recipe says so."""
+    if planned.recipe.encoder.pretrained:
+        from simclr_plus.importers.pretrained import weights_file
+
+        weights_file(planned.recipe)
 
 
 def _look_at_data(planned: PlannedStudy) -> None:

@@ -71,20 +71,34 @@ class Timm(Library):
 
     def create(self, name: str, options: Mapping[str, Any], image_size: int) -> nn.Module:
         """By timm.create_model."""
-        timm = self.module()
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
-            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
-            raise NotFoundError(f"timm {timm.__version__} has no network {name!r}; {hint}")
         size = {key: image_size} if (key := self.size_option(name, options)) else {}
-        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size, **options)
+        network: nn.Module = self.module().create_model(name, pretrained=False, num_classes=0, **size, **options)
         return network
 
     def size_option(self, name: str, options: Mapping[str, Any]) -> str:
         """img_size, of those that timm marks; not where the options speak of it."""
-        config = self.module().models.get_pretrained_cfg(name)
         spoken_of = options.keys() & {"img_size", "dynamic_img_size"}
-        return "img_size" if config is not None and config.fixed_input_size and not spoken_of else ""
+        return "img_size" if self.config(name).get("fixed_input_size") and not spoken_of else ""
+
+    def config(self, name: str) -> dict[str, Any]:
+        """What timm says of a network and its weights, the usual ones without a tag; {} where it says nothing.
+
+        Raises NotFoundError for a network or a tag that there is not.
+        """
+        timm = self.module()
+        plain = name.partition(".")[0]
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(plain, timm.list_models(), n=3, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
+            raise NotFoundError(f"timm {timm.__version__} has no network {name!r}; {hint}")
+        try:
+            config = timm.models.get_pretrained_cfg(name)
+        except RuntimeError:
+            tags = ", ".join(timm.list_pretrained(f"{plain}.*")) or "none"
+            raise NotFoundError(
+                f"timm {timm.__version__} has no weights {name!r}; of that network it has {tags}"
+            ) from None
+        return {} if config is None else dict(config.to_dict())
 
     def undecayed(self, network: nn.Module) -> Iterable[str]:
         """As the network itself says."""

@@ -284,10 +284,10 @@ def _weak(storage: Any) -> Any:
 
 @contextmanager
 def _left_as_they_were() -> Iterator[None]:
-    """The generator and the warnings filter of the process are not this module's."""
+    """Generator and warnings filter of the process are not this module's; gradients are measured under no_grad too."""
     import warnings
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

@@ -1,57 +1,33 @@
 """Encoders of torchvision and timm as subjects, with their own normalisation inside and their own image size.
 
-"torchvision:resnet50" takes torchvision's weights (fetched into its cache when they are not there),
-"torchvision:resnet50@FILE" those of a safetensors or PyTorch file; "timm:NAME" is timm's create_model(NAME,
-pretrained=True), so that "timm:local-dir:FOLDER" opens what `simclr-plus export --format timm` wrote.
+"torchvision:resnet50" takes torchvision's weights (fetched into its cache when they are not there, which is said),
+"torchvision:resnet50@FILE" those of a file; "timm:NAME" those of timm, "timm:hf-hub:REPOSITORY" those of a repository
+of Hugging Face's hub, and "timm:local-dir:FOLDER" opens what `simclr-plus export --format timm` wrote.
 
-Nothing in a file is run: while a library reads its weights, PyTorch unpickles nothing but tensors.
+Nothing in a file is run: tensors alone are read (`importers.trainers.read_tensors`).
 """
 
 from __future__ import annotations
 
 import json
-import os
-import pickle
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
 from simclr_plus.augmentations.law import ViewLaw, simclr_law
-from simclr_plus.encoders.architecture import Architecture
-from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError, RecipeError
+from simclr_plus.encoders.foreign import ForeignEncoder
+from simclr_plus.encoders.foreign_architecture import NOT_OPTIONS, ForeignArchitecture
+from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.subjects import Subject
-from simclr_plus.importers.trainers import mean_and_std, read_tensors
-from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
-from simclr_plus.weights.encoder_files import ENCODER_FORMAT
-from simclr_plus.weights.file_kinds import is_safetensors
-from simclr_plus.weights.tensor_files import read_header
+from simclr_plus.importers.library_weights import TRANSFORMED, LibraryWeights, library_weights, of_config
+from simclr_plus.importers.normalisation import listed, network_in
+from simclr_plus.importers.pretrained import load_file
+from simclr_plus.importers.trainers import mean_and_std
 
-CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names of what comes after the features
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError)  # what the libraries raise
-
-
-class Normalised(nn.Module):
-    """Images in [0, 1] -> features of a network that was trained on (x - mean) / std."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, S, S] -> [B, F]."""
-        features: Tensor = self.network((images - self.mean) / self.std)
-        return features.flatten(1)
+FOLDER, HUB = "local-dir:", "hf-hub:"  # timm's names of places
+IN_FOLDER = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")  # the first one that is there
+ELSEWHERE = f"name a folder that has its files: timm:{FOLDER}FOLDER"
 
 
 @dataclass(frozen=True)
@@ -76,155 +52,87 @@ def foreign_network(target: str, normalize: str = "") -> ForeignNetwork:
     name, _, file = name.partition("@") if library == "torchvision" else (name, "", "")
     if normalize and not file:
         raise RecipeError(f"--normalize is for torchvision:NAME@FILE; {target} knows its mean and standard deviation")
-    if library == "timm":
-        return _of_timm(name)
-    return _of_torchvisions_file(name, Path(file), normalize) if file else _of_torchvision(name)
-
-
-@contextmanager
-def tensors_alone() -> Iterator[None]:
-    """Until it ends torch.load of this process reads tensors and refuses code; what libraries print goes to stderr."""
-    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-    before = {name: os.environ.pop(name) for name in names if name in os.environ}
-    os.environ[names[0]] = "1"
+    if name.startswith((FOLDER, HUB)):
+        return _of_place(target, name)
+    weights = library_weights(f"{library}:{name}")
+    if file:
+        return _of_file(weights, Path(file), normalize)
+    another = "put it there, or name another file as torchvision:NAME@FILE"
+    path = weights.fetched(another if library == "torchvision" else ELSEWHERE)
     try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        del os.environ[names[0]]
-        os.environ.update(before)
+        return _filled(weights, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or remove {path}, so that it is fetched again") from None
 
 
-def _of_torchvision(name: str) -> ForeignNetwork:
-    """With torchvision's own weights."""
-    from torchvision import models
-
-    weights = _torchvisions_weights(name)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
-    was_there = cached.is_file()
-    try:
-        with tensors_alone():
-            network = models.get_model(name, weights=weights)
-    except UNREADABLE as error:
-        if was_there:
-            raise CheckpointError(
-                f"{cached}, torchvision's {name}, is damaged or asks for more than tensors, and nothing in it was run "
-                f"({_first_line(error)}); remove it, so that it is fetched again"
-            ) from None
-        raise NotFoundError(
-            f"torchvision:{name}: {cached} is not there and could not be fetched ({_first_line(error)}); put there "
-            f"what {weights.url} gives, or name another file as torchvision:{name}@FILE"
-        ) from None
-    preset: Any = weights.transforms()
-    return _foreign(Normalised(_headless(network), tuple(preset.mean), tuple(preset.std)), _law_of(weights))
-
-
-def _of_torchvisions_file(name: str, file: Path, normalize: str) -> ForeignNetwork:
+def _of_file(weights: LibraryWeights, file: Path, normalize: str) -> ForeignNetwork:
     """Weights of a file in torchvision's network: normalised as the file says, or as torchvision's own are."""
-    from torchvision import models
-
-    weights = _torchvisions_weights(name)
-    tensors = read_tensors(file)
-    header = read_header(file) if is_safetensors(file) else {}
-    if header.get("format") == CHECKPOINT_FORMAT:
-        raise CheckpointError(f"{file} is a checkpoint of SimCLR+: evaluate it by its own name, without torchvision:")
-    preset: Any = weights.transforms()
-    mean, std = tuple(preset.mean), tuple(preset.std)
-    choices: tuple[str, ...] = ()
-    if header.get("format") == ENCODER_FORMAT:
-        mean, std = _normalisation_in(header, file, normalize)
-    elif normalize:
-        mean, std = mean_and_std(normalize)
-    else:
-        numbers = ", ".join(f"{value:g}" for value in (*mean, *std))
-        choices = (
-            f"images for {file.name} are normalised as for torchvision's own {name} ({numbers}): the file does not say "
-            "how; --normalize none (or six numbers) where its training did otherwise",
-        )
-    network = models.get_model(name, weights=None)
-    if hasattr(network, "transform_input"):  # so torchvision's GoogLeNet and Inception are with weights
-        network.transform_input = True
-    network = _headless(network)
-    try:
-        network.load_state_dict({k: v for k, v in tensors.items() if k.split(".")[0] not in CLASSIFIERS})
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{file} does not fit torchvision's {name} ({_first_line(error)}); a file of another trainer is read by "
-            f"`simclr-plus import {file} -o encoder.safetensors`"
-        ) from None
-    broken = [key for key, tensor in network.state_dict().items() if not bool(tensor.isfinite().all())]
-    if broken:
-        raise CheckpointError(f"{file} holds numbers that are not finite (NaN or infinite), e.g. in {broken[0]}")
-    return _foreign(Normalised(network, mean, std), _law_of(weights), choices)
-
-
-def _torchvisions_weights(name: str) -> Any:
-    from torchvision import models
-
-    if name not in models.list_models(module=models):
-        raise NotFoundError(f"torchvision has no classifier {name!r}; torchvision.models.list_models() names them")
-    return models.get_model_weights(name)["DEFAULT"]
-
-
-def _normalisation_in(header: dict[str, str], file: Path, normalize: str) -> tuple[tuple[float, ...], ...]:
-    """Mean and standard deviation that an encoder file of ours names."""
+    if not file.is_file():
+        raise NotFoundError(f"{weights.name}@{file}: there is no such file; name one of weights")
+    described = network_in(file, weights.name)
+    if described is not None:
+        if normalize:
+            raise RecipeError(
+                f"--normalize {normalize}: {file} itself says how its images are normalised; leave it out"
+            )
+        says: dict[str, Any] = {"mean": described.mean, "std": described.std}
+        if isinstance(described, ForeignArchitecture):
+            says |= {"image_size": described.image_size}
+            return _filled(replace(weights, **says), file, described.options, described.input)
+        return _filled(replace(weights, **says), file)
     if normalize:
-        raise RecipeError(f"--normalize {normalize}: {file} itself says how its images are normalised; leave it out")
+        mean, std = mean_and_std(normalize)
+        return _filled(replace(weights, mean=mean, std=std), file)
+    choice = (
+        f"images for {file.name} are normalised as for torchvision's own {weights.name.partition(':')[2]} "
+        f"({listed((*weights.mean, *weights.std))}): the file does not say how; --normalize none (or six numbers) "
+        "where its training did otherwise"
+    )
+    return replace(_filled(weights, file), choices=(choice,))
+
+
+def _of_place(target: str, name: str) -> ForeignNetwork:
+    """What timm saved in a folder, or in a repository of the hub: config.json beside the weights."""
     try:
-        spec = json.loads(header["architecture"])
-        if "family" in spec:
-            raise CheckpointError(f"{file} is no network of torchvision's; evaluate it by its own name")
-        a = Architecture(**spec)
-    except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{file} describes an encoder that this version cannot build: {error}") from None
-    plain = Architecture(a.depth, a.width, mean=a.mean, std=a.std, se_ratio=a.se_ratio)
-    if a != plain:
-        raise CheckpointError(
-            f"{file} is no network of torchvision's ({a.title}, flavor {a.flavor}); evaluate it by its own name"
-        )
-    return a.mean, a.std
-
-
-def _law_of(weights: Any) -> ViewLaw:
-    preset = weights.transforms()
-    size, resized = preset.crop_size[0], preset.resize_size[0]
-    return simclr_law(size, evaluation_crop=min(1.0, size / resized))
-
-
-def _headless(network: nn.Module) -> nn.Module:
-    """The network without its classifier."""
-    for part in CLASSIFIERS:
-        if isinstance(getattr(network, part, None), nn.Module):
-            setattr(network, part, nn.Identity())
-            break
-    return network
-
-
-def _of_timm(name: str) -> ForeignNetwork:
-    try:
-        import timm
-    except ModuleNotFoundError:
-        raise EnvironmentNotAbleError(f"timm:{name} needs timm: pip install 'simclr-plus[timm]'") from None
-    try:
-        with tensors_alone():
-            network = timm.create_model(name, pretrained=True, num_classes=0)
-    except UNREADABLE as error:
+        config_file, path = _files_of_place(target, name)
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+        weights = of_config(f"timm:{config['architecture']}", config.get("pretrained_cfg", config))
+        arguments: Mapping[str, Any] = config.get("model_args", {})
+        if size := arguments.get("img_size"):
+            weights = replace(weights, image_size=size if isinstance(size, int) else int(size[0]))
+        options = {key: value for key, value in arguments.items() if key not in {*NOT_OPTIONS, "img_size"}}
+        return _filled(weights, path, options)
+    except (OSError, ValueError, KeyError, AttributeError, CheckpointError) as error:
         raise NotFoundError(
-            f"timm:{name} cannot be opened, and nothing in a file was run ({_first_line(error)}); its weights must be "
-            "in the cache of Hugging Face's hub (HF_HOME) or be fetched from there, or lie in a folder that "
-            "timm:local-dir:FOLDER names, best as model.safetensors"
+            f"{target} cannot be opened, and nothing in a file was run ({error}); a folder holds config.json and best "
+            "model.safetensors"
         ) from None
-    config = timm.data.resolve_model_data_config(network)
-    size = config["input_size"][1]
-    if config["input_size"][1] != config["input_size"][2]:
-        raise RecipeError(f"timm:{name} takes images of {config['input_size'][1:]} pixels; only squares are shown here")
-    law = simclr_law(size, evaluation_crop=float(config["crop_pct"]))
-    return _foreign(Normalised(network, tuple(config["mean"]), tuple(config["std"])), law)
 
 
-def _foreign(encoder: nn.Module, law: ViewLaw, choices: tuple[str, ...] = ()) -> ForeignNetwork:
-    return ForeignNetwork(Subject("encoder", encoder.eval(), law), choices)
+def _files_of_place(target: str, name: str) -> tuple[Path, Path]:
+    """config.json and the weights."""
+    _, _, where = name.partition(":")
+    if name.startswith(FOLDER):
+        paths = [Path(where) / file for file in IN_FOLDER]
+        return Path(where) / "config.json", next((path for path in paths if path.is_file()), paths[0])
+    place = LibraryWeights(target, (0.0,) * 3, (1.0,) * 3, 0, 1.0, repository=where)
+    config, weights = (replace(place, files=files) for files in (("config.json",), IN_FOLDER[:2]))
+    return config.fetched(ELSEWHERE), weights.fetched(ELSEWHERE)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _filled(
+    weights: LibraryWeights, path: Path, options: Mapping[str, Any] | None = None, law: str = "rgb"
+) -> ForeignNetwork:
+    """The network with the weights of a file, and how images are shown to it; law: encoder.input."""
+    auxiliary = weights.name.partition(":")[2] in TRANSFORMED  # a classifier beside, for training alone
+    encoder = ForeignEncoder(
+        weights.name,
+        options or ({"aux_logits": False} if auxiliary else {}),
+        weights.image_size,
+        mean=weights.mean,
+        std=weights.std,
+        input=law,
+    )
+    choices = tuple(load_file(encoder, path))
+    views: ViewLaw = simclr_law(weights.image_size, evaluation_crop=weights.crop)
+    return ForeignNetwork(Subject("encoder", encoder.eval(), views), choices)

@@ -336,6 +336,11 @@ def _problem_of_start(recipe: Recipe) -> str:
         )
     if e.pretrained == "":
         return 'encoder.pretrained = "" names no file; use true, false or a file'
+    if e.pretrained is True and e.name.startswith("python:"):
+        return (
+            f'encoder.pretrained = true: no library has weights of encoder.name = "{e.name}"; give the file: '
+            'encoder.pretrained = "FILE"'
+        )
     if e.pretrained and recipe.training.init_from:
         return (
             f'encoder.pretrained and training.init_from = "{recipe.training.init_from}" both say which weights f '

@@ -106,5 +106,8 @@ def training_metadata(source: Path, *, anonymous: bool = False) -> dict[str, Any
 def _without_paths(recipe: Recipe) -> Recipe:
     """The same training, without the places of its files."""
     data = recipe.data.model_copy(update={"root": LEFT_OUT})
-    encoder_from = {"init_from": Path(recipe.training.init_from).name if recipe.training.init_from else ""}
-    return recipe.model_copy(update={"data": data, "training": recipe.training.model_copy(update=encoder_from)})
+    init_from, pretrained = recipe.training.init_from, recipe.encoder.pretrained
+    training = recipe.training.model_copy(update={"init_from": Path(init_from).name if init_from else ""})
+    file = Path(pretrained).name if isinstance(pretrained, str) else pretrained
+    encoder = recipe.encoder.model_copy(update={"pretrained": file})
+    return recipe.model_copy(update={"data": data, "encoder": encoder, "training": training})

@@ -97,4 +97,5 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None
             f"{path} holds another network than the recipe's: {len(missing)} tensors missing, {len(foreign)} unknown, "
             f"{len(other)} of another shape ({'; '.join(differences)})"
         )
-    module.load_state_dict(tensors)
+    expected.update(tensors)  # which holds the versions of its modules too: some of torchvision's ask for them
+    module.load_state_dict(expected)

@@ -16,8 +16,8 @@ from simclr_plus.datasets import Images
 from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.encoders.digest import encoder_digest
+from simclr_plus.encoders.foreign import ForeignEncoder
 from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_grid
-from simclr_plus.evaluators.foreign_encoders import Normalised
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.features.cache import cached_features
 from simclr_plus.recipe import load_recipe
@@ -69,11 +69,11 @@ def test_a_cell_trained_with_one_normalisation_is_not_taken_for_another(tmp_path
 
 
 def test_foreign_networks_differ_by_strides_and_by_what_is_subtracted() -> None:
-    def foreign(stride: int = 1, mean: float = 0.0) -> nn.Module:
+    def foreign(stride: int = 32, mean: float = 0.0) -> nn.Module:
         torch.manual_seed(0)
-        return Normalised(nn.Sequential(nn.Conv2d(3, 4, 3, stride=stride)), (mean,) * 3, (1.0,) * 3)
+        return ForeignEncoder("timm:test_resnet", {"output_stride": stride}, 32, mean=(mean,) * 3)
 
-    digests = {encoder_digest(module) for module in (foreign(), foreign(stride=2), foreign(mean=0.5))}
+    digests = {encoder_digest(module) for module in (foreign(), foreign(stride=16), foreign(mean=0.5))}
     assert len(digests) == 3 and encoder_digest(foreign()) in digests
 
 

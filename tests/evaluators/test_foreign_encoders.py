@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -141,6 +142,56 @@ def test_a_file_of_ours_is_normalised_as_its_header_says(tmp_path: Path) -> None
         assert same(found.subject.encoder, images, expected) and found.choices == ()
         with pytest.raises(RecipeError, match="--normalize"):
             foreign_network(f"torchvision:resnet18@{file}", "none")
+
+
+def test_what_is_fetched_is_said_and_from_where(
+    cache: Path, resnet18: nn.Module, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def from_there(url: str, path: str, *_: Any, **__: Any) -> None:
+        torch.save(resnet18.state_dict(), path)
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", from_there)
+    for times in ("first", "again"):
+        foreign_network("torchvision:resnet18")
+        assert ("https://download.pytorch.org/models/resnet18" in capsys.readouterr().err) == (times == "first")
+
+
+def test_a_folder_that_timm_saved_is_opened_at_its_image_size(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = timm.create_model("test_vit", num_classes=0, img_size=48, class_token=False, global_pool="avg").eval()
+    config = {"input_size": (3, 48, 48), "mean": (0.1, 0.2, 0.3), "crop_pct": 0.5}
+    timm.models.save_for_hf(
+        theirs, tmp_path / "folder", model_config={"pretrained_cfg": theirs.pretrained_cfg | config}
+    )
+    subject = foreign_network(f"timm:local-dir:{tmp_path / 'folder'}").subject
+    images = torch.rand(2, 3, 48, 48)
+    expected = (images - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / 0.5
+    with torch.no_grad():
+        assert same(subject.encoder, images, theirs(expected))
+    assert (subject.law.size, subject.law.evaluation_crop) == (48, 0.5)
+
+
+def test_a_foreign_network_has_a_random_one_beside_it(tmp_path: Path) -> None:
+    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "w.pth")
+    target = open_target(f"torchvision:squeezenet1_1@{tmp_path / 'w.pth'}", tmp_path, normalize="none")
+    encoder, random = target.subjects(baselines=True)
+    assert (encoder.name, random.name) == ("encoder", "random encoder") and random.law == encoder.law
+    assert {name: x.shape for name, x in random.encoder.state_dict().items()} == {
+        name: x.shape for name, x in encoder.encoder.state_dict().items()
+    }
+    again = target.subjects(baselines=True)[1]
+    assert again.digest == random.digest != encoder.digest
+
+
+def test_a_classifier_loses_its_last_layer_alone(tmp_path: Path) -> None:
+    theirs, seen = torchvision.models.mobilenet_v3_small().eval(), []
+    torch.save(theirs.state_dict(), tmp_path / "w.pth")
+    theirs.classifier[-1].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        theirs(images)
+    target = open_target(f"torchvision:mobilenet_v3_small@{tmp_path / 'w.pth'}", tmp_path, normalize="none")
+    assert same(target.subject.encoder, images, seen[0])
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path, resnet18: nn.Module) -> None:

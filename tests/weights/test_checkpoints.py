@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.foreign import ForeignEncoder
 from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError
 from simclr_plus.losses import nt_xent
 from simclr_plus.recipe import Recipe, load_recipe
@@ -97,6 +98,13 @@ def test_any_network_of_ours_is_rebuilt_from_its_file(tmp_path: Path, stem: str,
         images = torch.rand(1, 3, 65, 64)
         with torch.no_grad():
             assert torch.equal(rebuilt(images), encoder(images))
+
+
+def test_a_network_that_asks_for_its_version_comes_back(tmp_path: Path) -> None:
+    encoder = ForeignEncoder("torchvision:mnasnet0_5", {}, 32)
+    save_encoder(encoder, tmp_path / "e.safetensors")
+    loaded = load_encoder(tmp_path / "e.safetensors").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in encoder.state_dict().items())
 
 
 def test_a_checkpoint_gives_its_encoder_too(recipe: Recipe, tmp_path: Path) -> None:

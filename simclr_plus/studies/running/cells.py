@@ -26,6 +26,7 @@ from types import FrameType
 from typing import Any
 
 from simclr_plus.errors import NotFoundError, RecipeError, SimclrPlusError
+from simclr_plus.importers import with_normalisation
 from simclr_plus.launch import batch_scripts
 from simclr_plus.launch.order import INTERRUPTED, PREEMPTED
 from simclr_plus.machine import slurm
@@ -149,7 +150,7 @@ def plan_study(
 def _planned(
     path: Path, study: Study, scale: str, seeds: int, recipe: Recipe, where: Sequence[str] = ()
 ) -> PlannedStudy:
-    recipe = recipe.with_whole_paths()  # all cells have the same images, wherever the study goes on
+    recipe = with_normalisation(recipe.with_whole_paths())  # all cells have the same, wherever the study goes on
     cells = every = study.cells(recipe, scale, seeds)
     for text in where:
         axis, _, values = text.partition("=")
