@@ -77,7 +77,7 @@ def run(
     if not recipe:
         _list_recipes_and_exit(as_json)
     from simclr_plus.launch.batch_scripts import batch_script
-    from simclr_plus.recipe.reading import load_recipe
+    from simclr_plus.recipe.reading import load_recipe, typed_keys
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
 
     loaded = load_recipe(recipe, overrides or []).with_whole_paths()
@@ -100,14 +100,14 @@ def run(
         sbatch=sbatch,
     )
     if dry_run:
-        _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
+        _show_plan(loaded, overrides, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json)
         return
     if allocation is not None:
         batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
     plan = _plan_to_train(loaded, _world(order)) if allocation is None else _plan(loaded, _world(order))
     new = create(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-    for doubt in loaded.doubts():
+    for doubt in loaded.doubts(typed_keys(overrides or [])):
         say(f"note: {doubt}")
     _start(new, order, allocation, detached=detach, as_json=as_json)
 
@@ -153,7 +153,7 @@ def resume(
         plan = _plan(recipe, _world(order))
     if dry_run:
         to_be = Run(resumed.path.parent / (name or branch_name(resumed))) if overrides else resumed
-        _show_plan(recipe, plan, to_be, order, None, as_json)
+        _show_plan(recipe, overrides, plan, to_be, order, None, as_json)
         return
     if overrides:
         resumed = branch_run(resumed, recipe, name, overrides)
@@ -315,18 +315,21 @@ def _outcome(run: Run) -> dict[str, Any]:
 
 
 def _memory(recipe: Recipe, plan: Plan) -> str:
-    alone = f"{plan.memory / 2**30:.1f} GiB (estimate)"
+    alone = f"{_in_bytes(plan.memory)} (estimate)"
     if recipe.training.device == "cpu":
         return alone
-    return f"{alone}; on a GPU {plan.memory_on_gpu / 2**30:.1f} GiB, and up to 10 % more"
+    return f"{alone}; on a GPU {_in_bytes(plan.memory_on_gpu)}, and up to 10 % more"
+
+
+def _in_bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
 
 
 def _beside(plan: Plan) -> list[list[str]]:
     """What of the memory a method keeps beside parameters, where that is anything."""
     if not plan.memory_beside:
         return []
-    mebibytes = plan.memory_beside / 2**20
-    return [["of it banks and queues", f"{mebibytes:,.1f} MiB, in every process and in every checkpoint"]]
+    return [["of it banks and queues", f"{_in_bytes(plan.memory_beside)}, in every process and in every checkpoint"]]
 
 
 def _plan(recipe: Recipe, processes: int) -> Plan:
@@ -356,45 +359,31 @@ def _plan_to_train(recipe: Recipe, processes: int) -> Plan:
 
 
 def _show_plan(
-    recipe: Recipe, plan: Plan, run: Run, order: Order, allocation: Allocation | None, as_json: bool
+    recipe: Recipe,
+    overrides: list[str] | None,
+    plan: Plan,
+    run: Run,
+    order: Order,
+    allocation: Allocation | None,
+    as_json: bool,
 ) -> None:
     from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.launch.order import torchrun_options
     from simclr_plus.launch.start import supervisor_command
+    from simclr_plus.recipe.reading import typed_keys
 
     script = None if allocation is None else batch_script(run, allocation, max_restarts=order.max_restarts)
     command = supervisor_command(run, order)
     torchrun = ["(one process, without it)"] if order.is_alone else ["torchrun", *torchrun_options(run, order)]
+    doubts = recipe.doubts(typed_keys(overrides or []))
     if as_json:
         starts = {"run": str(run.path), "command": command, "torchrun": torchrun, "batch_script": script}
-        about = {"notes": recipe.doubts(), "recipe": recipe.model_dump()}
+        about = {"notes": doubts, "recipe": recipe.model_dump()}
         print_json({"schema": 1, **plan.as_dict(), **starts, **about})
         return
-    layers = (
-        f"{recipe.head.num_layers} layers to {recipe.head.output_dim}" if recipe.head.num_layers else "none: z is h"
-    )
-    head = ["head parameters", f"{plan.head_parameters:,} ({layers})"]
-    what_for = f"{'' if plan.head_parameters else 'none: '}{recipe.method.loss_title(recipe)}"
-    beside = ["parameters beside it", f"{plan.head_parameters:,} ({what_for})"]
-    print_table(
-        ["", "value"],
-        [
-            ["encoder", recipe.encoder_title],
-            ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
-            head if "head" in recipe.method.reads else beside,
-            ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
-            ["global batch", f"{plan.global_batch:,}"],
-            ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
-            ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
-            ["warm-up steps", f"{plan.warmup_steps:,}"],
-            ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
-            ["memory per process", _memory(recipe, plan)],
-            *_beside(plan),
-            ["run folder", str(run.path)],
-            ["torchrun", shlex.join(torchrun)],
-        ],
-    )
-    for doubt in recipe.doubts():
+    rows = [*_plan_rows(recipe, plan), ["run folder", str(run.path)], ["torchrun", shlex.join(torchrun)]]
+    print_table(["", "value"], rows)
+    for doubt in doubts:
         say(f"note: {doubt}")
     if order.rdzv:
         say(f"type this same command, without --dry-run, on each of the {order.nodes} machines; {run.path} must be")
@@ -404,3 +393,43 @@ def _show_plan(
         say("or NCCL_SOCKET_IFNAME to the interface, e.g. eth0")
     if script:
         print(script, end="")
+
+
+def _plan_rows(recipe: Recipe, plan: Plan) -> list[list[str]]:
+    """The plan in words."""
+    layers = (
+        f"{recipe.head.num_layers} layers to {recipe.head.output_dim}" if recipe.head.num_layers else "none: z is h"
+    )
+    head = ["head parameters", f"{plan.head_parameters:,} ({layers})"]
+    what_for = f"{'' if plan.head_parameters else 'none: '}{recipe.method.loss_title(recipe)}"
+    beside = ["parameters beside it", f"{plan.head_parameters:,} ({what_for})"]
+    return [
+        ["encoder", recipe.encoder_title],
+        ["encoder parameters", f"{plan.encoder_parameters:,} ({_in_units(plan.encoder_parameters)})"],
+        ["features", f"{plan.feature_dim:,}"],
+        ["multiply-adds a view", f"{plan.multiply_adds:,} ({_in_units(plan.multiply_adds)})"],
+        head if "head" in recipe.method.reads else beside,
+        ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
+        ["global batch", f"{plan.global_batch:,}"],
+        ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
+        ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
+        ["warm-up steps", f"{plan.warmup_steps:,}"],
+        ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
+        ["memory per process", _memory(recipe, plan)],
+        *_beside(plan),
+        *_saved(recipe, plan),
+    ]
+
+
+def _in_units(number: int) -> str:
+    """In thousands, millions or milliards, as the field writes it: 4.1 G."""
+    size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= s), (1.0, ""))
+    return f"{number / size:.{0 if number >= 100 * size or not unit else 1}f} {unit}".rstrip()
+
+
+def _saved(recipe: Recipe, plan: Plan) -> list[list[str]]:
+    """What activation checkpointing spares, where it is on."""
+    if not recipe.training.activation_checkpointing:
+        return []
+    without = _in_bytes(plan.memory + plan.memory_saved)
+    return [["activation checkpointing", f"spares {_in_bytes(plan.memory_saved)} of {without}, for a pass more"]]
