@@ -455,7 +455,7 @@ def test_a_link_before_two_dots_is_followed_as_the_system_does(tmp_path: Path, m
     ("key", "path"),
     [("data.root", ""), ("data.root", " "), ("data.root", "$NOT_SET"), ("data.root", "/d/${EMPTY}/x"),
      ("data.root", "~nobody_of_that_name/x"), ("training.init_from", "$NOT_SET/e.safetensors"),
-     ("data.root", "caf\udce9")],
+     ("data.root", "caf\udce9"), ("data.root", "a\0b"), ("training.init_from", "a\0b")],
 )  # fmt: skip
 def test_a_path_that_cannot_be_told_is_refused_with_its_key(
     key: str, path: str, monkeypatch: pytest.MonkeyPatch

@@ -633,3 +633,17 @@ def test_a_chart_without_points_or_with_one_is_drawn(tmp_path: Path) -> None:
         window = chart._window()
         assert (window is None) == (not y or math.isnan(y[0]))
         assert window is None or (window.y0 == 0 and window.y1 > 0 and (window.x0, window.x1) == (0, 10))
+
+
+def test_the_rank_is_bounded_by_what_the_run_says_of_its_features(tmp_path: Path) -> None:
+    def bound(name: str, *overrides: str, **said: int) -> float:
+        run = create_run(load_recipe("demo", overrides), tmp_path, name)
+        run.log_event("start", steps=10, **said)
+        feed = read(run)
+        (level,) = levels_of(PLOT["rank"], feed.facts.recipe, feed)
+        return level.y
+
+    assert bound("resnet") == 128  # of a ResNet-18 (0.25x), which a run of an older version does not say
+    by_name = "encoder.name=timm:test_vit"
+    assert bound("said", by_name, feature_dim=64) == 64
+    assert bound("unsaid", by_name) == 255  # the rows that are looked at, but for one
