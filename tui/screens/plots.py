@@ -30,6 +30,7 @@ ALARM_COLUMNS = ("step", "epoch", "time", "loss", "feature_std", "effective_rank
 NO_MATTER = {
     *("data.root", "data.download", "data.threads", "data.on_bad_image", "data.expected_images", "training.seed"),
     *("training.device", "training.compile", "augmentation.augment_on", "augmentation.device_crops"),
+    "encoder.download",
 }
 NO_MATTER_SECTIONS = ("about", "monitor", "checkpoints", "variant")
 
