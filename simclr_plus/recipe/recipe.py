@@ -177,8 +177,9 @@ class Recipe(Section):
         return self.model_copy(update={"data": data, "encoder": encoder, "training": training, "method": method})
 
     def to_toml(self) -> str:
-        """Every key, as TOML."""
-        return tomli_w.dumps(self.model_dump())
+        """Every key, as TOML; mean and std are left open where weights that f starts from are to tell them."""
+        left_open = {"mean", "std"} - self.encoder.model_fields_set if self.normalisation_is_open else set()
+        return tomli_w.dumps(self.model_dump(exclude={"encoder": left_open}))
 
     def doubts(self, typed: Collection[str] = ()) -> list[str]:
         """Choices that are allowed but are known mistakes, each with its remedy.

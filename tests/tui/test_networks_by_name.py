@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,14 @@ from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.screens.form import FormScreen
 from simclr_plus.tui.screens.recipes import RecipesScreen
 from simclr_plus.tui.starting import dry_run
+from simclr_plus.tui.starting.dry_run import Answer
 from simclr_plus.tui.starting.recipe_form import Form, rows_of
 from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from simclr_plus.errors import RecipeError, SimclrPlusError
-from simclr_plus.recipe import find_recipe, parse_recipe
-from simclr_plus.recipe.plan import Plan, make_plan
+from simclr_plus.recipe import find_recipe, load_recipe, parse_recipe
+from simclr_plus.recipe.plan import make_plan
 
 Steps = Callable[[SimclrPlusApp, FormScreen, Pilot[None]], Awaitable[None]]
 VIT = "timm:test_vit"
@@ -32,10 +34,10 @@ def form_of(name: str = "places", **overrides: str) -> Form:
     return form
 
 
-def plan_of(form: Form, parameters: int = 12_345_678) -> Plan:
+def plan_of(form: Form, *notes: str) -> Answer:
     """What the dry run could say: that of the recipe's ResNet, with other parameters."""
     plan = make_plan(form.base, 4_224)
-    return Plan(**{**vars(plan), "encoder_parameters": parameters, "head_parameters": 0})
+    return Answer(replace(plan, encoder_parameters=12_345_678, head_parameters=0), notes)
 
 
 class Measuring:
@@ -44,11 +46,11 @@ class Measuring:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.asked: list[list[str]] = []
         self.given_up: list[list[str]] = []
-        self.answers: list[asyncio.Future[Plan]] = []
+        self.answers: list[asyncio.Future[Answer]] = []
         monkeypatch.setattr(dry_run, "planned", self._planned)
         monkeypatch.setattr("simclr_plus.tui.screens.measuring.SECONDS_TO_TYPE_ON", 0.01)
 
-    async def _planned(self, words: Sequence[str]) -> Plan:
+    async def _planned(self, words: Sequence[str]) -> Answer:
         self.asked.append(list(words))
         self.answers.append(asyncio.get_running_loop().create_future())
         try:
@@ -214,6 +216,24 @@ def test_a_network_is_measured_before_there_are_images(measuring: Measuring) -> 
     assert "data.expected_images=1" not in form.question()
     form.answers.plans[form.question()] = plan_of(form)
     assert dict(form.comes_to())["images"] == "4,224"
+
+
+def test_a_mean_that_weights_tell_is_shown_and_saved_as_such(tmp_path: Path) -> None:
+    form = form_of(encoder__name=VIT)
+    assert {key.name: value for key, value, _ in rows_of(form)}["encoder.mean"] == "[0, 0, 0]"
+    form.change("encoder.pretrained", "true")
+    shown_values = {key.name: value for key, value, _ in rows_of(form)}
+    assert "weights" in shown_values["encoder.mean"] and "weights" in shown_values["encoder.std"]
+    form.answers.plans[form.question()] = plan_of(form, "weights of ImageNet, in the cache")
+    assert ("note", "weights of ImageNet, in the cache") in form.comes_to()
+    form.save_as(tmp_path / "mine.toml")
+    saved = load_recipe(tmp_path / "mine.toml")
+    assert saved.normalisation_is_open and saved == form.recipe()
+    form.change("encoder.mean", "[0.5, 0.5, 0.5]")
+    form.change("encoder.std", "[0.5, 0.5, 0.5]")
+    assert {key.name: value for key, value, _ in rows_of(form)}["encoder.mean"] == "[0.5, 0.5, 0.5]"
+    form.save_as(tmp_path / "told.toml")
+    assert not load_recipe(tmp_path / "told.toml").normalisation_is_open
 
 
 @pytest.mark.slow

@@ -154,7 +154,7 @@ class FormScreen(MeasuringScreen):
         side.append("\ncommand\n", style="bold")
         side.append(f"{shown(self.form.words())}\n")
         if about.expected:
-            side.append("\nexpected\n", style="bold")
+            side.append(f"\nexpected{' without these changes' if changes else ''}\n", style="bold")
             side.append(about.expected)
         below.append(f"\n{len(changes)} changed  ", style="yellow" if changes else "dim")
         below.append(shown(self.form.words()), style="dim")

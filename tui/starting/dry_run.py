@@ -18,11 +18,19 @@ from .commands import plain_environment
 Question = tuple[str, ...]  # the recipe's text, then the words of the command
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The plan, and what a user should know of it."""
+
+    plan: Plan
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class Answers:
     """What is known: plans, and sentences where there is none."""
 
-    plans: dict[Question, Plan] = field(default_factory=dict)
+    plans: dict[Question, Answer] = field(default_factory=dict)
     refusals: dict[Question, str] = field(default_factory=dict)
 
     def hold(self, question: Question) -> bool:
@@ -37,8 +45,8 @@ class Answers:
             self.refusals[question] = str(error)
 
 
-async def planned(words: Sequence[str]) -> Plan:
-    """The plan that a command prints as JSON; raises SimclrPlusError with the sentence that it says instead."""
+async def planned(words: Sequence[str]) -> Answer:
+    """What a command prints as JSON; raises SimclrPlusError with the sentence that it says instead."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "simclr_plus.cli", *words),
         stdin=asyncio.subprocess.DEVNULL,
@@ -58,6 +66,7 @@ async def planned(words: Sequence[str]) -> Plan:
     text = printed.decode(errors="replace")
     try:
         answer = json.loads(text[max(0, text.find("{\n")) :])  # a library may have printed before
-        return Plan(**{each.name: answer[each.name] for each in fields(Plan)})
+        plan = Plan(**{each.name: answer[each.name] for each in fields(Plan)})
+        return Answer(plan, tuple(map(str, answer.get("notes", ()))))
     except (ValueError, LookupError, TypeError) as error:
         raise SimclrPlusError(f"the dry run printed no plan: {error}") from None

@@ -187,8 +187,8 @@ class Form:
         recipe, schedule = self.recipe(), self.schedule()
         if recipe.encoder.is_resnet:
             return None if schedule is None else make_plan(recipe, schedule.images, schedule.processes)
-        plan = self.answers.plans.get(self.question())
-        return plan if plan is None or schedule is None else replace(plan, **vars(schedule))
+        answer = self.answers.plans.get(self.question())
+        return None if answer is None else answer.plan if schedule is None else replace(answer.plan, **vars(schedule))
 
     def question(self) -> Question:
         """What to ask of a network by name; () of a ResNet, whose figures have a closed form."""
@@ -228,7 +228,9 @@ class Form:
         if plan is not None and not uncounted:
             rows.append(("memory", f"{size(plan.memory)} a process (estimate)"))
             rows += [("banks, queues", f"{size(plan.memory_beside)} of it")] if plan.memory_beside else []
-        return [*rows, *(("note", doubt) for doubt in recipe.doubts(self.overrides))]
+        answer = self.answers.plans.get(self.question())
+        notes = dict.fromkeys([*recipe.doubts(self.overrides), *(answer.notes if answer is not None else ())])
+        return [*rows, *(("note", note) for note in notes)]
 
     def words(self) -> list[str]:
         """The command that starts it, after `simclr-plus`."""
@@ -336,6 +338,13 @@ def _typed(recipe: Recipe, key: str) -> str:
     return "" if value is None else toml_value(value)
 
 
+def _shown(recipe: Recipe, key: str) -> str:
+    """The value of a key, or in words who tells it."""
+    section, _, name = key.partition(".")
+    told_by_weights = section == "encoder" and name in {"mean", "std"} - recipe.encoder.model_fields_set
+    return "the weights'" if told_by_weights and recipe.normalisation_is_open else _typed(recipe, key)
+
+
 def _did_you_mean(key: str, text: str) -> str:
     """For a word that is none of the choices."""
     choices = {choice for keys in (_COMMON, *_OF_METHOD.values()) if key in keys for choice in keys[key].choices}
@@ -361,4 +370,4 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
         launch = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
         changed = key.name in recipe_keys or launch
         if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):
-            yield key, form.launch[key.name] if key.name in LAUNCH else _typed(recipe, key.name), changed
+            yield key, form.launch[key.name] if key.name in LAUNCH else _shown(recipe, key.name), changed
