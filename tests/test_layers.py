@@ -129,7 +129,7 @@ def test_the_terminal_ui_imports_no_torch() -> None:
     assert "torch" not in loaded_after("import simclr_plus.tui.app")
 
 
-# the list of runs, a run with its charts, two runs side by side, the form of a recipe
+# the list of runs, a run with its charts, two runs side by side, the form of a recipe, and its methods
 LOOKED_AT = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "tests")!r})
@@ -147,10 +147,13 @@ async def look(app, pilot):
     await pilot.press("escape")
     app.open_recipe("mine.toml", Path("mine.toml"))
     await until(pilot, lambda: "measuring it" in screen_text(app))
+    for method in ("dim", "amdim", "moco", "pirl"):  # which look at maps and norms
+        app.screen.form.change("method.name", method)
+        app.screen.show()
 
 drive(SimclrPlusApp(Path("runs")), look)
 form = Form("mine.toml", Path("mine.toml").read_text())
-assert form.comes_to() and list(rows_of(form)) and form.question()
+assert form.comes_to() and form.methods() and list(rows_of(form)) and form.question()
 """
 
 
