@@ -129,6 +129,49 @@ def test_the_terminal_ui_imports_no_torch() -> None:
     assert "torch" not in loaded_after("import simclr_plus.tui.app")
 
 
+# the list of runs, a run with its charts, two runs side by side, the form of a recipe, and its methods
+LOOKED_AT = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests")!r})
+from pathlib import Path
+from driving import drive, screen_text, until
+from simclr_plus.tui.app import SimclrPlusApp
+from simclr_plus.tui.starting.recipe_form import Form, rows_of
+
+async def look(app, pilot):
+    await until(pilot, lambda: "2 runs" in screen_text(app))
+    await pilot.press("enter")
+    await until(pilot, lambda: "effective rank" in screen_text(app))
+    await pilot.press("escape", "space", "down", "space", "c")
+    await until(pilot, lambda: "effective rank" in screen_text(app))
+    await pilot.press("escape")
+    app.open_recipe("mine.toml", Path("mine.toml"))
+    await until(pilot, lambda: "measuring it" in screen_text(app))
+    for method in ("dim", "amdim", "moco", "pirl"):  # which look at maps and norms
+        app.screen.form.change("method.name", method)
+        app.screen.show()
+
+drive(SimclrPlusApp(Path("runs")), look)
+form = Form("mine.toml", Path("mine.toml").read_text())
+assert form.comes_to() and form.methods() and list(rows_of(form)) and form.question()
+"""
+
+
+def test_the_terminal_ui_needs_no_torch_for_networks_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from simclr_plus.recipe import load_recipe
+    from simclr_plus.runs.folder import create_run
+
+    monkeypatch.chdir(tmp_path)
+    by_name = load_recipe("places", ["encoder.name=timm:test_vit", "data.limit=256"])
+    for name in ("one", "two"):
+        run = create_run(by_name, Path("runs"), name)
+        run.log_event("start", steps=48, images=256, processes=1, feature_dim=64)
+        for step in range(1, 20):
+            run.log_metrics({"step": step, "epoch": step / 2, "loss": 4.0, "learning_rate": 1.0, "effective_rank": 9.0})
+    Path("mine.toml").write_text('[encoder]\nname = "timm:test_vit"\n')
+    assert not loaded_after(LOOKED_AT) & {"torch", "timm"}
+
+
 def test_evaluating_reads_no_code_for_files_of_tensorflow() -> None:
     assert not loaded_after("import simclr_plus.results.evaluate") & {"simclr_plus.importers.tensor_bundle"}
 

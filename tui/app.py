@@ -34,6 +34,7 @@ from .screens.recipes import RecipesScreen
 from .screens.run import RunScreen
 from .screens.runs import RunsScreen
 from .starting import commands
+from .starting.dry_run import Answers
 from .starting.jobs import Job
 from .starting.recipe_form import Form
 from .widgets.dialogs import Choose, Help, Tell
@@ -76,6 +77,7 @@ class SimclrPlusApp(BaseApp):
         self._ascii_only = AsciiOnly(enabled=self.marks == "ascii")
         self._nothing_raw = NothingRaw()
         self.jobs: list[Job] = []
+        self.answers = Answers()
         self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (110, "-wide"), (150, "-widest")]
         self.VERTICAL_BREAKPOINTS = [(0, "-low"), (22, "-high")]
         self._wanted_theme = theme
@@ -146,8 +148,9 @@ class SimclrPlusApp(BaseApp):
 
     def open_recipe(self, name: str, path: Path) -> None:
         """The form of a recipe."""
+        self.answers.refusals.clear()  # what was missing may be there now
         try:
-            form = Form(name, recipe_text(path), self.folder)
+            form = Form(name, recipe_text(path), self.folder, answers=self.answers)
         except (SimclrPlusError, OSError, ValueError, RecursionError) as error:
             self.push_screen(Tell(f"recipe {name} cannot be used", str(error)))
             return

@@ -10,6 +10,7 @@ from textual.app import App
 
 from simclr_plus.runs.folder import Run
 
+from .starting.dry_run import Answers
 from .starting.jobs import Job
 
 
@@ -19,6 +20,7 @@ class BaseApp(App[None]):
     folder: Path  # of the runs
     readonly: bool
     marks: str  # "braille" or "ascii"
+    answers: Answers  # what networks by name come to
 
     @abstractmethod
     def may_change(self) -> bool:

@@ -46,8 +46,7 @@ def bench_checkpoint(recipe: Recipe, folder: Path, *, rounds: int, threads: int,
     return Report(
         name="checkpoint",
         settings={
-            "depth": recipe.encoder.depth,
-            "width": recipe.encoder.width,
+            "encoder": recipe.encoder_title,
             "bytes": size,
             "folder": str(folder),
             "rounds": rounds,

@@ -105,7 +105,7 @@ def _times_lightly(seconds: dict[str, list[float]]) -> dict[str, float]:
 def _of_network(recipe: Recipe) -> dict[str, Any]:
     return {
         "batch_size": recipe.training.batch_size,
-        "encoder": f"ResNet-{recipe.encoder.depth} ({recipe.encoder.width:g}x), {recipe.encoder.stem} stem",
+        "encoder": recipe.encoder_title,
         "image_size": recipe.augmentation.image_size,
         "precision": recipe.training.precision,
     }

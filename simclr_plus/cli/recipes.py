@@ -88,11 +88,11 @@ def copy_recipe(
 @app.command("validate")
 def validate_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Check a recipe; unknown keys, wrong types and impossible values are errors."""
-    from simclr_plus.recipe.reading import load_recipe
+    from simclr_plus.recipe.reading import load_recipe, typed_keys
 
     loaded = load_recipe(recipe, overrides or [])
     loaded.with_whole_paths()  # whether they could be recorded
-    for doubt in loaded.doubts():
+    for doubt in loaded.doubts(typed_keys(overrides or [])):
         say(f"note: {doubt}")
     print(f"{recipe} is a valid recipe")
 

@@ -80,7 +80,7 @@ def run(
         _list_recipes_and_exit(as_json)
     from simclr_plus.importers import about_normalisation, with_normalisation
     from simclr_plus.launch.batch_scripts import batch_script
-    from simclr_plus.recipe.reading import load_recipe
+    from simclr_plus.recipe.reading import load_recipe, typed_keys
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
 
     loaded = load_recipe(recipe, overrides or []).with_whole_paths()
@@ -104,6 +104,7 @@ def run(
     )
     if dry_run:
         loaded, notes = _to_plan(loaded)
+        notes = [*loaded.doubts(typed_keys(overrides or [])), *notes]
         _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json, notes)
         return
     loaded, notes = with_normalisation(loaded), about_normalisation(loaded)
@@ -114,7 +115,7 @@ def run(
         _fetch_weights(loaded)
     new = create(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-    for doubt in (*loaded.doubts(), *notes):
+    for doubt in (*loaded.doubts(typed_keys(overrides or [])), *notes):
         say(f"note: {doubt}")
     _start(new, order, allocation, detached=detach, as_json=as_json)
 
@@ -142,6 +143,7 @@ def resume(
 ) -> None:
     """Go on with a run from its newest checkpoint, bit for bit; with keys changed, as a new run."""
     from simclr_plus.launch.start import resubmit
+    from simclr_plus.recipe.reading import typed_keys
     from simclr_plus.runs.folder import Run, branch_name, branch_run, find_run
 
     resumed = find_run(run, runs)
@@ -160,7 +162,7 @@ def resume(
         plan = _plan(recipe, _world(order))
     if dry_run:
         to_be = Run(resumed.path.parent / (name or branch_name(resumed))) if overrides else resumed
-        _show_plan(recipe, plan, to_be, order, None, as_json)
+        _show_plan(recipe, plan, to_be, order, None, as_json, recipe.doubts(typed_keys(overrides or [])))
         return
     if overrides:
         resumed = branch_run(resumed, recipe, name, overrides)
@@ -322,18 +324,21 @@ def _outcome(run: Run) -> dict[str, Any]:
 
 
 def _memory(recipe: Recipe, plan: Plan) -> str:
-    alone = f"{plan.memory / 2**30:.1f} GiB (estimate)"
+    alone = f"{_in_bytes(plan.memory)} (estimate)"
     if recipe.training.device == "cpu":
         return alone
-    return f"{alone}; on a GPU {plan.memory_on_gpu / 2**30:.1f} GiB, and up to 10 % more"
+    return f"{alone}; on a GPU {_in_bytes(plan.memory_on_gpu)}, and up to 10 % more"
+
+
+def _in_bytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.1f} MiB"
 
 
 def _beside(plan: Plan) -> list[list[str]]:
     """What of the memory a method keeps beside parameters, where that is anything."""
     if not plan.memory_beside:
         return []
-    mebibytes = plan.memory_beside / 2**20
-    return [["of it banks and queues", f"{mebibytes:,.1f} MiB, in every process and in every checkpoint"]]
+    return [["of it banks and queues", f"{_in_bytes(plan.memory_beside)}, in every process and in every checkpoint"]]
 
 
 def _plan(recipe: Recipe, processes: int) -> Plan:
@@ -396,7 +401,7 @@ def _show_plan(
     order: Order,
     allocation: Allocation | None,
     as_json: bool,
-    notes: Sequence[str] = (),
+    notes: Sequence[str],
 ) -> None:
     from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.launch.order import torchrun_options
@@ -407,35 +412,13 @@ def _show_plan(
     torchrun = ["(one process, without it)"] if order.is_alone else ["torchrun", *torchrun_options(run, order)]
     if as_json:
         starts = {"run": str(run.path), "command": command, "torchrun": torchrun, "batch_script": script}
-        about = {"notes": [*recipe.doubts(), *notes], "recipe": recipe.model_dump()}
+        about = {"notes": notes, "recipe": recipe.model_dump()}
         print_json({"schema": 1, **plan.as_dict(), **starts, **about})
         return
-    layers = (
-        f"{recipe.head.num_layers} layers to {recipe.head.output_dim}" if recipe.head.num_layers else "none: z is h"
-    )
-    head = ["head parameters", f"{plan.head_parameters:,} ({layers})"]
-    what_for = f"{'' if plan.head_parameters else 'none: '}{recipe.method.loss_title(recipe)}"
-    beside = ["parameters beside it", f"{plan.head_parameters:,} ({what_for})"]
-    print_table(
-        ["", "value"],
-        [
-            ["encoder", recipe.encoder_title],
-            ["encoder parameters", f"{plan.encoder_parameters:,} ({plan.encoder_parameters / 1e6:.0f} M)"],
-            head if "head" in recipe.method.reads else beside,
-            ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
-            ["global batch", f"{plan.global_batch:,}"],
-            ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
-            ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
-            ["warm-up steps", f"{plan.warmup_steps:,}"],
-            ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
-            ["memory per process", _memory(recipe, plan)],
-            *_beside(plan),
-            ["run folder", str(run.path)],
-            ["torchrun", shlex.join(torchrun)],
-        ],
-    )
-    for doubt in (*recipe.doubts(), *notes):
-        say(f"note: {doubt}")
+    rows = [*_plan_rows(recipe, plan), ["run folder", str(run.path)], ["torchrun", shlex.join(torchrun)]]
+    print_table(["", "value"], rows)
+    for note in notes:
+        say(f"note: {note}")
     if order.rdzv:
         say(f"type this same command, without --dry-run, on each of the {order.nodes} machines; {run.path} must be")
         say(
@@ -444,3 +427,43 @@ def _show_plan(
         say("or NCCL_SOCKET_IFNAME to the interface, e.g. eth0")
     if script:
         print(script, end="")
+
+
+def _plan_rows(recipe: Recipe, plan: Plan) -> list[list[str]]:
+    """The plan in words."""
+    layers = (
+        f"{recipe.head.num_layers} layers to {recipe.head.output_dim}" if recipe.head.num_layers else "none: z is h"
+    )
+    head = ["head parameters", f"{plan.head_parameters:,} ({layers})"]
+    what_for = f"{'' if plan.head_parameters else 'none: '}{recipe.method.loss_title(recipe)}"
+    beside = ["parameters beside it", f"{plan.head_parameters:,} ({what_for})"]
+    return [
+        ["encoder", recipe.encoder_title],
+        ["encoder parameters", f"{plan.encoder_parameters:,} ({_in_units(plan.encoder_parameters)})"],
+        ["features", f"{plan.feature_dim:,}"],
+        ["multiply-adds a view", f"{plan.multiply_adds:,} ({_in_units(plan.multiply_adds)})"],
+        head if "head" in recipe.method.reads else beside,
+        ["images", f"{plan.images:,} ({recipe.data.name}: {recipe.data.root})"],
+        ["global batch", f"{plan.global_batch:,}"],
+        ["batch per process", f"{plan.batch_per_process:,} x {plan.processes}"],
+        ["steps", f"{plan.total_steps:,} ({recipe.training.epochs:g} epochs)"],
+        ["warm-up steps", f"{plan.warmup_steps:,}"],
+        ["peak learning rate", f"{plan.peak_learning_rate:g} ({recipe.optimizer.name})"],
+        ["memory per process", _memory(recipe, plan)],
+        *_beside(plan),
+        *_saved(recipe, plan),
+    ]
+
+
+def _in_units(number: int) -> str:
+    """In thousands, millions or milliards, as the field writes it: 4.1 G."""
+    size, unit = next(((s, u) for s, u in ((1e9, "G"), (1e6, "M"), (1e3, "k")) if number >= s), (1.0, ""))
+    return f"{number / size:.{0 if number >= 100 * size or not unit else 1}f} {unit}".rstrip()
+
+
+def _saved(recipe: Recipe, plan: Plan) -> list[list[str]]:
+    """What activation checkpointing spares, where it is on."""
+    if not recipe.training.activation_checkpointing:
+        return []
+    without = _in_bytes(plan.memory + plan.memory_saved)
+    return [["activation checkpointing", f"spares {_in_bytes(plan.memory_saved)} of {without}, for a pass more"]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from simclr_plus.recipe.keys import Encoder
 from simclr_plus.recipe.method_keys.moco import MoCoKeys
 from simclr_plus.recipe.recipe import Recipe
 
@@ -49,6 +50,8 @@ _VIEWS = {
     "evaluation shows": ("the middle 0.875 (224 of 256)", "the middle 0.875", "the middle 0.875 (bilinear)"),
 }
 _NETWORK = {
+    "f is": ("a ResNet", "a ResNet", "a ResNet"),
+    "f starts from": ("noise", "noise", "noise"),
     "stem": ("7x7 and max-pool", "7x7 and max-pool", "7x7 and max-pool"),
     "kernels start with variance": ("1/fan-in, truncated (code)", "1/fan-in, truncated", "2/fan-out"),
     "a block's last norm starts at": ("0 (code)", "0", "1"),
@@ -172,11 +175,8 @@ def _ours(r: Recipe) -> Iterator[tuple[str, str, str]]:
 def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
     a, e = r.augmentation, r.encoder
     plain = not any(e.mean) and all(x == 1 for x in e.std)
-    yield (
-        "pixels go in as",
-        "encoder.mean",
-        "[0, 1]" if plain else f"standardised by {', '.join(f'{x:g}' for x in e.mean)}",
-    )
+    standardised = "standardised as its weights were" if r.normalisation_is_open else f"standardised by {_mean(e)}"
+    yield "pixels go in as", "encoder.mean", "[0, 1]" if plain and not r.normalisation_is_open else standardised
     yield "size of a crop", "augmentation.min_scale", f"height uniform, area {max(0.1, a.min_scale):g} to 1"
     usual = a.aspect == (3 / 4, 4 / 3)
     aspect = "3/4 to 4/3" if usual else f"{a.aspect[0]:g} to {a.aspect[1]:g}"
@@ -221,15 +221,13 @@ def _our_views(r: Recipe) -> Iterator[tuple[str, str, str]]:
 
 def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
     e, h = r.encoder, r.head
-    reference = e.flavor == "reference"
-    yield "stem", "encoder.stem", "3x3" if e.stem == "cifar" else "7x7 and max-pool"
-    yield "kernels start with variance", "", "1/fan-in, truncated"
-    yield "a block's last norm starts at", "", "0"
-    if e.stem == "imagenet":
-        yield "max-pool is padded", "encoder.flavor", "behind" if reference else "on both sides"
-    if e.depth < 50:
-        yield "group 1's shortcut", "encoder.flavor", "a projection" if reference else "the identity"
-    if e.norm == "batch":
+    if not e.is_resnet:
+        yield "f is", "encoder.name", e.name
+    if e.pretrained or r.training.init_from:
+        yield "f starts from", "encoder.pretrained" if e.pretrained else "training.init_from", "given weights"
+    if e.is_resnet:
+        yield from _our_resnet(e)
+    if not e.is_resnet or e.norm == "batch":
         yield "batch norm sees", *_what_norms_see(r)
         yield "running variance", "", "biased"
     if "head" not in r.method.reads:
@@ -240,6 +238,17 @@ def _our_network(r: Recipe) -> Iterator[tuple[str, str, str]]:
         yield "dimensions of z", "head.output_dim", str(h.output_dim)
         yield "g's last norm has an offset", "", "no"
         yield "g's matrices start as", "", "N(0, 0.01)"
+
+
+def _our_resnet(e: Encoder) -> Iterator[tuple[str, str, str]]:
+    reference = e.flavor == "reference"
+    yield "stem", "encoder.stem", "3x3" if e.stem == "cifar" else "7x7 and max-pool"
+    yield "kernels start with variance", "", "1/fan-in, truncated"
+    yield "a block's last norm starts at", "", "0"
+    if e.stem == "imagenet":
+        yield "max-pool is padded", "encoder.flavor", "behind" if reference else "on both sides"
+    if e.depth < 50:
+        yield "group 1's shortcut", "encoder.flavor", "a projection" if reference else "the identity"
 
 
 def _what_norms_see(r: Recipe) -> tuple[str, str]:
@@ -284,6 +293,10 @@ def _our_update(r: Recipe) -> Iterator[tuple[str, str, str]]:
         where = "inside" if o.sgd_momentum == "rate_inside" else "outside"
         yield "SGD: learning rate is", "optimizer.sgd_momentum", f"{where} the velocity"
     yield "gradient clipping", "optimizer.gradient_clip", f"to {o.gradient_clip:g}" if o.gradient_clip else "none"
+
+
+def _mean(e: Encoder) -> str:
+    return ", ".join(f"{x:g}" for x in e.mean)
 
 
 def _yes(value: bool) -> str:

@@ -13,6 +13,8 @@ def whole_path(text: str, key: str) -> str:
     """A path from the root of the file system, `~` and `$NAME` replaced; raises RecipeError naming the key."""
     if not text.strip():
         raise RecipeError(f"{key} is empty; give the path of a folder or file, or . for the working directory")
+    if "\0" in text:
+        raise RecipeError(f"{key} = {text!r}: no path has such a character; take it out")
     path = Path(text)
     if not (path.is_absolute() and path.exists()):  # whatever is in its name then
         path = Path(re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", lambda name: _variable(name, key), text))

@@ -1,4 +1,7 @@
-"""What a recipe comes to: steps, learning rate, parameters, memory. In closed form, without torch or data."""
+"""What a recipe comes to, without data: its schedule in closed form; parameters, work and memory of its network.
+
+Of a ResNet these have a closed form too. A network by name is measured for them, which loads PyTorch and its library.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ KNN_BANK, KNN_QUERIES, KNN_NEIGHBOURS = 4000, 2000, 20
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Figures of a run; memory in bytes of one process, an estimate."""
+class Schedule:
+    """What hangs on images, batch and epochs alone, whatever network is trained."""
 
     images: int
     processes: int
@@ -29,17 +32,25 @@ class Plan:
     schedule_steps: int  # steps until the learning rate is 0; the rest of total_steps runs at 0
     warmup_steps: int
     peak_learning_rate: float
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the update that follows `step` updates."""
+        peak, warmup, total = self.peak_learning_rate, self.warmup_steps, self.schedule_steps
+        return warmup_cosine(step, peak=peak, warmup_steps=warmup, total_steps=total)
+
+
+@dataclass(frozen=True)
+class Plan(Schedule):
+    """Figures of a run; memory in bytes of one process, an estimate."""
+
+    feature_dim: int  # of h
     encoder_parameters: int
     multiply_adds: int  # of f forward, for one view
     head_parameters: int
     memory: int
     memory_on_gpu: int  # of the card: CUDA's own, the loader's stream, NCCL and what the allocator keeps come on top
     memory_beside: int = 0  # of it: memory banks, queues, networks that follow another
-
-    def learning_rate(self, step: int) -> float:
-        """The rate of the update that follows `step` updates."""
-        peak, warmup, total = self.peak_learning_rate, self.warmup_steps, self.schedule_steps
-        return warmup_cosine(step, peak=peak, warmup_steps=warmup, total_steps=total)
+    memory_saved: int = 0  # by activation checkpointing, where it is on: what would come on top without it
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -52,8 +63,8 @@ def known_size(recipe: Recipe) -> int:
     return min(labelled, recipe.data.limit or labelled) if labelled else recipe.data.known_images
 
 
-def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
-    """The figures for a number of images; raises RecipeError when processes cannot share the batch."""
+def make_schedule(recipe: Recipe, images: int, processes: int = 1) -> Schedule:
+    """The schedule for a number of images; raises RecipeError when processes cannot share the batch."""
     t = recipe.training
     if t.batch_size % processes:
         below, above = t.batch_size // processes * processes, -(-t.batch_size // processes) * processes
@@ -62,12 +73,11 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
             f"use {f'{below} or ' if below else ''}{above}"
         )
     problem = recipe.method.problem_of_share(recipe, t.batch_size // processes)
-    problem = problem or recipe.method.problem_of_network(recipe) or _problem_of_freezing(recipe)
     if problem:
         raise RecipeError(problem)
     schedule_steps = step_count(t.epochs, images, t.batch_size)
     interval = max(1, round(recipe.checkpoints.every_epochs * round(images / t.batch_size)))
-    return Plan(
+    return Schedule(
         images=images,
         processes=processes,
         global_batch=t.batch_size,
@@ -78,12 +88,27 @@ def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
         peak_learning_rate=peak_learning_rate(
             recipe.optimizer.learning_rate, t.batch_size, recipe.optimizer.learning_rate_scaling
         ),
+    )
+
+
+def make_plan(recipe: Recipe, images: int, processes: int = 1) -> Plan:
+    """All figures for a number of images; raises RecipeError or NotFoundError where that cannot be trained."""
+    schedule = make_schedule(recipe, images, processes)
+    problem = recipe.method.problem_of_network(recipe) or _problem_of_freezing(recipe)
+    if problem:
+        raise RecipeError(problem)
+    recomputes = recipe.training.activation_checkpointing
+    memory = _memory(recipe, schedule, recompute_blocks=recomputes)
+    return Plan(
+        **asdict(schedule),
+        feature_dim=recipe.feature_dim,
         encoder_parameters=recipe.method.encoder_parameters(recipe),
         multiply_adds=recipe.method.multiply_adds(recipe),
         head_parameters=recipe.method.parameters_beside(recipe, images),
-        memory=_memory(recipe, images, processes),
-        memory_on_gpu=_memory(recipe, images, processes) + CUDA_MEMORY,
+        memory=memory,
+        memory_on_gpu=memory + CUDA_MEMORY,
         memory_beside=recipe.method.memory_beside(recipe, images),
+        memory_saved=_memory(recipe, schedule, recompute_blocks=False) - memory if recomputes else 0,
     )
 
 
@@ -95,14 +120,14 @@ def _problem_of_freezing(recipe: Recipe) -> str:
     return ""
 
 
-def _memory(recipe: Recipe, images: int, processes: int) -> int:
+def _memory(recipe: Recipe, schedule: Schedule, *, recompute_blocks: bool) -> int:
     """Weights, gradients and momenta in float32; banks and queues; what the backward pass needs of this process's rows
     of f; the views.
     """
-    t, size, method = recipe.training, recipe.augmentation.image_size, recipe.method
+    t, size, method, images = recipe.training, recipe.augmentation.image_size, recipe.method, schedule.images
     copies = 4 if recipe.optimizer.name in ("adam", "adamw") else 3
-    share = t.batch_size // processes
-    kept = method.activation_count(recipe, recompute_blocks=t.activation_checkpointing)
+    share = schedule.batch_per_process
+    kept = method.activation_count(recipe, recompute_blocks=recompute_blocks)
     bytes_a_number = {"float32": 4, "tf32": 4, "float64": 8, "auto": 4 if t.device == "cpu" else 2}.get(t.precision, 2)
     pixels = method.pixels(recipe) * share
     return (

@@ -52,7 +52,7 @@ def parse_recipe(text: str, overrides: Iterable[str] = (), *, origin: str = "rec
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        overridden = {override.partition("=")[0].strip() for override in pairs}
+        overridden = typed_keys(pairs)
         places = {key: line for key, line in _lines_of_keys(text).items() if key not in overridden}
         raise RecipeError("\n".join(f"{origin}: {_explained(e, places)}" for e in error.errors())) from None
     _check_together(recipe, origin)
@@ -197,6 +197,11 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     table[name] = value
 
 
+def typed_keys(overrides: Iterable[str]) -> set[str]:
+    """The keys of overrides `key.path=value`."""
+    return {override.partition("=")[0].strip() for override in overrides}
+
+
 def typed_value(key: str, text: str) -> Any:
     """What was typed for a key, as the key's type wants it: for words 2024 and true are words, for whole numbers 1e3 is
     one. Other TOML is taken as such; what is none stays text, for the check to refuse.
@@ -206,10 +211,10 @@ def typed_value(key: str, text: str) -> Any:
     value = _toml_value(text)
     if isinstance(value, str):
         return value
-    if kind == "str" or kind.startswith('"') or (kind == "bool | str" and not isinstance(value, bool)):
-        return text
-    if kind == "bool" and text.lower() in ("true", "false"):
+    if kind in ("bool", "bool | str") and text.lower() in ("true", "false"):
         return text.lower() == "true"
+    if kind in ("str", "bool | str") or kind.startswith('"'):
+        return text
     if kind == "float" and value is None and re.fullmatch(r"[+-]?\d*\.?\d*([eE][+-]?\d+)?", text):
         return _number(text)  # .5, 5. and 1E-6, which TOML does not know
     whole = kind == "int" or kind.partition(" ")[0].isdigit()

@@ -5,7 +5,7 @@ Each key is documented where it is declared, in keys.py; `simclr-plus recipes ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Annotated, Any, Literal, get_origin
 
@@ -177,11 +177,16 @@ class Recipe(Section):
         return self.model_copy(update={"data": data, "encoder": encoder, "training": training, "method": method})
 
     def to_toml(self) -> str:
-        """Every key, as TOML."""
-        return tomli_w.dumps(self.model_dump())
+        """Every key, as TOML; mean and std are left open where weights that f starts from are to tell them."""
+        left_open = {"mean", "std"} - self.encoder.model_fields_set if self.normalisation_is_open else set()
+        return tomli_w.dumps(self.model_dump(exclude={"encoder": left_open}))
 
-    def doubts(self) -> list[str]:
-        """Choices that are allowed but are known mistakes, each with its remedy."""
+    def doubts(self, typed: Collection[str] = ()) -> list[str]:
+        """Choices that are allowed but are known mistakes, each with its remedy.
+
+        typed: keys that were given beside the recipe's file. With a network by name only a ResNet's keys among these
+        are doubted: those of a file are left from the network that it was written for.
+        """
         sentences = []
         size, batch = self.augmentation.image_size, self.training.batch_size
         if self.encoder.is_resnet and self.encoder.stem == "imagenet" and size <= 32:
@@ -216,7 +221,7 @@ class Recipe(Section):
                 f'training.compile does nothing for f with method.name = "{self.method.name}", which reads its maps or '
                 "patches: the pass over whole images is what is compiled"
             )
-        sentences += self._without_effect()
+        sentences += self._without_effect(typed)
         if not self.augmentation.operations:
             if self.augmentation.same_crop:
                 sentences.append(
@@ -227,24 +232,33 @@ class Recipe(Section):
                     sentences.append(f"augmentation.{key} = {value!r} does nothing without augmentation.operations")
         return sentences
 
-    def _without_effect(self) -> Iterator[str]:
-        """Keys of sections that other methods read."""
+    def _without_effect(self, typed: Collection[str]) -> Iterator[str]:
+        """Keys of sections that other methods read, and of networks of another kind."""
         for section in sorted(_FOR_SOME - set(self.method.reads)):
-            changed = self._changed(section, set(type(getattr(self, section)).model_fields))
-            if changed:
-                yield f'{changed} nothing with method.name = "{self.method.name}"'
-        unread = _BY_NAME - _OF_BOTH if self.encoder.is_resnet else OF_RESNETS
-        changed = self._changed("encoder", unread)
-        if changed:
-            yield f'{changed} nothing with encoder.name = "{self.encoder.name}"'
+            if changed := self._changed(section):
+                yield f'{_do(changed)} nothing with method.name = "{self.method.name}"'
+        if unread := self._unread_of_encoder(typed):
+            yield f'{_do(unread)} nothing with encoder.name = "{self.encoder.name}"'
+        if self.encoder.download and self.encoder.pretrained is not True and not self.encoder.is_resnet:
+            yield "encoder.download = true does nothing without encoder.pretrained = true"
 
-    def _changed(self, section: str, keys: set[str]) -> str:
-        """Those of the keys that have another value than usual, and the verb; "" where none has."""
+    def _unread_of_encoder(self, typed: Collection[str]) -> list[str]:
+        e = self.encoder
+        unread = {key for key in typed if key.startswith("encoder.") and not self.reads(key)}
+        if e.is_resnet and "encoder.name" not in typed:
+            unread |= {f"encoder.{name}" for name in _BY_NAME - {"name"} if getattr(e, name) != e.usual(name)}
+        return sorted(unread)
+
+    def _changed(self, section: str) -> list[str]:
+        """The keys of a section that are set to another value than usual."""
         values = getattr(self, section)
-        changed = sorted(
-            f"{section}.{key}" for key in values.model_fields_set & keys if getattr(values, key) != values.usual(key)
+        return sorted(
+            f"{section}.{key}" for key in values.model_fields_set if getattr(values, key) != values.usual(key)
         )
-        return f"{', '.join(changed)} {'does' if len(changed) == 1 else 'do'}" if changed else ""
+
+
+def _do(keys: list[str]) -> str:
+    return f"{', '.join(keys)} {'does' if len(keys) == 1 else 'do'}"
 
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.reading import parse_recipe
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.findings import Findings
@@ -70,7 +71,14 @@ class Cell:
     def recipe(self) -> Recipe:
         """What it trains; raises RecipeError where the point does not fit the study's recipe."""
         changes = self.point.changes() if callable(self.point.changes) else self.point.changes
-        return changed(self.base, {**changes, "training.seed": self.seed})
+        recipe = changed(self.base, {**changes, "training.seed": self.seed})
+        for key, value in changes.items():
+            if key.startswith("encoder.") and not recipe.reads(key):
+                raise RecipeError(
+                    f'{key} = {value} means nothing to encoder.name = "{recipe.encoder.name}", and this study compares '
+                    'its values; use encoder.name = "resnet"'
+                )
+        return recipe
 
     @property
     def name(self) -> str:
@@ -109,6 +117,17 @@ class Study:
 def linear(scale: str) -> str:
     """Linear evaluation: on cached features at small scale, by the paper's protocol (B.6) at the paper's."""
     return "linear" if scale == PAPER else "linear_fast"
+
+
+def widths_of(recipe: Recipe, scale: str, papers: tuple[float, ...]) -> Iterator[tuple[float, Changes]]:
+    """Widths of the encoder with their changes: the paper's at its scale; at small scale that of the recipe.
+
+    A network by name is as wide as it is: 1.
+    """
+    if scale == PAPER:
+        yield from ((width, {"encoder.width": width}) for width in papers)
+    else:
+        yield recipe.encoder.width if recipe.encoder.is_resnet else 1.0, {}
 
 
 def training_changes(method: str, scale: str) -> Changes:

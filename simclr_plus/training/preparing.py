@@ -193,6 +193,7 @@ def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str, note
     kind = "resume" if t.step else "start"
     figures = {"steps": t.plan.total_steps, "processes": t.plan.processes, "device": str(t.device)}
     figures |= {"images": len(t.images), "classes": len(t.images.classes), "knn": knn_in_numbers(t.knn_images)}
+    figures |= {"feature_dim": t.model.encoder.feature_dim}
     t.run.log_event(kind, **come_from, **figures, precision=precision, **describe_machine())
     if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
         note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"

@@ -129,6 +129,22 @@ def test_other_methods_views_and_norms_are_told_as_they_are() -> None:
     assert shown("exemplar_r50")["gray"] == "0.66, the mean of R, G, B, before the jitter, one draw an image"
 
 
+def test_of_a_network_by_name_nothing_of_a_resnet_is_told() -> None:
+    resnet, vit = found(), found("encoder.name=timm:vit_small_patch16_224", "encoder.depth=18")
+    of_resnets = {
+        *("stem", "kernels start with variance", "a block's last norm starts at", "max-pool is padded"),
+        "group 1's shortcut",
+    }
+    assert resnet.keys() - vit.keys() == of_resnets & resnet.keys() and not vit.keys() & of_resnets
+    assert vit["f is"].ours == "timm:vit_small_patch16_224" and vit["f is"].differs_from("paper")
+    given = found("encoder.name=timm:vit_small_patch16_224", "encoder.pretrained=true")
+    assert given.keys() - vit.keys() == {"f starts from"}
+    assert given["pixels go in as"].ours != vit["pixels go in as"].ours == "[0, 1]"
+    known = ["encoder.mean=[0.5,0.5,0.5]", "encoder.std=[0.5,0.5,0.5]"]
+    given = found("encoder.name=timm:vit_small_patch16_224", "encoder.pretrained=true", *known)
+    assert given["pixels go in as"].ours == "standardised by 0.5, 0.5, 0.5"
+
+
 def test_small_images_are_compared_with_the_authors_cifar_values() -> None:
     small = [
         "augmentation.image_size=32",

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import pytest
+import timm
 import torch
 
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import RecipeError
+from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe import load_recipe, parse_recipe
 from simclr_plus.recipe.keys import KNOWN_SIZES
-from simclr_plus.recipe.plan import known_size, make_plan
+from simclr_plus.recipe.plan import known_size, make_plan, make_schedule
 from simclr_plus.training.model import build_model
 
 IMAGENET = 1_281_167
@@ -87,6 +90,34 @@ def test_the_images_are_known_before_they_are_opened() -> None:
 def test_activation_checkpointing_lowers_the_memory_estimate() -> None:
     less = make_plan(load_recipe("r50_1x", ["training.activation_checkpointing=true"]), IMAGENET, 64).memory
     assert less < 0.6 * make_plan(load_recipe("r50_1x"), IMAGENET, 64).memory
+
+
+def test_what_checkpointing_saves_is_the_difference_of_the_two_plans() -> None:
+    for overrides in ([], ["encoder.name=timm:test_vit"]):
+        off = make_plan(load_recipe("places", overrides), 1000)
+        on = make_plan(load_recipe("places", [*overrides, "training.activation_checkpointing=true"]), 1000)
+        assert on.memory_saved == off.memory - on.memory > 0 == off.memory_saved
+
+
+def test_the_schedule_of_a_network_by_name_needs_no_network() -> None:
+    nowhere = load_recipe("places", ["encoder.name=timm:no_such_network"])
+    schedule = make_schedule(nowhere, 1000, 2)
+    plan = make_plan(load_recipe("places", ["encoder.name=timm:test_vit"]), 1000, 2)
+    assert asdict(schedule).items() <= asdict(plan).items()
+    with pytest.raises(NotFoundError, match="no_such_network"):
+        make_plan(nowhere, 1000)
+
+
+def test_the_plan_of_a_network_by_name_is_that_of_the_module() -> None:
+    recipe = load_recipe("places", ["encoder.name=timm:test_vit"])
+    plan, network = make_plan(recipe, 1000), timm.create_model("test_vit", num_classes=0, img_size=64)
+    assert plan.encoder_parameters == sum(p.numel() for p in network.parameters())
+    assert plan.feature_dim == network.num_features
+    tokens, width, hidden = (64 // network.patch_embed.patch_size[0]) ** 2, network.embed_dim, 3 * network.embed_dim
+    rows, depth = tokens + 1, len(network.blocks)
+    matrices = rows * (4 * width * width + 2 * width * hidden) + 2 * rows * rows * width
+    patches = tokens * 3 * network.patch_embed.patch_size[0] ** 2 * width
+    assert plan.multiply_adds == depth * matrices + patches
 
 
 def test_the_recipe_for_folders_fits_the_card_that_it_names() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import get_args
@@ -14,7 +15,7 @@ from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.recipe.keys import StudyOperation
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.reading import find_recipe, load_recipe, parse_recipe, recipe_text, shipped_recipes, typed_value
-from simclr_plus.recipe.recipe import documented_keys
+from simclr_plus.recipe.recipe import Recipe, documented_keys
 from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
@@ -239,6 +240,20 @@ def test_a_strided_convolution_of_4_channels_is_doubted_where_it_may_run_on_a_cp
     assert doubted(*pair, "encoder.width=0.125") and not doubted(*pair, "encoder.width=0.25")
 
 
+def test_keys_of_another_network_are_doubted_where_they_are_the_users_mistake() -> None:
+    def doubted(recipe: Recipe, *typed: str) -> set[str]:
+        return set(re.findall(r"encoder\.\w+(?=,| do)", " ".join(set(recipe.doubts(typed)) - set(recipe.doubts()))))
+
+    by_name = load_recipe("places", ["encoder.name=timm:test_vit", "encoder.width=0.5"])
+    assert not any("nothing with encoder.name" in doubt for doubt in by_name.doubts())  # places is of a ResNet
+    assert doubted(by_name, "encoder.name", "encoder.width", "encoder.depth") == {"encoder.width", "encoder.depth"}
+    assert doubted(by_name, "encoder.name", "encoder.mean", "encoder.pretrained") == set()
+    options = parse_recipe("[encoder]\noptions = { drop_rate = 0.1 }")  # whoever wrote this forgot the name
+    assert any("encoder.options does nothing" in doubt for doubt in options.doubts())
+    changed = parse_recipe('[encoder]\nname = "timm:x"\noptions = { drop_rate = 0.1 }', ["encoder.name=resnet"])
+    assert changed.doubts(["encoder.name"]) == parse_recipe("").doubts()
+
+
 def test_operations_reach_the_law_in_their_order_and_repeated() -> None:
     text = '[augmentation]\noperations = ["crop", "sobel", "crop"]\noperations_on = "first"\nsame_crop = true'
     recipe = parse_recipe(text, ["augmentation.operation_prob=0.5"])
@@ -440,7 +455,7 @@ def test_a_link_before_two_dots_is_followed_as_the_system_does(tmp_path: Path, m
     ("key", "path"),
     [("data.root", ""), ("data.root", " "), ("data.root", "$NOT_SET"), ("data.root", "/d/${EMPTY}/x"),
      ("data.root", "~nobody_of_that_name/x"), ("training.init_from", "$NOT_SET/e.safetensors"),
-     ("data.root", "caf\udce9")],
+     ("data.root", "caf\udce9"), ("data.root", "a\0b"), ("training.init_from", "a\0b")],
 )  # fmt: skip
 def test_a_path_that_cannot_be_told_is_refused_with_its_key(
     key: str, path: str, monkeypatch: pytest.MonkeyPatch

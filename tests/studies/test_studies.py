@@ -35,6 +35,7 @@ from simclr_plus.studies.report import Setting, write_report
 from simclr_plus.studies.running import cell as study_cell
 from simclr_plus.studies.running import cost
 from simclr_plus.studies.running.cells import plan_study, record
+from simclr_plus.studies.running.setting import setting_of
 from simclr_plus.studies.study import Cell, changed
 
 IMAGENET = 1_281_167
@@ -154,6 +155,52 @@ def test_every_cell_at_small_scale_sees_60000_images_has_a_name_of_its_own_and_k
         plan = make_plan(cell.recipe, 10_000)
         assert plan.total_steps * plan.global_batch >= 60_000
         assert cell.recipe.training.seed == cell.seed and set(cell.measures) <= set(MEASURES)
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_network_by_name_is_studied_or_refused_by_the_key_that_it_does_not_read(name: str, tmp_path: Path) -> None:
+    study, recipe = find_study(name), load_recipe("study", ["encoder.name=timm:test_vit"])
+    if name == "model-size":
+        with pytest.raises(RecipeError, match=r"encoder.depth = 18 means nothing to encoder.name = .timm:test_vit"):
+            plan_study(tmp_path, study, "small", 1, recipe)
+        return
+    planned = plan_study(tmp_path, study, "small", 1, recipe)
+    (dimension,) = {cell.recipe.feature_dim for cell in planned.cells}
+    assert dimension == 64
+    assert dict(setting_of(planned).facts)["network"].startswith("timm:test_vit at 32 pixels")
+    by_h = {
+        cell.recipe.head.output_dim
+        for cell in planned.cells
+        if cell.place.get("head") == "none" or "task" in cell.place
+    }
+    assert by_h <= {dimension}
+    assert {cell.place["width"] for cell in planned.cells if "width" in cell.place} <= {1.0}
+
+
+def test_widths_of_a_network_by_name_are_refused_at_the_papers_scale(tmp_path: Path) -> None:
+    recipe = load_recipe("r50_1x", ["encoder.name=timm:test_vit", "augmentation.image_size=32"])
+    for name in ("broader-augmentation", "supervised-augmentation"):
+        with pytest.raises(RecipeError, match=r"encoder.width = 1.0 means nothing .*width=2.0|width=4.0"):
+            plan_study(tmp_path, find_study(name), "paper", 1, recipe)
+
+
+def test_a_network_that_there_is_not_is_refused_before_a_cell_is_run(tmp_path: Path) -> None:
+    for overrides, error, says in (
+        (["encoder.name=timm:test_vitt"], NotFoundError, "test_vitt"),
+        (["encoder.name=timm:test_vit", "augmentation.image_size=40"], RecipeError, "image_size"),
+        (["encoder.name=torchvision:squeezenet1_1", "training.activation_checkpointing=true"], RecipeError, "none of"),
+    ):
+        with pytest.raises(error, match=says):
+            plan_study(tmp_path, find_study("temperature"), "small", 1, load_recipe("study", overrides))
+
+
+def test_a_network_by_name_is_timed_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "TIMED_WORK", {"cpu": 1.0, "cuda": 1.0})  # of one image there is too much
+    recipe = load_recipe("study", ["encoder.name=timm:test_vit", "encoder.width=4"])
+    planned = plan_study(tmp_path, find_study("temperature"), "small", 1, recipe, ["temperature=0.1", "l2=yes"])
+    said: list[str] = []
+    found = cost.cost_of(planned, at_once=1, processes=1, say=said.append)
+    assert said == ["timing timm:test_vit on 32 pixels"] and found.seconds > 0
 
 
 def test_both_rules_of_the_learning_rate_agree_at_the_recipes_batch() -> None:

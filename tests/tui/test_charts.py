@@ -33,7 +33,7 @@ from textual.widgets import RichLog, Static
 
 from simclr_plus.machine.words import duration
 from simclr_plus.recipe import load_recipe
-from simclr_plus.recipe.plan import make_plan
+from simclr_plus.recipe.plan import make_schedule
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file
 from simclr_plus.runs.overview import glance
@@ -612,17 +612,17 @@ def test_the_app_is_left_while_a_run_is_being_opened(tmp_path: Path) -> None:
 
 
 def test_the_end_of_an_axis_is_the_plans_on_every_axis(tmp_path: Path) -> None:
-    plan = make_plan(load_recipe("demo"), 10_000)
+    plan = make_schedule(load_recipe("demo"), 10_000)
     feed = read(a_noisy_run(tmp_path, "one", upto=600, steps=plan.total_steps))
-    assert feed.plan == plan
+    assert feed.schedule == plan
     assert [end_of([feed], axis) for axis in ("step", "epoch", "images")] == pytest.approx(
         [plan.total_steps, plan.total_steps * 128 / 10_000, plan.total_steps * 128]
     )
     assert end_of([feed], "time") == pytest.approx(590 / 3600)  # nobody knows it beforehand
     nothing = read(create_run(load_recipe("demo"), tmp_path, "nothing"))
-    assert end_of([nothing], "step") == 1 and nothing.plan is None
+    assert end_of([nothing], "step") == 1 and nothing.schedule is None
     other = read(a_noisy_run(tmp_path, "other", upto=600, steps=999))
-    assert other.plan is None  # the run does not follow what its recipe gives
+    assert other.schedule is None  # the run does not follow what its recipe gives
 
 
 def test_a_chart_without_points_or_with_one_is_drawn(tmp_path: Path) -> None:
@@ -633,3 +633,17 @@ def test_a_chart_without_points_or_with_one_is_drawn(tmp_path: Path) -> None:
         window = chart._window()
         assert (window is None) == (not y or math.isnan(y[0]))
         assert window is None or (window.y0 == 0 and window.y1 > 0 and (window.x0, window.x1) == (0, 10))
+
+
+def test_the_rank_is_bounded_by_what_the_run_says_of_its_features(tmp_path: Path) -> None:
+    def bound(name: str, *overrides: str, **said: int) -> float:
+        run = create_run(load_recipe("demo", overrides), tmp_path, name)
+        run.log_event("start", steps=10, **said)
+        feed = read(run)
+        (level,) = levels_of(PLOT["rank"], feed.facts.recipe, feed)
+        return level.y
+
+    assert bound("resnet") == 128  # of a ResNet-18 (0.25x), which a run of an older version does not say
+    by_name = "encoder.name=timm:test_vit"
+    assert bound("said", by_name, feature_dim=64) == 64
+    assert bound("unsaid", by_name) == 255  # the rows that are looked at, but for one

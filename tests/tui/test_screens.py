@@ -170,7 +170,7 @@ def test_a_form_is_changed_checked_saved_and_started(tmp_path: Path, monkeypatch
         await pilot.press("backspace", "3", "enter")
         assert form.form.overrides == {"training.epochs": "3"}
         await pilot.press("slash", *"start.name=mine", "enter", "slash", *"optimizer name", "enter", "space")
-        assert form.chosen() is not None and form.form.overrides["optimizer.name"] == "lars"
+        assert form.chosen() is not None and form.form.overrides["optimizer.name"] == "adamw"
         await pilot.press("backspace")
         assert "optimizer.name" not in form.form.overrides
         await pilot.press("w")

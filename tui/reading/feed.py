@@ -18,7 +18,7 @@ import numpy as np
 
 from simclr_plus.errors import SimclrPlusError
 from simclr_plus.machine.json_lines import Tail, last_objects
-from simclr_plus.recipe.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Plan, make_plan
+from simclr_plus.recipe.plan import KNN_BANK, KNN_NEIGHBOURS, KNN_QUERIES, Schedule, make_schedule
 from simclr_plus.recipe.reading import load_recipe, shipped_recipes
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
@@ -64,6 +64,7 @@ class Start:
     images: int = 0
     classes: int = 0
     steps: int = 0
+    feature_dim: int = 0
     knn: KnnBasis = KnnBasis()
 
 
@@ -93,7 +94,7 @@ class Feed:
         self._events = Tail(run.events_file)
         self._resumes: list[int] = []
         self.start: Start | None = None
-        self._plan: tuple[tuple[object, ...], Plan | None] = ((), None)
+        self._schedule: tuple[tuple[object, ...], Schedule | None] = ((), None)
         self._lock = threading.Lock()
         self._axis_of, self._axis = ("", -1), np.empty(0)
 
@@ -183,19 +184,27 @@ class Feed:
         return hours
 
     @property
-    def plan(self) -> Plan | None:
-        """The plan of the run's steps; None where the recipe gives another one than the run follows, or none yet."""
+    def schedule(self) -> Schedule | None:
+        """That of the run's steps; None where the recipe gives another one than the run follows, or none yet."""
         recipe, images, steps = self.facts.recipe, self.images, self.steps
         mark = (id(recipe), images, steps)
-        if mark != self._plan[0]:
-            plan = None
+        if mark != self._schedule[0]:
+            schedule = None
             if recipe is not None and images > 0 and steps > 0:
                 try:
-                    plan = make_plan(recipe, images)
+                    schedule = make_schedule(recipe, images)
                 except (SimclrPlusError, ArithmeticError, ValueError):
-                    plan = None
-            self._plan = (mark, plan if plan is not None and plan.total_steps == steps else None)
-        return self._plan[1]
+                    schedule = None
+            self._schedule = (mark, schedule if schedule is not None and schedule.total_steps == steps else None)
+        return self._schedule[1]
+
+    @property
+    def feature_dim(self) -> int:
+        """Dimensions of h: as the run recorded them, or those of a ResNet by its recipe; 0 where neither tells."""
+        if self.start is not None and self.start.feature_dim:
+            return self.start.feature_dim
+        recipe = self.facts.recipe
+        return recipe.feature_dim if recipe is not None and recipe.encoder.is_resnet else 0
 
     @property
     def steps(self) -> int:
@@ -254,7 +263,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 
 def _start_of(event: dict[str, Any]) -> Start:
-    numbers = {key: event[key] for key in ("images", "classes", "steps") if _is_count(event.get(key))}
+    numbers = {key: event[key] for key in ("images", "classes", "steps", "feature_dim") if _is_count(event.get(key))}
     knn = event.get("knn")
     basis = _basis(*(knn.get(key) for key in ("queries", "neighbours", "bank"))) if isinstance(knn, dict) else None
     return Start(**numbers, knn=basis or KnnBasis())

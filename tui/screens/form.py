@@ -22,10 +22,11 @@ from ..starting.recipe_form import Form, Key, rows_of
 from ..widgets.dialogs import Ask, Choose, Tell
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
-from .live import AppScreen
+from .measuring import MeasuringScreen
 
 WIDE = 150  # columns of the terminal
 LONGEST_KEY = 34
+LONGEST_LABEL = 14  # with a space
 GAP = 3  # columns between what it comes to
 
 
@@ -37,7 +38,7 @@ class KeyRows(Rows):
     ]
 
 
-class FormScreen(AppScreen):
+class FormScreen(MeasuringScreen):
     """A recipe's keys. Enter changes the chosen one; what is typed is checked at once. ctrl+l starts the run."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("#head", "#keys", "#side", "#below", "#key-help", "#editor-problem", "#editor")
@@ -80,6 +81,15 @@ class FormScreen(AppScreen):
         if self.is_whole:  # else it was left while it was being made
             self.show()
 
+    def on_screen_resume(self) -> None:
+        """Back from a dialog."""
+        if self.is_whole:
+            self.measure(self.form)
+
+    def show_measured(self) -> None:
+        """What the network comes to."""
+        self._show_summary()
+
     def on_resize(self) -> None:
         """On a wide screen each key has its explanation beside it."""
         if self.is_whole:
@@ -101,6 +111,7 @@ class FormScreen(AppScreen):
             table.add_row(*cells[: len(table.columns)], key=key.name)
             if chosen is not None and key.name == chosen.name:
                 table.move_cursor(row=i, animate=False)
+        self.measure(self.form)
         self._show_summary()
         self._show_help()
 
@@ -123,7 +134,7 @@ class FormScreen(AppScreen):
         except SimclrPlusError as error:
             rows = [("error", str(error))]
         for label, value in rows:
-            side.append(f"{label:<13}", style="dim")
+            side.append(f"{label:<{LONGEST_LABEL}}", style="dim")
             side.append(f"{value}\n", style=_style_of(label))
         used = 0
         for label, value in rows:
@@ -143,7 +154,7 @@ class FormScreen(AppScreen):
         side.append("\ncommand\n", style="bold")
         side.append(f"{shown(self.form.words())}\n")
         if about.expected:
-            side.append("\nexpected\n", style="bold")
+            side.append(f"\nexpected{' without these changes' if changes else ''}\n", style="bold")
             side.append(about.expected)
         below.append(f"\n{len(changes)} changed  ", style="yellow" if changes else "dim")
         below.append(shown(self.form.words()), style="dim")
@@ -351,7 +362,7 @@ class FormScreen(AppScreen):
             self.notify("it is being started", severity="warning")
             return
         try:
-            self.form.plan()
+            self.form.schedule()
         except SimclrPlusError as error:
             self.app.push_screen(Tell("it cannot be started like this", str(error)))
             return

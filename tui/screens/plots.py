@@ -30,6 +30,7 @@ ALARM_COLUMNS = ("step", "epoch", "time", "loss", "feature_std", "effective_rank
 NO_MATTER = {
     *("data.root", "data.download", "data.threads", "data.on_bad_image", "data.expected_images", "training.seed"),
     *("training.device", "training.compile", "augmentation.augment_on", "augmentation.device_crops"),
+    "encoder.download",
 }
 NO_MATTER_SECTIONS = ("about", "monitor", "checkpoints", "variant")
 
@@ -303,7 +304,8 @@ def _largest_rank(recipe: Recipe, feed: Feed | None) -> int:
     processes = feed.facts.glance.get("processes") if feed is not None else 1
     processes = processes if isinstance(processes, int) and processes > 0 else 1
     rows = recipe.method.view_count * recipe.training.batch_size // processes
-    return max(1, min(recipe.feature_dim, min(RANK_ROWS, rows) - 1))
+    dimensions = (feed.feature_dim if feed is not None else 0) or RANK_ROWS
+    return max(1, min(dimensions, min(RANK_ROWS, rows) - 1))
 
 
 def _stated(recipe: Recipe, feed: Feed | None) -> list[Level]:
@@ -331,14 +333,14 @@ def changes_that_matter(recipe: Recipe, origin: Recipe) -> list[str]:
 
 
 def future_rate(feed: Feed, axis: str) -> Curve | None:
-    """The learning rate still to come, by the plan of the run; None on the axis of time, or where all is done."""
-    plan, done = feed.plan, feed.columns("step", last=1)["step"]
+    """The learning rate still to come, by the schedule of the run; None on the axis of time, or where all is done."""
+    schedule, done = feed.schedule, feed.columns("step", last=1)["step"]
     last, each = int(done[-1]) if len(done) else 0, feed.each(axis)
-    if plan is None or last >= plan.total_steps or not each:
+    if schedule is None or last >= schedule.total_steps or not each:
         return None
-    ahead: Floats = np.unique(np.linspace(max(last, 1), plan.total_steps, FUTURE_POINTS).astype(np.int64)).astype(float)
-    rates = [plan.learning_rate(int(step) - 1) for step in ahead]  # a line tells the rate of the update that it counts
-    return Curve("", ahead * each, np.array(rates), 0, faint=True)
+    steps = np.unique(np.linspace(max(last, 1), schedule.total_steps, FUTURE_POINTS).astype(np.int64))
+    rates = [schedule.learning_rate(int(step) - 1) for step in steps]  # a line tells that of the update that it counts
+    return Curve("", steps.astype(float) * each, np.array(rates), 0, faint=True)
 
 
 def end_of(feeds: Sequence[Feed], axis: str) -> float:

@@ -19,7 +19,7 @@ from ..looks.words import Words
 from ..starting.recipe_form import Form, found_recipes
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
-from .live import AppScreen
+from .measuring import MeasuringScreen
 
 
 class RecipeRows(Rows):
@@ -36,7 +36,7 @@ class RecipeRows(Rows):
     ]
 
 
-class RecipesScreen(AppScreen):
+class RecipesScreen(MeasuringScreen):
     """The recipes: those in this folder are yours, the others ship with SimCLR+. Enter changes and starts one."""
 
     PARTS: ClassVar[tuple[str, ...]] = ("#recipes", "#text", "#filter")
@@ -74,6 +74,7 @@ class RecipesScreen(AppScreen):
             return
         self.recipes = dict(found_recipes())
         self.forms = {}
+        self.app.answers.refusals.clear()
         self.show("")
 
     def show(self, wanted: str) -> None:
@@ -93,7 +94,9 @@ class RecipesScreen(AppScreen):
         """The recipe, or why it cannot be read."""
         if name not in self.forms:
             try:
-                self.forms[name] = Form(name, recipe_text(self.recipes[name]), self.app.folder)
+                self.forms[name] = Form(
+                    name, recipe_text(self.recipes[name]), self.app.folder, answers=self.app.answers
+                )
             except (SimclrPlusError, OSError) as error:
                 self.forms[name] = str(error)
             except (ValueError, RecursionError) as error:  # no text, or nested too deeply
@@ -114,6 +117,7 @@ class RecipesScreen(AppScreen):
         if isinstance(form, str):
             box.update(Text(form, style="red"))
             return
+        self.measure(form)
         about = form.base.about
         text = Text()
         text.append(f"{about.summary or name}\n\n", style="bold")
@@ -130,6 +134,10 @@ class RecipesScreen(AppScreen):
         is_own_file = name.endswith(".toml")
         text.append(f"your own, {self.recipes[name]}" if is_own_file else "ships with SimCLR+", style="dim")
         box.update(text)
+
+    def show_measured(self) -> None:
+        """What the chosen one's network comes to."""
+        self._show_chosen()
 
     def on_data_table_row_highlighted(self) -> None:
         """Another one."""

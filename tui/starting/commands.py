@@ -42,6 +42,12 @@ def run_words(recipe: str, overrides: Mapping[str, Any], launch: Mapping[str, An
     return [*words, *_folder(runs)]
 
 
+def dry_run_words(recipe: str, overrides: Mapping[str, Any], processes: int) -> list[str]:
+    """`run` for a recipe with keys changed, which only tells what it comes to."""
+    changed = [override(key, value) for key, value in overrides.items()]
+    return ["run", recipe, *changed, "--nproc", str(processes), "--dry-run", "--json"]
+
+
 def resume_words(run: Path) -> list[str]:
     """`resume` for a run."""
     return ["resume", str(run), "-d"]
@@ -73,8 +79,18 @@ def toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return f"[{', '.join(json.dumps(x) if isinstance(x, str) else toml_value(x) for x in value)}]"
+        return f"[{', '.join(_quoted(x) for x in value)}]"
+    if isinstance(value, dict):
+        pairs = [
+            f"{key if re.fullmatch('[A-Za-z0-9_-]+', key) else json.dumps(key)} = {_quoted(x)}"
+            for key, x in value.items()
+        ]
+        return f"{{ {', '.join(pairs)} }}" if pairs else "{}"
     return str(value) if isinstance(value, int) else f"{value:g}"
+
+
+def _quoted(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, str) else toml_value(value)
 
 
 def start(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
@@ -88,9 +104,14 @@ def start(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=said,
-            env={**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+            env=plain_environment(),
             start_new_session=True,
         )
+
+
+def plain_environment() -> dict[str, str]:
+    """Of a command whose words are read again: lines of one width, no color, nothing held back."""
+    return {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
 
 
 def answer_file(log: Path) -> Path:

@@ -12,13 +12,14 @@ from typing import Any
 
 from simclr_plus.errors import RecipeError
 from simclr_plus.recipe.method_keys import METHODS
-from simclr_plus.recipe.plan import Plan, known_size, make_plan
+from simclr_plus.recipe.plan import Plan, Schedule, known_size, make_plan, make_schedule
 from simclr_plus.recipe.reading import parse_recipe, recipe_text, shipped_recipes, typed_value
 from simclr_plus.recipe.recipe import Recipe, documented_keys
 from simclr_plus.runs.folder import default_name, run_name_problem
 
 from ..charts.ticks import short, size
-from .commands import override, run_words, toml_value
+from .commands import dry_run_words, override, run_words, toml_value
+from .dry_run import Answers, Question
 
 SECTIONS = ("training", "encoder", "augmentation", "about")  # a file with one of them is a recipe
 
@@ -35,7 +36,7 @@ class Key:
 
 
 def _choices(kind: str) -> tuple[str, ...]:
-    if kind == "bool":
+    if kind in ("bool", "bool | str"):  # of the second any word may be typed too
         return ("false", "true")
     return tuple(part.strip('"') for part in kind.split(" | ")) if " | " in kind or kind.startswith('"') else ()
 
@@ -89,13 +90,17 @@ LAUNCH = {
 
 @dataclass
 class Form:
-    """A recipe file and what is changed in it. `overrides` and `launch` hold words as they were typed."""
+    """A recipe file and what is changed in it. `overrides` and `launch` hold words as they were typed.
+
+    A network by name is measured by another process: `question` is what to ask it, and `answers` what it said.
+    """
 
     name: str  # as the command line takes it: a shipped name or a path
     text: str
     runs: Path = Path("runs")
     overrides: dict[str, str] = field(default_factory=dict)
     launch: dict[str, str] = field(default_factory=dict)
+    answers: Answers = field(default_factory=Answers)  # of networks by name
 
     def __post_init__(self) -> None:
         self.base = parse_recipe(self.text, origin=self.name)
@@ -135,7 +140,7 @@ class Form:
             return self._launch_problem(key, text.strip())
         try:
             recipe = self._parsed(self._with(key, text))
-            if key in ("data.root", "training.init_from"):
+            if key in ("data.root", "training.init_from", "encoder.pretrained"):
                 recipe.with_whole_paths()
         except RecipeError as error:
             return f"{_without_origin(str(error), self.name)}{_did_you_mean(key, text.strip())}"
@@ -169,13 +174,35 @@ class Form:
         pairs = [(key, _typed(self.base, key), _typed(recipe, key)) for key in names]
         return [(key, was, now) for key, was, now in pairs if was != now]
 
-    def plan(self) -> Plan | None:
-        """What it comes to; None where the number of images is not known before the folder is read."""
+    def schedule(self) -> Schedule | None:
+        """Its steps and rates; None where the number of images is not known before the folder is read."""
         recipe = self.recipe()
         images = known_size(recipe)
         if not images:
             return None
-        return make_plan(recipe, min(images, recipe.data.limit or images), self._world())
+        return make_schedule(recipe, min(images, recipe.data.limit or images), self._world())
+
+    def plan(self) -> Plan | None:
+        """What it comes to; None where images are not known, or a network by name has not been measured."""
+        recipe, schedule = self.recipe(), self.schedule()
+        if recipe.encoder.is_resnet:
+            return None if schedule is None else make_plan(recipe, schedule.images, schedule.processes)
+        answer = self.answers.plans.get(self.question())
+        return None if answer is None else answer.plan if schedule is None else replace(answer.plan, **vars(schedule))
+
+    def question(self) -> Question:
+        """What to ask of a network by name; () of a ResNet, whose figures have a closed form."""
+        recipe = self.recipe()
+        if recipe.encoder.is_resnet:
+            return ()
+        typed = self._typed()
+        if self._images_are_unknown(recipe):
+            typed["data.expected_images"] = 1
+        return self.text, *dry_run_words(self.name, typed, self._world())
+
+    def _images_are_unknown(self, recipe: Recipe) -> bool:
+        """Whether nobody can count them: there is no folder yet."""
+        return not known_size(recipe) and not Path(recipe.data.root).is_dir()
 
     def _world(self) -> int:
         """Processes on all machines, as `run` counts them; "gpu" is 1 here, for who knows how many there will be."""
@@ -187,34 +214,31 @@ class Form:
 
     def comes_to(self) -> list[tuple[str, str]]:
         """The plan in words, with what is doubtful about it."""
-        recipe = self.recipe()
-        plan = self.plan()
+        recipe, schedule, plan = self.recipe(), self.schedule(), self.plan()
         rows = [("encoder", recipe.encoder_title)]
         if recipe.method.name != "simclr":
             pixels = f"{recipe.method.pixels(recipe):.3g}"
             rows.append(("through f", f"{pixels} view{'' if pixels == '1' else 's'} of each image"))
-        if plan is None:
-            rows.append(("images", f"counted at the start, in {recipe.data.root}"))
-            rows.append(("global batch", f"{recipe.training.batch_size:,}"))
-        else:
-            beside = " with the head" if recipe.method.name == "simclr" else " with what stands beside f"
-            millions = (plan.encoder_parameters + plan.head_parameters) / 1e6
-            rows += [
-                ("parameters", f"{millions:.1f} M{beside if plan.head_parameters else ''}"),
-                ("images", f"{plan.images:,}"),
-                ("global batch", f"{plan.global_batch:,}, {plan.batch_per_process:,} a process"),
-                ("steps", f"{plan.total_steps:,}, warm-up {plan.warmup_steps:,}"),
-                ("peak rate", f"{short(plan.peak_learning_rate)} ({recipe.optimizer.name})"),
-                ("memory", f"{size(plan.memory)} a process (estimate)"),
-                *([("banks, queues", f"{size(plan.memory_beside)} of it")] if plan.memory_beside else []),
-            ]
-        return [*rows, *(("note", doubt) for doubt in recipe.doubts())]
+        if plan is None and not recipe.encoder.is_resnet:
+            refusal = self.answers.refusals.get(self.question())
+            rows.append(("error", refusal) if refusal else ("network", "measuring it ..."))
+        rows += _of_network(recipe, plan)
+        uncounted = self._images_are_unknown(recipe)
+        rows += _of_schedule(recipe, schedule if uncounted or plan is None else plan)
+        if plan is not None and not uncounted:
+            rows.append(("memory", f"{size(plan.memory)} a process (estimate)"))
+            rows += [("banks, queues", f"{size(plan.memory_beside)} of it")] if plan.memory_beside else []
+        answer = self.answers.plans.get(self.question())
+        notes = dict.fromkeys([*recipe.doubts(self.overrides), *(answer.notes if answer is not None else ())])
+        return [*rows, *(("note", note) for note in notes)]
 
     def words(self) -> list[str]:
         """The command that starts it, after `simclr-plus`."""
-        typed = {key: typed_value(key, text) for key, text in self._ordered(self.overrides).items()}
         launch = {key.removeprefix("start."): text for key, text in self.launch.items()}
-        return run_words(self.name, typed, launch, self.runs)
+        return run_words(self.name, self._typed(), launch, self.runs)
+
+    def _typed(self) -> dict[str, Any]:
+        return {key: typed_value(key, text) for key, text in self._ordered(self.overrides).items()}
 
     def save_as(self, path: Path) -> None:
         """Write the edited recipe as a file of one's own; raises RecipeError where the file exists."""
@@ -256,6 +280,25 @@ class Form:
         return ""
 
 
+def _of_network(recipe: Recipe, plan: Plan | None) -> Iterator[tuple[str, str]]:
+    if plan is not None:
+        beside = " with the head" if recipe.method.name == "simclr" else " with what stands beside f"
+        millions = (plan.encoder_parameters + plan.head_parameters) / 1e6
+        yield "parameters", f"{millions:.1f} M{beside if plan.head_parameters else ''}"
+        yield "multiply-adds", f"{short(plan.multiply_adds)} a view"
+
+
+def _of_schedule(recipe: Recipe, schedule: Schedule | None) -> Iterator[tuple[str, str]]:
+    if schedule is None:
+        yield "images", f"counted at the start, in {recipe.data.root}"
+        yield "global batch", f"{recipe.training.batch_size:,}"
+        return
+    yield "images", f"{schedule.images:,}"
+    yield "global batch", f"{schedule.global_batch:,}, {schedule.batch_per_process:,} a process"
+    yield "steps", f"{schedule.total_steps:,}, warm-up {schedule.warmup_steps:,}"
+    yield "peak rate", f"{short(schedule.peak_learning_rate)} ({recipe.optimizer.name})"
+
+
 def found_recipes(folder: Path = Path()) -> list[tuple[str, Path]]:
     """(name for the command line, file): the user's own recipes in a folder first, then those that are shipped."""
     try:
@@ -295,6 +338,13 @@ def _typed(recipe: Recipe, key: str) -> str:
     return "" if value is None else toml_value(value)
 
 
+def _shown(recipe: Recipe, key: str) -> str:
+    """The value of a key, or in words who tells it."""
+    section, _, name = key.partition(".")
+    told_by_weights = section == "encoder" and name in {"mean", "std"} - recipe.encoder.model_fields_set
+    return "the weights'" if told_by_weights and recipe.normalisation_is_open else _typed(recipe, key)
+
+
 def _did_you_mean(key: str, text: str) -> str:
     """For a word that is none of the choices."""
     choices = {choice for keys in (_COMMON, *_OF_METHOD.values()) if key in keys for choice in keys[key].choices}
@@ -320,4 +370,4 @@ def rows_of(form: Form, wanted: str = "", *, changed_only: bool = False) -> Iter
         launch = key.name in LAUNCH and key.name != "start.name" and form.launch[key.name] != str(key.default)
         changed = key.name in recipe_keys or launch
         if all(word in text for word in wanted.lower().split()) and (changed or not changed_only):
-            yield key, form.launch[key.name] if key.name in LAUNCH else _typed(recipe, key.name), changed
+            yield key, form.launch[key.name] if key.name in LAUNCH else _shown(recipe, key.name), changed

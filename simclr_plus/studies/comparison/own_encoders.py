@@ -38,7 +38,8 @@ def evaluated_on_imagenet(runs: Path) -> tuple[OwnEncoder, ...]:
             continue
         try:
             recipe = run.recipe()
-        except SimclrPlusError:
+            parameters = recipe.method.encoder_parameters(recipe) / 1e6
+        except SimclrPlusError:  # of a network by name too, whose library is not here
             continue
-        encoders.append(OwnEncoder(run.name, recipe.method.encoder_parameters(recipe) / 1e6, 100 * max(accuracies)))
+        encoders.append(OwnEncoder(run.name, parameters, 100 * max(accuracies)))
     return tuple(encoders)

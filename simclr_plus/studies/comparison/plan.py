@@ -125,6 +125,7 @@ def by_its_law(recipe: Recipe, name: str, scale: str) -> dict[str, Any]:
             key: value
             for key, value in METHODS[name].defaults.items()
             if not key.startswith(TUNED_BY_US)
+            and (recipe.reads(key) or not key.startswith("encoder."))
             and (of_method or not key.startswith("augmentation.") or key == "augmentation.image_size")
         }
     if scale == SMALL:

@@ -9,7 +9,7 @@ from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import bars, floor_of
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import Page, Picture, Table, higher
-from simclr_plus.studies.study import BASES, PAPER, Point, Study, linear
+from simclr_plus.studies.study import BASES, PAPER, Point, Study, linear, widths_of
 
 ADDED = ("sobel", "equalize", "solarize", "motion_blur")
 PROBABILITY = 0.1  # of each added operation; unpublished
@@ -29,12 +29,12 @@ TABLE: dict[tuple[str, float], tuple[str, ...]] = {
 
 def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     """Both policies for every width, evaluated in four ways."""
-    for width in WIDTHS if scale == PAPER else (recipe.encoder.width,):
+    for width, of_width in widths_of(recipe, scale, WIDTHS):
         for policy in POLICIES:
             broader = {"augmentation.operations": list(ADDED), "augmentation.operation_prob": PROBABILITY}
             yield Point(
                 {"width": width, "policy": policy},
-                {"encoder.width": width, **(broader if policy == "broader" else {})},
+                {**of_width, **(broader if policy == "broader" else {})},
                 (linear(scale), "few_labels_1pct", "few_labels_10pct", "few_labels_100pct"),
             )
 

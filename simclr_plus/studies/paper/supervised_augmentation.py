@@ -9,7 +9,7 @@ from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.studies.drawing import bars, floor_of
 from simclr_plus.studies.findings import Findings
 from simclr_plus.studies.page import Claim, Page, Picture, Table, higher
-from simclr_plus.studies.study import PAPER, Point, Study, training_changes
+from simclr_plus.studies.study import PAPER, Point, Study, training_changes, widths_of
 
 POLICIES = ("crop", "crop + color", "crop + color + blur")
 LENGTHS = {"small": (1, 3), PAPER: (90, 500, 1000)}  # small: multiples of the recipe's epochs
@@ -27,14 +27,14 @@ TABLE: dict[tuple[int, int], tuple[float, float, float]] = {
 
 def points(recipe: Recipe, scale: str) -> Iterator[Point]:
     """Every width, length and policy."""
-    for width in WIDTHS if scale == PAPER else (recipe.encoder.width,):
+    for width, of_width in widths_of(recipe, scale, WIDTHS):
         for length in LENGTHS[scale]:
             epochs = float(length) if scale == PAPER else length * recipe.training.epochs
             for policy in POLICIES:
                 yield Point(
                     {"width": width, "epochs": epochs, "policy": policy},
                     {
-                        "encoder.width": width,
+                        **of_width,
                         "training.epochs": epochs,
                         "augmentation.jitter_prob": 0.8 if "color" in policy else 0.0,
                         "augmentation.gray_prob": 0.2 if "color" in policy else 0.0,

@@ -33,6 +33,7 @@ from simclr_plus.machine import slurm
 from simclr_plus.machine.cores import cpu_count
 from simclr_plus.machine.processes import signals_go_to
 from simclr_plus.machine.whole_files import write_text_whole
+from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.reading import parse_recipe
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.runs.folder import Run
@@ -173,7 +174,8 @@ def _require_recipes(cells: Sequence[Cell]) -> None:
     axis = next(iter(cells[0].place))
     for cell in cells:
         try:
-            cell.recipe  # noqa: B018
+            if not cell.recipe.encoder.is_resnet:  # what a ResNet cannot do is known without measuring it
+                make_plan(cell.recipe, cell.recipe.training.batch_size)
         except RecipeError as error:
             wrong.setdefault(f"{cell.place[axis]}", str(error))
     others = dict.fromkeys(f"{cell.place[axis]}" for cell in cells)

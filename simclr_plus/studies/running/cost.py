@@ -69,7 +69,7 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
         size = untimed.augmentation.image_size
         key = f"{recipe.architecture} {size} {recipe.method.name} {recipe.method.pixels(recipe)}"
         if key not in timed:
-            say(f"timing {recipe.architecture.title} on {size} pixels")
+            say(f"timing {recipe.encoder_title} on {size} pixels")
             timed[key] = seconds_per_image(recipe, threads) / processes
         work = untimed.method.multiply_adds(untimed) / recipe.method.multiply_adds(recipe)
         total += timed[key] * work * seen
@@ -78,9 +78,9 @@ def cost_of(planned: PlannedStudy, *, at_once: int, processes: int, say: Callabl
 
 
 def _timed_in_place_of(recipe: Recipe) -> Recipe:
-    """The recipe itself, or with width 1 where two images are too much work for a timed step."""
+    """The recipe itself, or with a ResNet of width 1 where two images are too much work for a timed step."""
     work = 2 * recipe.method.pixels(recipe) * recipe.method.multiply_adds(recipe)
-    if work <= TIMED_WORK[_device().type] or recipe.encoder.width <= 1:
+    if work <= TIMED_WORK[_device().type] or not recipe.encoder.is_resnet or recipe.encoder.width <= 1:
         return recipe
     return recipe.model_copy(update={"encoder": recipe.encoder.model_copy(update={"width": 1.0})})
 
