@@ -137,11 +137,11 @@ class ForeignEncoder(Encoder):
         return running_statistics_held(self.network) if self._checkpoints else nullcontext()
 
     def _through(self, images: Tensor) -> Any:
-        side = self.architecture.image_size
+        side, shown = self.architecture.image_size, self.normalize(images)
         if tuple(images.shape[2:]) == (side, side):
-            return self.network(self.normalize(images))
-        try:  # sizes that nobody has tried
-            return self.network(self.normalize(images))
+            return self.network(shown)
+        try:  # a size that nobody has tried
+            return self.network(shown)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

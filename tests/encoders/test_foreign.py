@@ -125,6 +125,9 @@ def test_an_encoder_has_one_digest_in_a_checkpoint_and_in_a_file(tmp_path: Path)
     other = made("timm:test_efficientnet")
     assert len(digests) == 1 and encoder_digest(other) not in digests
     assert encoder_digest(made("timm:test_efficientnet", input="standardized")) != encoder_digest(other)
+    before = encoder_digest(other)
+    other.checkpoint_activations = True
+    assert encoder_digest(other) == before
 
 
 def test_the_networks_own_checkpointing_changes_no_gradient_and_no_statistic() -> None:
