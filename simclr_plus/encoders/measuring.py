@@ -5,7 +5,6 @@ Two images go through it forward and backward. A network that needs numbers to f
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,14 +13,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from simclr_plus.encoders.activations import kept_for_backward
 from simclr_plus.encoders.libraries import PATCH_EMBEDDINGS, library_of
 from simclr_plus.errors import ImageSizeError, RecipeError, SimclrPlusError
 from simclr_plus.global_batch_norm import convert_global_batch_norm
@@ -80,7 +77,7 @@ def figures_of(name: str, options: str, image_size: int) -> Figures:
         unused = _unused(name, network.train(), images(image_size))
         _require_pooled(name, network, feature_dim, images, image_size)
         parameters = [(key, p) for key, p in network.named_parameters() if p.requires_grad and key not in unused]
-        activations, _ = _kept(network, images(image_size))
+        activations, _ = kept_for_backward(network, images(image_size))
         maps = _map_shapes(network.eval(), images(image_size), feature_dim)
         figures = Figures(
             feature_dim=feature_dim,
@@ -241,25 +238,13 @@ def _require_pooled(
         )
 
 
-def _kept(network: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Numbers an image that stay in memory for the backward pass, and in how many tensors."""
-    weights = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers(), images)}
-    gc.freeze()  # what was there before need not be searched for what is held by circles
-    with _attention_as_on_devices(), _Storages() as storages:
-        h = network(images)
-    gc.collect()
-    gc.unfreeze()
-    kept = storages.alive(without=weights | {h.untyped_storage()._cdata})
-    return sum(kept) // IMAGES, len(kept)
-
-
 def _recomputed(name: str, network: nn.Module, images: Tensor, activations: int) -> int | None:
     """The same with its own checkpointing: what is kept, and of the rest one block at a time."""
     library, _ = library_of(name)
     if not library.checkpoint(network, True):
         return None
     try:
-        kept, count = _kept(network, images)
+        kept, count = kept_for_backward(network, images)
     finally:
         library.checkpoint(network, False)
     return kept + max(0, activations - kept) // max(1, count)
@@ -316,69 +301,12 @@ def _require_known_norms(name: str, network: nn.Module) -> None:
         raise RecipeError(f"{name} cannot be trained: {error}") from None
 
 
-class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers, without keeping it, the memory of each tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._made: dict[int, tuple[Any, int]] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self._made[storage._cdata] = _weak(storage), storage.nbytes() // tensor.element_size()
-        return result
-
-    def alive(self, without: set[int]) -> list[int]:
-        """Numbers in each that is still held."""
-        return [n for key, (storage, n) in self._made.items() if key not in without and not storage.expired()]
-
-
-def _weak(storage: Any) -> Any:
-    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _attention_as_on_devices() -> Iterator[None]:
-    """Without numbers PyTorch's attention is written out and keeps its matrix; on devices it is one step without it.
-
-    Where what is added to the matrix is learnt, the matrix is kept on a CPU as well.
-    """
-    written_out = F.scaled_dot_product_attention
-
-    def attention(  # the arguments are PyTorch's
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        learnt = attn_mask is not None and (attn_mask.requires_grad or attn_mask.dtype == torch.bool)
-        if learnt or dropout_p or enable_gqa or not query.is_meta or query.ndim != 4:
-            settings: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-            return written_out(query, key, value, attn_mask, dropout_p, **settings)
-        one_step: Any = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        result: Tensor = one_step(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
-        return result
-
-    try:
-        F.scaled_dot_product_attention = attention
-        yield
-    finally:
-        F.scaled_dot_product_attention = written_out
-
-
 @contextmanager
 def _left_as_they_were() -> Iterator[None]:
-    """The generator and the warnings filter of the process are not this module's."""
+    """Generator and warnings filter of the process are not this module's; gradients are measured under no_grad too."""
     import warnings
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
