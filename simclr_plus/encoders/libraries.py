@@ -179,9 +179,10 @@ class Python(Library):
         module_name, _, function_name = name.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:  # whatever the module does while it is imported
+            why = str(error) or type(error).__name__
             raise NotFoundError(
-                f'encoder.name = "python:{name}": {module_name} cannot be imported ({error}); install it, or put the '
+                f'encoder.name = "python:{name}": {module_name} cannot be imported ({why}); install it, or put the '
                 "folder that holds it into PYTHONPATH"
             ) from None
         function: Any = getattr(module, function_name, None)
@@ -219,6 +220,8 @@ def without_classifier(network: nn.Module) -> nn.Module:
     name = next((part for part in CLASSIFIERS if isinstance(getattr(network, part, None), nn.Module)), None)
     if name is None:
         return network
+    if isinstance(getattr(network, "dropout", None), nn.Dropout):  # GoogLeNet and Inception have it beside their fc
+        network.dropout = nn.Identity()
     classifier = getattr(network, name)
     layers = list(classifier.named_children()) if isinstance(classifier, nn.Sequential) else []
     last = next((i for i in reversed(range(len(layers))) if isinstance(layers[i][1], nn.Linear | nn.Conv2d)), None)

@@ -126,6 +126,8 @@ def test_in_evaluation_features_and_maps_are_the_authors(case: str) -> None:
         batch, height, width, channels = GOLDEN[f"{case}/eval_{name}_shape"]
         assert ours.shape == (batch, channels, height, width), name
         assert error(ours.mean(dim=(2, 3)), GOLDEN[f"{case}/eval_{name}_mean"]) < 2e-5, name
+    with torch.no_grad():
+        assert error(encoder.features_and_maps(images)[0], GOLDEN[f"{case}/eval_out"]) < 2e-5
 
 
 @pytest.mark.parametrize("case", CASES)
