@@ -69,8 +69,11 @@ def require_same_in_timm(encoder: ForeignEncoder, config: dict[str, Any]) -> Non
         else:
             return
     except Exception as error:  # whatever the library raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    raise RecipeError(f"no folder for timm is made of {encoder.title}, which would not open again ({reason}); {LOAD}")
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    raise RecipeError(
+        f"no folder for timm is made of {encoder.title}, which timm {timm.__version__} would not open again ({reason}); "
+        f"{LOAD}, and another version of timm may do better"
+    )
 
 
 def _require_expressible(encoder: ResNet) -> None:
