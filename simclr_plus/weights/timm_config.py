@@ -71,8 +71,8 @@ def require_same_in_timm(encoder: ForeignEncoder, config: dict[str, Any]) -> Non
     except Exception as error:  # whatever the library raises
         reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise RecipeError(
-        f"no folder for timm is made of {encoder.title}, which timm {timm.__version__} would not open again ({reason}); "
-        f"{LOAD}, and another version of timm may do better"
+        f"no folder for timm is made of {encoder.title}: timm {timm.__version__} would not open again what it holds "
+        f"({reason}); {LOAD}, and another version of timm may do better"
     )
 
 
