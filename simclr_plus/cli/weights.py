@@ -36,9 +36,13 @@ Published = Annotated[
 @app.command()
 def export(
     target: Target,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File (encoder) or folder (timm) to write.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; a folder for timm.")],
     format: Annotated[
-        str, typer.Option(help='"encoder": a safetensors file; "timm": a folder timm opens.')
+        str,
+        typer.Option(
+            help='"encoder": a safetensors file; "timm": a folder timm opens; "onnx", "torch_export" (.pt2): a graph '
+            "for programs without SimCLR+."
+        ),
     ] = "encoder",
     anonymous: Annotated[
         bool, typer.Option("--anonymous", help="Leave folders of this machine out of the recorded recipe.")
@@ -47,18 +51,56 @@ def export(
 ) -> None:
     """Write an encoder for other projects; its header holds the whole recipe."""
     from simclr_plus.results.targets import weights_of
+
+    _require_format(format, output)
+    source, _ = weights_of(target, runs)
+    for line in _exported(source, output, format, anonymous):
+        say(line)
+    print(output)
+
+
+ENDINGS = {"encoder": ".safetensors", "timm": "", "onnx": ".onnx", "torch_export": ".pt2"}  # usual ones, by format
+
+
+def _require_format(format: str, output: Path) -> None:
+    """RecipeError for a format that there is not, or a name that another format's files have."""
+    if format not in ENDINGS:
+        raise RecipeError(f"--format {format!r} is unknown; use one of {', '.join(ENDINGS)}")
+    named = next((other for other, ending in ENDINGS.items() if ending and output.suffix == ending), format)
+    if named != format:
+        raise RecipeError(f"--output {output} is named as a file of --format {named}; say so, or name it otherwise")
+
+
+def _exported(source: Path, output: Path, format: str, anonymous: bool) -> list[str]:
+    """Write it; what to say of it: how it is opened, and what was compared."""
+    from simclr_plus.weights.exchange_formats import BATCHES, export_onnx, export_torch_export
     from simclr_plus.weights.export import export_encoder, export_timm
 
-    if format not in ("encoder", "timm"):
-        raise RecipeError(f'--format {format!r} is unknown; use "encoder" or "timm"')
-    source, _ = weights_of(target, runs)
     if format == "timm":
         export_timm(source, output, anonymous=anonymous)
-        say(f'open it with: timm.create_model("local-dir:{output}", pretrained=True, num_classes=0)')
-    else:
+        return [f'open it with: timm.create_model("local-dir:{output}", pretrained=True, num_classes=0)']
+    if format == "encoder":
         encoder = export_encoder(source, output, anonymous=anonymous)
-        say(f"{output}: {encoder.feature_dim} features; open it with: simclr_plus.load_encoder({str(output)!r})")
-    print(output)
+        opening = f"simclr_plus.load_encoder({str(output)!r})"
+        return [f"{output}: {encoder.feature_dim} features; open it with: {opening}"]
+    if format == "onnx":
+        graph = export_onnx(source, output, anonymous=anonymous)
+        reader, opening = "onnxruntime", f"session = onnxruntime.InferenceSession({str(output)!r})"
+        call = '(features,) = session.run(None, {"images": images})  # images: a float32 array of NumPy'
+    else:
+        graph = export_torch_export(source, output, anonymous=anonymous)
+        reader, opening = "torch.export.load", f"encoder = torch.export.load({str(output)!r}).module()"
+        call = "features = encoder(images)  # images: a float32 tensor"
+    shape = f"[B, 3, {graph.image_size}, {graph.image_size}]"
+    said = f"{output}: {graph.encoder.feature_dim} features of RGB images {shape} in [0, 1], for any B; open it with:"
+    if graph.difference is None:
+        compared = f"not compared with the encoder: {reader} is not installed"
+    else:
+        compared = (
+            f"compared with the encoder on {sum(BATCHES)} random images by {reader}: features differ by "
+            f"{graph.difference:.1e} of the largest at most"
+        )
+    return [said, f"  {opening}", f"  {call}", compared]
 
 
 @app.command("import")

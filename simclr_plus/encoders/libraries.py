@@ -12,6 +12,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from typing import Any, ClassVar
 
 from torch import nn
@@ -54,6 +55,10 @@ class Library:
     def size_option(self, name: str, options: Mapping[str, Any]) -> str:
         """The argument that says for which images it is built, which then have that side; "" where it takes any."""
         raise NotImplementedError
+
+    def version(self) -> str:
+        """The library and its version, "timm 1.0.26"; "" where it has none."""
+        return f"{self.key} {metadata.version(self.key)}"
 
     def undecayed(self, network: nn.Module) -> Iterable[str]:
         """Parameters that the library itself keeps from decay, besides norms and biases."""
@@ -166,6 +171,10 @@ class Python(Library):
         parameters = inspect.signature(self._function(name)).parameters
         names = [key for key in ("image_size", "img_size") if key in parameters and key not in options]
         return names[0] if names else ""
+
+    def version(self) -> str:
+        """A file of one's own has none."""
+        return ""
 
     def undecayed(self, network: nn.Module) -> Iterable[str]:
         """What the network says in timm's way."""

@@ -1,4 +1,4 @@
-"""Encoder files: tensors under torchvision's names, and in the header what is needed to build the network."""
+"""Encoder files: tensors under torchvision's or timm's names, and in the header what is needed to build the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from simclr_plus.encoders.build import build
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.encoders.foreign import ForeignEncoder
-from simclr_plus.errors import CheckpointError
+from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, NotFoundError, RecipeError
 from simclr_plus.recipe.reading import parse_recipe
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.weights.checkpoints import CHECKPOINT_FORMAT
@@ -31,16 +31,25 @@ def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] 
     """
     if not isinstance(encoder, Encoder):
         raise CheckpointError(f"save_encoder takes an encoder of SimCLR+ (ResNet), got {type(encoder).__name__}")
+    header = encoder_header(encoder, ENCODER_FORMAT, metadata or {})
+    write_tensors(Path(path), dict(encoder.named_weights.state_dict()), header)
+
+
+def encoder_header(encoder: Encoder, format: str, metadata: dict[str, Any]) -> dict[str, str]:
+    """What a file says of the encoder in it, and `metadata` as strings."""
+    foreign = [module for module in encoder.modules() if isinstance(module, ForeignEncoder)]
     header = {
-        "format": ENCODER_FORMAT,
+        "format": format,
         "architecture": json.dumps(encoder.spec),
         "feature_dim": str(encoder.feature_dim),
         "input": NORMALIZED_INPUT if encoder.normalizes else INPUT_RANGE,
         "simclr_plus": version("simclr-plus"),
     }
-    for key, value in (metadata or {}).items():
-        header[key] = value if isinstance(value, str) else json.dumps(value)
-    write_tensors(Path(path), dict(encoder.named_weights.state_dict()), header)
+    if library := next((network.library.version() for network in foreign), ""):
+        header["library"] = library
+    if isinstance(encoder, ForeignEncoder):
+        header["image_size"] = str(encoder.architecture.image_size)
+    return header | {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
 
 
 def encoder_metadata(recipe: Recipe, step: int) -> dict[str, Any]:
@@ -66,6 +75,9 @@ def load_encoder(path: str | Path) -> Encoder:
             encoder = build(json.loads(header["architecture"]))
         except (TypeError, ValueError, KeyError) as error:
             raise CheckpointError(f"{path} describes an encoder that this version cannot build: {error}") from None
+        except (EnvironmentNotAbleError, NotFoundError, RecipeError) as error:
+            made_with = f" (written with {header['library']})" if "library" in header else ""
+            raise type(error)(f"{path}{made_with} cannot be opened: {error}") from None
     elif of_a_run:
         encoder = build(parse_recipe(header["recipe"], origin=f"recipe in {path}").network)
         tensors = {k.removeprefix("encoder."): v for k, v in tensors.items() if k.startswith("encoder.")}

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from simclr_plus.errors import CheckpointError, RecipeError
 from simclr_plus.weights.tensor_files import read_header
 
 
-def require_output(target: Path, format: str, *, inputs: Iterable[Path] = ()) -> None:
+def format_in_header(path: Path) -> str | None:
+    """What a safetensors file says it is; None for any other file."""
+    try:
+        return read_header(path).get("format")
+    except CheckpointError:
+        return None
+
+
+def require_output(
+    target: Path,
+    format: str,
+    *,
+    inputs: Iterable[Path] = (),
+    format_of: Callable[[Path], str | None] = format_in_header,
+) -> None:
     """Raises RecipeError unless `target` is free, or a file of this format that is none of the inputs."""
     if target.is_dir():
         raise RecipeError(f"--output {target} is a folder; name a file in it")
     if not target.exists():
         return
     require_no_input(target, inputs)
-    try:
-        there = read_header(target).get("format")
-    except CheckpointError:
-        there = None
-    if there != format:
+    if format_of(target) != format:
         raise RecipeError(
             f"--output {target} is there already and is no file of this kind ({format}); name another, or remove it"
         )

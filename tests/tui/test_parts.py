@@ -22,7 +22,7 @@ from simclr_plus.tui.reading.machines import Machines
 from simclr_plus.tui.reading.run_list import RunList, samples
 from simclr_plus.tui.screens.compare import colors_of
 from simclr_plus.tui.screens.plots import PLOTS, Plot, curves_of, discarded_curves, future_rate, levels_of, plots_of
-from simclr_plus.tui.starting.commands import override, shown
+from simclr_plus.tui.starting.commands import export_words, override, shown
 from simclr_plus.tui.starting.recipe_form import LAUNCH, Form, found_recipes, rows_of
 from simclr_plus.tui.widgets.key_bar import fitting
 
@@ -644,3 +644,16 @@ def test_a_million_lines_are_read_in_slices(tmp_path: Path) -> None:
     before = feed.version
     os.utime(run.metrics_file)
     assert not feed.look() and feed.version == before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("e.safetensors", []),
+        ("e.onnx", ["--format", "onnx"]),
+        ("e.pt2", ["--format", "torch_export"]),
+        ("folder", ["--format", "timm"]),
+    ],
+)
+def test_an_export_is_in_the_format_that_its_ending_says(name: str, words: list[str]) -> None:
+    assert export_words(Path("step.safetensors"), Path(name)) == ["export", "step.safetensors", "-o", name, *words]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.cli import main
 from simclr_plus.datasets import open_folder
 from simclr_plus.encoders import ResNet
-from simclr_plus.errors import CheckpointError, RecipeError
+from simclr_plus.encoders.foreign import ForeignEncoder
+from simclr_plus.errors import CheckpointError, EnvironmentNotAbleError, RecipeError
 from simclr_plus.features.embed import embed
 from simclr_plus.weights.encoder_files import load_encoder, save_encoder
 from simclr_plus.weights.export import export_encoder, export_timm, recipe_of
@@ -86,6 +89,102 @@ def test_timm_opens_the_exported_folder_by_itself(tmp_path: Path) -> None:
     assert tuple(config["mean"]) == (0, 0, 0) and tuple(config["std"]) == (1, 1, 1)
 
 
+SMALL_SWIN = {"embed_dim": 32, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("test_vit", {}, 112),  # made for 160
+        ("test_convnext", {"drop_path_rate": 0.1}, 72),
+        pytest.param("test_vit", {"dynamic_img_size": True, "pos_drop_rate": 0.1}, 96, marks=pytest.mark.slow),
+        pytest.param("test_vit", {"img_size": 64, "global_pool": "avg", "fc_norm": False}, 64, marks=pytest.mark.slow),
+        pytest.param("test_efficientnet", {}, 72, marks=pytest.mark.slow),
+        pytest.param("regnetx_002", {}, 72, marks=pytest.mark.slow),
+        pytest.param("swin_tiny_patch4_window7_224", SMALL_SWIN, 96, marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", {}, 72, marks=pytest.mark.slow),
+        pytest.param("vit_tiny_patch16_224.augreg_in21k", {"depth": 2}, 80, marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_of_timm_goes_back_to_timm_by_a_folder_and_by_its_names(
+    tmp_path: Path, name: str, options: dict[str, Any], size: int
+) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    encoder = ForeignEncoder(f"timm:{name}", options, size, mean=(0.5, 0.4, 0.3), std=(0.3, 0.2, 0.1))
+    for key, tensor in encoder.network.state_dict().items():
+        if tensor.ndim == 1 and tensor.is_floating_point():
+            tensor.normal_(std=0.1) if key.endswith(("bias", "running_mean")) else tensor.uniform_(0.5, 1.5)
+    file, folder = tmp_path / "e.safetensors", tmp_path / "timm"
+    save_encoder(encoder, file)
+    export_timm(file, folder)
+    opened = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
+    config = timm.data.resolve_data_config(model=opened)
+    assert tuple(config["input_size"]) == (3, size, size)
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    arguments = {"img_size": size} if encoder.fixed_size else {}
+    plain = timm.create_model(name, num_classes=0, **arguments, **options).eval()
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        h = load_encoder(file)(images)
+        torch.testing.assert_close(opened((images - mean) / std), h, rtol=1e-5, atol=1e-5)
+        for weights in (file, folder / "model.safetensors"):
+            plain.load_state_dict(load_file(weights), strict=True)
+            torch.testing.assert_close(plain((images - mean) / std), h, rtol=1e-5, atol=1e-5)
+    assert h.std() > 0 and read_header(file)["library"] == f"timm {timm.__version__}"
+
+
+def test_weights_of_torchvisions_network_load_into_it_as_they_are(tmp_path: Path) -> None:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    encoder = ForeignEncoder("torchvision:mobilenet_v3_small", image_size=64).eval()
+    save_encoder(encoder, tmp_path / "e.safetensors")
+    tensors, images = load_file(tmp_path / "e.safetensors"), torch.rand(2, 3, 64, 64)
+    whole = models.mobilenet_v3_small().eval()
+    lacking = whole.load_state_dict(tensors, strict=False)
+    assert lacking.missing_keys == ["classifier.3.weight", "classifier.3.bias"] and not lacking.unexpected_keys
+    headless = models.mobilenet_v3_small().eval()
+    headless.classifier[3] = torch.nn.Identity()
+    headless.load_state_dict(tensors, strict=True)
+    with torch.no_grad():
+        assert torch.equal(headless(images), encoder(images))
+    with pytest.raises(RecipeError, match="no network of timm's"):
+        export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
+    assert not (tmp_path / "timm").exists()
+
+
+def test_what_is_done_to_images_before_timms_network_must_be_a_mean_and_a_deviation(tmp_path: Path) -> None:
+    save_encoder(ForeignEncoder("timm:test_convnext", image_size=64, input="lightness"), tmp_path / "e.safetensors")
+    with pytest.raises(RecipeError, match="lightness input"):
+        export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
+    assert not (tmp_path / "timm").exists()
+
+
+def test_a_folder_that_timm_would_open_with_other_features_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    create = timm.create_model
+    save_encoder(ForeignEncoder("timm:test_convnext", image_size=64), tmp_path / "e.safetensors")
+    without_weights = lambda *names, pretrained, **more: create(*names, **more)  # noqa: E731
+    monkeypatch.setattr(timm, "create_model", without_weights)
+    with pytest.raises(RecipeError, match="would not open again"):
+        export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
+    assert not (tmp_path / "timm").exists()
+
+
+def test_an_encoder_file_of_timms_network_says_what_it_lacks_without_timm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_encoder(ForeignEncoder("timm:test_convnext", image_size=64), tmp_path / "e.safetensors")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(EnvironmentNotAbleError, match=r"e\.safetensors.*timm \d.*pip install 'simclr-plus\[timm\]'"):
+        load_encoder(tmp_path / "e.safetensors")
+
+
 @pytest.mark.parametrize(
     ("network", "reason"),
     [
@@ -104,10 +203,17 @@ def test_a_network_that_timm_cannot_express_is_refused_with_the_reason(
     assert not (tmp_path / "timm").exists()
 
 
-def test_an_anonymous_export_names_no_place_of_this_machine(tmp_path: Path) -> None:
-    recipe = (
-        f'[data]\nname = "folder"\nroot = "{tmp_path}/photos"\n[training]\ninit_from = "{tmp_path}/first.safetensors"'
-    )
+@pytest.mark.parametrize(
+    "start",
+    [
+        '[training]\ninit_from = "{}/w.safetensors"',
+        '[encoder]\nname = "timm:resnet18"\npretrained = "{}/w.safetensors"',
+    ],
+)
+def test_an_anonymous_export_names_no_place_of_this_machine(tmp_path: Path, start: str) -> None:
+    recipe = f'[data]\nname = "folder"\nroot = "{tmp_path}/photos"\n{start.format(tmp_path)}'
+    if "[training]" not in recipe:
+        recipe += "\n[training]"
     header = {"recipe": recipe + "\nepochs = 70", "data": f"folder {tmp_path}/photos"}
     save_encoder(ResNet(18), tmp_path / "e.safetensors", header)
     export_encoder(tmp_path / "e.safetensors", tmp_path / "as_it_is.safetensors")
@@ -116,6 +222,7 @@ def test_an_anonymous_export_names_no_place_of_this_machine(tmp_path: Path) -> N
     assert str(tmp_path) in str(read_header(tmp_path / "as_it_is.safetensors"))
     for file in (tmp_path / "a.safetensors", tmp_path / "timm" / "model.safetensors"):
         assert str(tmp_path) not in str(read_header(file)) and recipe_of(file).training.epochs == 70
+        assert "w.safetensors" in read_header(file)["recipe"]
     assert str(tmp_path) not in (tmp_path / "timm" / "config.json").read_text()
 
 

@@ -21,7 +21,7 @@ from simclr_plus.weights.file_header import read_file_header
 from ..charts.ticks import ago, percent, short, size
 from ..looks.words import Words
 from ..reading.scores import with_interval
-from ..starting.commands import export_words
+from ..starting.commands import EXPORTED, export_words
 from ..widgets.dialogs import Ask
 from ..widgets.key_bar import KeyBar
 from ..widgets.rows import Rows
@@ -159,7 +159,8 @@ class CheckpointsScreen(AppScreen):
                 self.app.start(f"export {name}", export_words(path, Path(name)), self.run_folder.logs)
 
         proposed = f"{self.run_folder.name}_{path.stem}.safetensors"
-        self.app.push_screen(Ask("Write the encoder to", proposed, _problem), answered)
+        title = "Write the encoder to (.safetensors, .onnx or .pt2; without an ending, a folder for timm)"
+        self.app.push_screen(Ask(title, proposed, _problem), answered)
 
     def action_evaluate(self) -> None:
         """Evaluate the chosen file."""
@@ -202,6 +203,6 @@ def _status(path: Path) -> tuple[int, float] | None:
 
 
 def _problem(name: str) -> str:
-    if not name.endswith(".safetensors"):
-        return "the name ends in .safetensors"
+    if not Path(name).name or Path(name).suffix not in EXPORTED:
+        return "the name ends in .safetensors, .onnx or .pt2; that of a folder for timm has no ending"
     return f"{name} exists" if Path(name).exists() else ""

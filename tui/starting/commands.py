@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+EXPORTED = {".safetensors": "encoder", "": "timm", ".onnx": "onnx", ".pt2": "torch_export"}  # formats by ending
 LAST_WORDS = 4000  # characters of what a command said
 
 
@@ -59,8 +60,9 @@ def evaluate_words(target: Path, evaluator: str, runs: Path) -> list[str]:
 
 
 def export_words(source: Path, output: Path) -> list[str]:
-    """`export` of the encoder in a checkpoint."""
-    return ["export", str(source), "-o", str(output)]
+    """`export` of the encoder in a checkpoint, in the format that the ending of `output` says."""
+    format = EXPORTED[output.suffix]
+    return ["export", str(source), "-o", str(output), *(["--format", format] if format != "encoder" else [])]
 
 
 def override(key: str, value: Any) -> str:
