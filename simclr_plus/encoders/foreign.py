@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.encoders.input_law import InputLaw
-from simclr_plus.encoders.libraries import TOKENS_AND_POSITIONS, library_of
+from simclr_plus.encoders.libraries import library_of
 from simclr_plus.encoders.measuring import first_line, is_patch_embedding, maps_of, pooled
+from simclr_plus.encoders.undecayed import tokens_and_scales
 from simclr_plus.errors import RecipeError
 from simclr_plus.global_batch_norm import running_statistics_held
 
@@ -106,15 +107,10 @@ class ForeignEncoder(Encoder):
 
     @property
     def exempt(self) -> frozenset[str]:
-        """Tokens, positions, scales of layers and of norms, and what the library itself keeps from decay."""
-        undecayed = set(self.library.undecayed(self.network))
-        names = set()
-        for key, parameter in self.network.named_parameters():
-            last = key.rpartition(".")[2]
-            is_scale = parameter.ndim <= 1 and last != "bias"
-            if key in undecayed or last in undecayed or last in TOKENS_AND_POSITIONS or is_scale:
-                names.add(f"network.{key}")
-        return frozenset(names)
+        """Tokens, positions, scales of layers, and what the library itself keeps from decay."""
+        return frozenset(
+            f"network.{name}" for name in tokens_and_scales(self.network, self.library.undecayed(self.network))
+        )
 
     @property
     def patch_embedding(self) -> list[nn.Parameter]:

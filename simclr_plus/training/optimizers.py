@@ -5,37 +5,35 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 from torch.optim import Optimizer
 
+from simclr_plus.encoders.undecayed import is_offset, norm_parameters
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.recipe.recipe import Recipe
 from simclr_plus.training.methods.method import Method
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def build_optimizer(model: Method, recipe: Recipe) -> Optimizer:
     """LARS, SGD, Adam or AdamW; norms are exempt from decay unless the recipe decays all, with AdamW biases too.
 
-    Tokens and positions are always exempt, and the probe is from LARS's adaptation.
+    Tokens, positions and scales of layers are always exempt, and the probe is from LARS's adaptation.
     """
     o = recipe.optimizer
     exempt = {f"encoder.{name}" for name in model.encoder.exempt}
+    norms = norm_parameters(model)
     if o.name == "lars":
-        groups = parameter_groups(model, o.weight_decay, exempt_names=exempt)
+        groups = parameter_groups(model, o.weight_decay, exempt_names=exempt | norms)
         groups = groups if o.adapt_probe else _without_adapting_the_probe(groups, model, o.weight_decay)
         groups = _with_rate_factors(groups, model)
         return LARS(groups, lr=0.0, momentum=o.momentum, trust_coefficient=o.trust_coefficient)
-    norms = {id(p) for m in model.modules() if isinstance(m, NORMS) for p in m.parameters()}
-    if o.name == "adamw":  # as timm groups parameters
-        norms |= {id(p) for p in model.parameters() if p.ndim <= 1}
-    norms = set() if o.decay_norms else norms
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    without = {id(p) for name, p in trained if id(p) in norms or name in exempt}
+    if not o.decay_norms:
+        exempt |= norms
+        if o.name == "adamw":  # as timm groups parameters
+            exempt |= {name for name, p in trained if p.ndim <= 1 or is_offset(name)}
     groups = [
-        {"params": [p for _, p in trained if id(p) not in without], "weight_decay": o.weight_decay},
-        {"params": [p for _, p in trained if id(p) in without], "weight_decay": 0.0},
+        {"params": [p for name, p in trained if name not in exempt], "weight_decay": o.weight_decay},
+        {"params": [p for name, p in trained if name in exempt], "weight_decay": 0.0},
     ]
     groups = _with_rate_factors(groups, model)
     if o.name == "sgd" and o.sgd_momentum == "rate_inside":  # Keras' SGD is LARS without its adaptation
