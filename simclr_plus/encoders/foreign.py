@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.encoders.encoder import Encoder
+from simclr_plus.encoders.exemptions import undecayed_parameters
 from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.encoders.input_law import InputLaw
-from simclr_plus.encoders.libraries import TOKENS_AND_POSITIONS, library_of
+from simclr_plus.encoders.libraries import library_of
 from simclr_plus.encoders.measuring import is_patch_embedding, maps_of, pooled
 from simclr_plus.errors import RecipeError
 from simclr_plus.global_batch_norm import running_statistics_held
@@ -106,14 +107,8 @@ class ForeignEncoder(Encoder):
     @property
     def exempt(self) -> frozenset[str]:
         """Tokens, positions, scales of layers and of norms, and what the library itself keeps from decay."""
-        undecayed = set(self.library.undecayed(self.network))
-        names = set()
-        for key, parameter in self.network.named_parameters():
-            last = key.rpartition(".")[2]
-            is_scale = parameter.ndim <= 1 and last != "bias"
-            if key in undecayed or last in undecayed or last in TOKENS_AND_POSITIONS or is_scale:
-                names.add(f"network.{key}")
-        return frozenset(names)
+        names = undecayed_parameters(self.network, self.library.undecayed(self.network))
+        return frozenset(f"network.{name}" for name in names)
 
     @property
     def patch_embedding(self) -> list[nn.Parameter]:

@@ -20,25 +20,6 @@ from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeErr
 
 Three = tuple[float, float, float]
 CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names of what comes after the features
-# last parts of names of what is neither kernel nor matrix but has several dimensions: torchvision's and timm's
-TOKENS_AND_POSITIONS = frozenset(
-    {
-        "class_token",
-        "cls_token",
-        "dist_token",
-        "mask_token",
-        "pos_embed",
-        "pos_embedding",
-        "position_bias_table",
-        "position_embedding",
-        "query_pos",
-        "reg_token",
-        "register_tokens",
-        "rel_pos_h",
-        "rel_pos_w",
-        "relative_position_bias_table",
-    }
-)
 PATCH_EMBEDDINGS = ("patch_embed", "patch_embedding", "conv_proj")  # parts of names
 
 
