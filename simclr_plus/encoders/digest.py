@@ -14,7 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-NO_FORM = ("training", "checkpoint_activations", "over_processes")  # change how it trains, not what it gives
+NO_FORM = (
+    "training",
+    "checkpoint_activations",
+    "grad_checkpointing",
+    "over_processes",
+)  # change how it trains, not what it gives
 
 
 def encoder_digest(encoder: nn.Module) -> str:

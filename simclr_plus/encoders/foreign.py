@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from simclr_plus.encoders.encoder import Encoder
-from simclr_plus.encoders.exemptions import undecayed_parameters
 from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
 from simclr_plus.encoders.input_law import InputLaw
-from simclr_plus.encoders.libraries import library_of
-from simclr_plus.encoders.measuring import is_patch_embedding, maps_of, pooled
+from simclr_plus.encoders.libraries import TOKENS_AND_POSITIONS, library_of
+from simclr_plus.encoders.measuring import first_line, is_patch_embedding, maps_of, pooled
 from simclr_plus.errors import RecipeError
 from simclr_plus.global_batch_norm import running_statistics_held
 
@@ -26,7 +25,8 @@ class ForeignEncoder(Encoder):
     image_size: side of the images that it is built for. mean, std: of the images that its weights were trained on.
     input: "rgb", "standardized" or "lightness", as of a ResNet.
 
-    Raises RecipeError or NotFoundError, in a sentence, for a network that there is not or that cannot be f.
+    Raises RecipeError or NotFoundError, in a sentence, for a network that there is not or that cannot be f; ValueError
+    for a name, options or a normalisation that say nothing.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ForeignEncoder(Encoder):
     def forward(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] -> pooled features [B, feature_dim]; RecipeError for a size that it was not built for."""
         self._require_size(images)
-        return pooled(self.title, self.network(self.normalize(images)))
+        return pooled(self.title, self._through(images))
 
     def features_and_maps(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """h, and the last four maps of the network by the names of a ResNet's: "layer1" to "layer4"."""
@@ -107,8 +107,14 @@ class ForeignEncoder(Encoder):
     @property
     def exempt(self) -> frozenset[str]:
         """Tokens, positions, scales of layers and of norms, and what the library itself keeps from decay."""
-        names = undecayed_parameters(self.network, self.library.undecayed(self.network))
-        return frozenset(f"network.{name}" for name in names)
+        undecayed = set(self.library.undecayed(self.network))
+        names = set()
+        for key, parameter in self.network.named_parameters():
+            last = key.rpartition(".")[2]
+            is_scale = parameter.ndim <= 1 and last != "bias"
+            if key in undecayed or last in undecayed or last in TOKENS_AND_POSITIONS or is_scale:
+                names.add(f"network.{key}")
+        return frozenset(names)
 
     @property
     def patch_embedding(self) -> list[nn.Parameter]:
@@ -129,6 +135,20 @@ class ForeignEncoder(Encoder):
     def during_backward(self) -> AbstractContextManager[None]:
         """What is computed again there shows the batch to its norms a second time: their statistics are held."""
         return running_statistics_held(self.network) if self._checkpoints else nullcontext()
+
+    def _through(self, images: Tensor) -> Any:
+        side, shown = self.architecture.image_size, self.normalize(images)
+        if tuple(images.shape[2:]) == (side, side):
+            return self.network(shown)
+        try:  # a size that nobody has tried
+            return self.network(shown)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            raise RecipeError(
+                f"{self.title} was built for images of {side}x{side} pixels and fails on {images.shape[2]}x"
+                f"{images.shape[3]}: {first_line(error)}"
+            ) from None
 
     def _require_size(self, images: Tensor) -> None:
         if images.ndim != 4 or images.shape[1] != 3:

@@ -70,6 +70,7 @@ class ForeignArchitecture:
         refused = sorted(self.options.keys() & (NOT_OPTIONS - _OF_ONES_OWN if library == "python" else NOT_OPTIONS))
         if refused:
             raise ValueError(f"options has {refused[0]!r}, which is not for options; {_INSTEAD.get(refused[0], _OUT)}")
+        object.__setattr__(self, "options", _as_json(self.options))
         if not len(self.mean) == len(self.std) == 3 or min(self.std) <= 0:
             raise ValueError(f"mean = {self.mean}, std = {self.std}: give three numbers each, those of std above 0")
         if self.input not in INPUTS:
@@ -135,6 +136,16 @@ class ForeignArchitecture:
         values |= {"options": dict(self.options)} if self.options else {}
         values |= {"mean": self.mean, "std": self.std} if (self.mean, self.std) != ((0, 0, 0), (1, 1, 1)) else {}
         return values | ({"input": self.input} if self.input != "rgb" else {})
+
+
+def _as_json(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a file's header keeps them: lists for tuples."""
+    try:
+        return dict(json.loads(json.dumps(dict(options))))
+    except TypeError as error:
+        raise ValueError(
+            f"options = {dict(options)} cannot be written into a file: {error}; give plain values"
+        ) from None
 
 
 _OF_ONES_OWN = {"features_only", "in_chans", "num_classes", "progress", "scriptable"}

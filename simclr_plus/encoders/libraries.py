@@ -12,6 +12,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
 from typing import Any, ClassVar
 
 from torch import nn
@@ -20,6 +21,25 @@ from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeErr
 
 Three = tuple[float, float, float]
 CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names of what comes after the features
+# last parts of names of what is neither kernel nor matrix but has several dimensions: torchvision's and timm's
+TOKENS_AND_POSITIONS = frozenset(
+    {
+        "class_token",
+        "cls_token",
+        "dist_token",
+        "mask_token",
+        "pos_embed",
+        "pos_embedding",
+        "position_bias_table",
+        "position_embedding",
+        "query_pos",
+        "reg_token",
+        "register_tokens",
+        "rel_pos_h",
+        "rel_pos_w",
+        "relative_position_bias_table",
+    }
+)
 PATCH_EMBEDDINGS = ("patch_embed", "patch_embedding", "conv_proj")  # parts of names
 
 
@@ -35,6 +55,10 @@ class Library:
     def size_option(self, name: str, options: Mapping[str, Any]) -> str:
         """The argument that says for which images it is built, which then have that side; "" where it takes any."""
         raise NotImplementedError
+
+    def version(self) -> str:
+        """The library and its version, "timm 1.0.26"; "" where it has none."""
+        return f"{self.key} {metadata.version(self.key)}"
 
     def undecayed(self, network: nn.Module) -> Iterable[str]:
         """Parameters that the library itself keeps from decay, besides norms and biases."""
@@ -52,20 +76,34 @@ class Timm(Library):
 
     def create(self, name: str, options: Mapping[str, Any], image_size: int) -> nn.Module:
         """By timm.create_model."""
-        timm = self.module()
-        if not timm.is_model(name):
-            near = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3, cutoff=0.6)
-            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
-            raise NotFoundError(f"timm {timm.__version__} has no network {name!r}; {hint}")
         size = {key: image_size} if (key := self.size_option(name, options)) else {}
-        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size, **options)
+        network: nn.Module = self.module().create_model(name, pretrained=False, num_classes=0, **size, **options)
         return network
 
     def size_option(self, name: str, options: Mapping[str, Any]) -> str:
         """img_size, of those that timm marks; not where the options speak of it."""
-        config = self.module().models.get_pretrained_cfg(name)
         spoken_of = options.keys() & {"img_size", "dynamic_img_size"}
-        return "img_size" if config is not None and config.fixed_input_size and not spoken_of else ""
+        return "img_size" if self.config(name).get("fixed_input_size") and not spoken_of else ""
+
+    def config(self, name: str) -> dict[str, Any]:
+        """What timm says of a network and its weights, the usual ones without a tag; {} where it says nothing.
+
+        Raises NotFoundError for a network or a tag that there is not.
+        """
+        timm = self.module()
+        plain = name.partition(".")[0]
+        if not timm.is_model(name):
+            near = difflib.get_close_matches(plain, timm.list_models(), n=3, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
+            raise NotFoundError(f"timm {timm.__version__} has no network {name!r}; {hint}")
+        try:
+            config = timm.models.get_pretrained_cfg(name)
+        except RuntimeError:
+            tags = ", ".join(timm.list_pretrained(f"{plain}.*")) or "none"
+            raise NotFoundError(
+                f"timm {timm.__version__} has no weights {name!r}; of that network it has {tags}"
+            ) from None
+        return {} if config is None else dict(config.to_dict())
 
     def undecayed(self, network: nn.Module) -> Iterable[str]:
         """As the network itself says."""
@@ -134,6 +172,10 @@ class Python(Library):
         names = [key for key in ("image_size", "img_size") if key in parameters and key not in options]
         return names[0] if names else ""
 
+    def version(self) -> str:
+        """A file of one's own has none."""
+        return ""
+
     def undecayed(self, network: nn.Module) -> Iterable[str]:
         """What the network says in timm's way."""
         return Timm().undecayed(network)
@@ -146,9 +188,10 @@ class Python(Library):
         module_name, _, function_name = name.partition(":")
         try:
             module = importlib.import_module(module_name)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:  # whatever the module does while it is imported
+            why = str(error) or type(error).__name__
             raise NotFoundError(
-                f'encoder.name = "python:{name}": {module_name} cannot be imported ({error}); install it, or put the '
+                f'encoder.name = "python:{name}": {module_name} cannot be imported ({why}); install it, or put the '
                 "folder that holds it into PYTHONPATH"
             ) from None
         function: Any = getattr(module, function_name, None)
@@ -186,6 +229,8 @@ def without_classifier(network: nn.Module) -> nn.Module:
     name = next((part for part in CLASSIFIERS if isinstance(getattr(network, part, None), nn.Module)), None)
     if name is None:
         return network
+    if isinstance(getattr(network, "dropout", None), nn.Dropout):  # GoogLeNet and Inception have it beside their fc
+        network.dropout = nn.Identity()
     classifier = getattr(network, name)
     layers = list(classifier.named_children()) if isinstance(classifier, nn.Sequential) else []
     last = next((i for i in reversed(range(len(layers))) if isinstance(layers[i][1], nn.Linear | nn.Conv2d)), None)

@@ -5,7 +5,6 @@ Two images go through it forward and backward. A network that needs numbers to f
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from simclr_plus.encoders.activations import kept_for_backward
 from simclr_plus.encoders.libraries import PATCH_EMBEDDINGS, library_of
 from simclr_plus.errors import ImageSizeError, RecipeError, SimclrPlusError
 from simclr_plus.global_batch_norm import convert_global_batch_norm
@@ -68,31 +67,23 @@ def figures_of(name: str, options: str, image_size: int) -> Figures:
 
     Raises RecipeError or NotFoundError, in a sentence, for one that there is not or that cannot be f.
     """
-    device, network = _network(name, options, image_size)
-    size = f"on images of {image_size}x{image_size} pixels"
+    device, network, output = _network(name, options, image_size)
+    feature_dim = _features(name, output).shape[1]
 
     def images(side: int) -> Tensor:
         return torch.zeros(IMAGES, 3, side, side, device=device)
 
     with _left_as_they_were():
-        for training in (True, False):
-            h = pooled(name, _output(name, network.train(training), images(image_size), size))
-        network.train()
-        _require_pooled(name, network, h.shape[1], images, image_size)
-        network.zero_grad()
-        pooled(name, network(images(image_size))).sum().backward()  # type: ignore[no-untyped-call]
-        parameters = [(key, p) for key, p in network.named_parameters() if p.requires_grad]
-        unused = tuple(key for key, p in parameters if p.grad is None)
-        network.zero_grad(set_to_none=True)
-        activations, _ = _kept(network, images(image_size))
-        with FlopCounterMode(display=False) as counter:  # with gradients: its hooks fail on parameters without them
-            network.eval()(images(image_size))
-        maps = _map_shapes(network, images(image_size))
+        unused = _unused(name, network.train(), images(image_size))
+        _require_pooled(name, network, feature_dim, images, image_size)
+        parameters = [(key, p) for key, p in network.named_parameters() if p.requires_grad and key not in unused]
+        activations, _ = kept_for_backward(network, images(image_size))
+        maps = _map_shapes(network.eval(), images(image_size), feature_dim)
         figures = Figures(
-            feature_dim=h.shape[1],
-            parameters=sum(p.numel() for key, p in parameters if key not in unused),
+            feature_dim=feature_dim,
+            parameters=sum(p.numel() for _, p in parameters),
             patch_embedding=sum(p.numel() for key, p in parameters if is_patch_embedding(key)),
-            multiply_adds=counter.get_total_flops() // (2 * IMAGES),
+            multiply_adds=_multiply_adds(network.eval(), images(image_size)),
             activations=activations,
             activations_recomputed=_recomputed(name, network.train(), images(image_size), activations),
             maps=maps,
@@ -120,7 +111,7 @@ def pooled(name: str, output: Any) -> Tensor:
     if output.ndim > 2 and output[0].numel() == output.shape[1]:
         output = output.flatten(1)
     if output.ndim != 2:
-        shape = f"[B, {', '.join(map(str, output.shape[1:]))}]"
+        shape = f"[{', '.join(['B', *map(str, output.shape[1:])])}]"
         raise RecipeError(f"{name} gives {shape} while f gives pooled features [B, F]; take the mean over the rest")
     h: Tensor = output
     return h
@@ -136,35 +127,99 @@ def maps_of(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     return head(last), list(maps)
 
 
-def _network(name: str, options: str, image_size: int) -> tuple[str, nn.Module]:
-    """Where it was built, and it."""
-    library, rest = library_of(name)
+def _network(name: str, options: str, image_size: int) -> tuple[str, nn.Module, Any]:
+    """Where it was built; it, in eval mode; and what it gives."""
     arguments, built = json.loads(options), False
     for device in ("meta", "cpu"):
         try:
-            with torch.device(device), torch.random.fork_rng(devices=[]):
-                network = library.create(rest, arguments, image_size)
-            built = True
-            with _left_as_they_were():
-                network.eval()(torch.zeros(IMAGES, 3, image_size, image_size, device=device))
-            return device, network
+            network, built = _built(name, arguments, image_size, device), True
+            with _left_as_they_were(), _whole_patches(name, network, image_size):
+                output = network.eval()(torch.zeros(IMAGES, 3, image_size, image_size, device=device))
+            return device, network, output
         except SimclrPlusError:
             raise
         except Exception as error:  # whatever a library or a function of one's own raises
             refusal = error
-    told = f" with encoder.options = {arguments}" if arguments else ""
+    told = f"{name} with encoder.options = {arguments}" if arguments else name
+    library, rest = library_of(name)
     if not built and not library.size_option(rest, arguments):
-        raise RecipeError(f"{name}{told} cannot be built: {_first_line(refusal)}") from None
-    raise ImageSizeError(
-        f"{name}{told} does not take images of {image_size}x{image_size} pixels: {_first_line(refusal)}"
-    ) from None
+        raise RecipeError(f"{told} cannot be built: {first_line(refusal)}") from None
+    how = "does not take" if built else "cannot be built for"
+    raise ImageSizeError(f"{told} {how} images of {image_size}x{image_size} pixels: {first_line(refusal)}") from None
 
 
-def _output(name: str, network: nn.Module, images: Tensor, size: str) -> Any:
+def _built(name: str, options: dict[str, Any], image_size: int, device: str) -> nn.Module:
+    library, rest = library_of(name)
+    with torch.device(device), torch.random.fork_rng(devices=[]):
+        network: Any = library.create(rest, options, image_size)
+    if not isinstance(network, nn.Module):
+        raise RecipeError(f"{name} gives a {type(network).__name__} while f is a torch.nn.Module; return the network")
+    return network
+
+
+@contextmanager
+def _whole_patches(name: str, network: nn.Module, image_size: int) -> Iterator[None]:
+    """Within, ImageSizeError where the layer that cuts images into patches would leave pixels over, as timm's do."""
+
+    def require(layer: Any, inputs: tuple[Tensor, ...]) -> None:
+        side, patch = inputs[0].shape[-1], layer.kernel_size[-1]
+        if side % patch:
+            below, above = image_size // patch * patch, -(-image_size // patch) * patch
+            raise ImageSizeError(
+                f"{name} cuts images into patches of {patch}x{patch} pixels and would not see the last {side % patch} "
+                f"rows and columns of {image_size}x{image_size}; {f'{below} and ' if below else ''}{above} would do"
+            )
+
+    layers = [
+        layer
+        for key, layer in network.named_modules()
+        if is_patch_embedding(key) and isinstance(layer, nn.Conv2d) and layer.stride == layer.kernel_size
+    ]
+    hooks = [layer.register_forward_pre_hook(require) for layer in layers]
     try:
-        return network(images)
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _features(name: str, output: Any) -> Tensor:
+    """h; RecipeError for anything else."""
+    h = pooled(name, output)
+    if len(h) != IMAGES or not h.shape[1]:
+        raise RecipeError(
+            f"{name} gives {list(h.shape)} for {IMAGES} images while f gives a row of features for each, [B, F]"
+        )
+    if not h.is_floating_point():
+        raise RecipeError(f"{name} gives {h.dtype} while f gives real numbers with a fraction, as torch.float32")
+    if not h.requires_grad:
+        raise RecipeError(f"{name} gives features that hang on no trained parameter; nothing of it can be learnt")
+    return h
+
+
+def _unused(name: str, network: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """Parameters that no gradient comes to in training; RecipeError where nothing can be trained."""
+    try:
+        output = network(images)
     except Exception as error:
-        raise ImageSizeError(f"{name} fails {size}: {_first_line(error)}") from None
+        size = f"{images.shape[2]}x{images.shape[3]} pixels"
+        raise ImageSizeError(f"{name} in training fails on images of {size}: {first_line(error)}") from None
+    h = _features(name, output)
+    network.zero_grad()
+    try:
+        h.sum().backward()  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise RecipeError(f"{name} has no gradient: {first_line(error)}") from None
+    unused = tuple(key for key, p in network.named_parameters() if p.requires_grad and p.grad is None)
+    network.zero_grad(set_to_none=True)
+    return unused
+
+
+def _multiply_adds(network: nn.Module, images: Tensor) -> int:
+    """Of one image forward, attention's products among them, which the counter knows one by one only."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(images)
+    return int(counter.get_total_flops()) // (2 * len(images))
 
 
 def _require_pooled(
@@ -183,38 +238,26 @@ def _require_pooled(
         )
 
 
-def _kept(network: nn.Module, images: Tensor) -> tuple[int, int]:
-    """Numbers an image that stay in memory for the backward pass, and in how many tensors."""
-    weights = {t.untyped_storage()._cdata for t in (*network.parameters(), *network.buffers(), images)}
-    with _Storages() as storages:
-        h = network(images)
-    gc.collect()
-    kept = storages.alive(without=weights | {h.untyped_storage()._cdata})
-    return sum(kept) // IMAGES, len(kept)
-
-
 def _recomputed(name: str, network: nn.Module, images: Tensor, activations: int) -> int | None:
     """The same with its own checkpointing: what is kept, and of the rest one block at a time."""
     library, _ = library_of(name)
     if not library.checkpoint(network, True):
         return None
     try:
-        kept, count = _kept(network, images)
+        kept, count = kept_for_backward(network, images)
     finally:
         library.checkpoint(network, False)
     return kept + max(0, activations - kept) // max(1, count)
 
 
-def _map_shapes(network: nn.Module, images: Tensor) -> tuple[tuple[int, int], ...]:
-    network.eval()
+def _map_shapes(network: nn.Module, images: Tensor, feature_dim: int) -> tuple[tuple[int, int], ...]:
     try:
         with torch.no_grad():
             h, maps = maps_of(network, images)
-            plain = network(images)
     except Exception:  # a network may offer maps and not have four
         return ()
     square = len(maps) == STAGES and all(m.ndim == 4 and m.shape[2] == m.shape[3] for m in maps)
-    return tuple((m.shape[1], m.shape[2]) for m in maps) if square and h.shape == plain.shape else ()
+    return tuple((m.shape[1], m.shape[2]) for m in maps) if square and h.shape == (IMAGES, feature_dim) else ()
 
 
 def _after_maps(network: nn.Module, images: Tensor, unused: set[str]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -258,39 +301,16 @@ def _require_known_norms(name: str, network: nn.Module) -> None:
         raise RecipeError(f"{name} cannot be trained: {error}") from None
 
 
-class _Storages(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers, without keeping it, the memory of each tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._made: dict[int, tuple[Any, int]] = {}
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        result = function(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self._made[storage._cdata] = _weak(storage), storage.nbytes() // tensor.element_size()
-        return result
-
-    def alive(self, without: set[int]) -> list[int]:
-        """Numbers in each that is still held."""
-        return [n for key, (storage, n) in self._made.items() if key not in without and not storage.expired()]
-
-
-def _weak(storage: Any) -> Any:
-    return StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-
-
 @contextmanager
 def _left_as_they_were() -> Iterator[None]:
-    """The generator and the warnings filter of the process are not this module's."""
+    """Generator and warnings filter of the process are not this module's; gradients are measured under no_grad too."""
     import warnings
 
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with torch.random.fork_rng(devices=[]), torch.enable_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library says of its error, as part of a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -258,7 +258,20 @@ class _ShortcutPool(nn.Module):
         if self.stride == 1:
             # the last row and column twice: the mean of the real pixels alone
             return F.avg_pool2d(F.pad(x, (0, 1, 0, 1), mode="replicate"), 2, stride=1)
-        return F.avg_pool2d(x, 2, stride=2, ceil_mode=True, divisor_override=4)
+        return F.avg_pool2d(_even(x), 2, stride=2)
+
+
+# wrapped, so that torch.fx.symbolic_trace takes it as one step
+
+
+@torch.fx.wrap
+def _even(x: Tensor) -> Tensor:
+    """With a row or column of zeros at the end of an odd side; the same tensor where both are even.
+
+    avg_pool2d's divisor_override would need no copy, but torch.onnx leaves it out of the graph without a word.
+    """
+    height, width = x.shape[-2] % 2, x.shape[-1] % 2
+    return F.pad(x, (0, width, 0, height)) if height or width else x
 
 
 class _BranchScale(nn.Module):

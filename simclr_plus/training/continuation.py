@@ -119,8 +119,9 @@ def _differences(before: Recipe, after: Recipe, images: Images) -> Iterator[tupl
     network = "it holds the weights of that network"
     for key, old in before.method.model_dump().items():
         yield f"method.{key}", old, getattr(after.method, key, None), "it holds what that method builds"
-    for key, old in before.encoder.model_dump().items():
-        yield f"encoder.{key}", old, getattr(after.encoder, key), network
+    for key, old in before.encoder.model_dump(exclude={"download"}).items():
+        if before.reads(f"encoder.{key}") or after.reads(f"encoder.{key}"):
+            yield f"encoder.{key}", old, getattr(after.encoder, key), network
     if images.labels is not None and not after.method.learns_labels:
         yield "training.probe", before.training.probe, after.training.probe, network
     if "head" in after.method.reads:

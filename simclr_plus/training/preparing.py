@@ -21,6 +21,7 @@ from simclr_plus import distributed
 from simclr_plus.augmentations.views import compile_views
 from simclr_plus.datasets.images import Images, notes_of, open_training_images
 from simclr_plus.errors import CheckpointError
+from simclr_plus.importers.pretrained import load_pretrained, weights_file
 from simclr_plus.machine.whole_files import remove_unfinished
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.recipe.recipe import Recipe
@@ -56,9 +57,12 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: Heartbeat
         precision = computed_in(recipe, device)
     distributed.require_agreement(_facts(recipe, images, identity, precision), _SAME_DATA)
     newest = distributed.from_main(_newest(run))
+    if newest is None and recipe.encoder.download and recipe.encoder.pretrained:
+        with distributed.failing_together():  # so that the others find what one has fetched
+            _ = weights_file(recipe) if is_main else None
     with distributed.failing_together():
-        model, optimizer = _build(recipe, images, device, starts=newest is None)
-        notes = list(model.study_images(images, recipe.law)) if newest is None else []
+        model, optimizer = _build(recipe, images, device)
+        notes = [] if newest is not None else [*_fill(model, recipe), *model.study_images(images, recipe.law)]
         checkpoint = None if newest is None else load_checkpoint(appeared(run.checkpoints / newest))
         if checkpoint is not None:
             require_same_images(checkpoint, images, identity)
@@ -68,7 +72,7 @@ def prepare(run: Run, recipe: Recipe, device: torch.device, heartbeat: Heartbeat
         knn_images = knn_images_of(recipe) if is_main and recipe.monitor.knn_every_epochs else None
         compile_views(recipe.law)
     if checkpoint is None:
-        distributed.require_agreement(_facts_beside_encoder(model), _SAME_DATA)
+        distributed.require_agreement(_facts_of_start(model, recipe), _SAME_DATA)
     else:
         distributed.require_agreement(_facts_of_checkpoint(checkpoint), _SAME_CHECKPOINT)
     set_float32_products(recipe)
@@ -137,15 +141,21 @@ def _facts(recipe: Recipe, images: Images, identity: Identity, precision: str) -
     }
 
 
-def _facts_beside_encoder(model: Method) -> dict[str, object]:
-    """What a method made of files and images: its small buffers, which each process fills for itself."""
+def _facts_of_start(model: Method, recipe: Recipe) -> dict[str, object]:
+    """What a method made of files and images: its small buffers and a start of f, which each process fills itself."""
     if distributed.world_size() == 1:
         return {}
-    return {
+    facts: dict[str, object] = {
         f"{name} (digest)": f"{_digest(buffer.cpu()):08x}"
         for name, buffer in model.named_buffers()
         if not name.startswith("encoder.") and buffer.nbytes <= SMALL
     }
+    if recipe.training.init_from or recipe.encoder.pretrained:
+        digest = 0
+        for tensor in model.encoder.state_dict().values():
+            digest = _digest(tensor.detach().cpu(), digest)
+        facts["weights that f starts from (digest)"] = f"{digest:08x}"
+    return facts
 
 
 def _digest(tensor: Tensor, before: int = 0) -> int:
@@ -161,15 +171,20 @@ def _facts_of_checkpoint(checkpoint: Checkpoint) -> dict[str, object]:
     return {"step of the checkpoint": checkpoint.step, f"content of {checkpoint.path.name} (digest)": f"{digest:08x}"}
 
 
-def _build(recipe: Recipe, images: Images, device: torch.device, *, starts: bool) -> tuple[Method, Optimizer]:
+def _build(recipe: Recipe, images: Images, device: torch.device) -> tuple[Method, Optimizer]:
     classified = images.labels is not None and (recipe.training.probe or recipe.method.learns_labels)
     model = build_model(recipe, len(images.classes) if classified else 0, len(images))
-    if recipe.training.init_from and starts:
-        model.encoder.load_state_dict(encoder_to_start_from(recipe).state_dict())
     model.to(device, numbers_of(recipe))
     model.to(memory_format=memory_format(recipe))
     model.train()
     return model, build_optimizer(model, recipe)
+
+
+def _fill(model: Method, recipe: Recipe) -> list[str]:
+    """Put the weights into f that a new run starts from, where there are any; returns what a user should know."""
+    if recipe.training.init_from:
+        model.encoder.load_state_dict(encoder_to_start_from(recipe).state_dict())
+    return load_pretrained(model.encoder, recipe) if recipe.encoder.pretrained else []
 
 
 def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str, notes: list[str]) -> None:
@@ -178,6 +193,7 @@ def _note_start(t: Training, checkpoint: Checkpoint | None, precision: str, note
     kind = "resume" if t.step else "start"
     figures = {"steps": t.plan.total_steps, "processes": t.plan.processes, "device": str(t.device)}
     figures |= {"images": len(t.images), "classes": len(t.images.classes), "knn": knn_in_numbers(t.knn_images)}
+    figures |= {"feature_dim": t.model.encoder.feature_dim}
     t.run.log_event(kind, **come_from, **figures, precision=precision, **describe_machine())
     if t.recipe.data.expected_images and t.recipe.data.expected_images != len(t.images):
         note = f"{t.images.name} holds {len(t.images)} images, the recipe expects {t.recipe.data.expected_images}"
