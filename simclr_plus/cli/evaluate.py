@@ -127,6 +127,16 @@ def few_labels(
     rates: Annotated[str, typer.Option(help="Base rates to choose from on a fifth of the labels, e.g. 0.02,0.1.")] = "",
     epochs: Annotated[float, typer.Option(min=0, help="Passes over the labelled images; 0: the protocol's.")] = 0.0,
     batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: the protocol's.")] = 0,
+    optimizer: Annotated[
+        str, typer.Option(help='"nesterov", "lars" or "adamw" (rate 5e-4 at 256 images); default: the protocol\'s.')
+    ] = "",
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0, help="Weight decay; default: the protocol's. With AdamW 0.05 is usual.")
+    ] = None,
+    layer_decay: Annotated[
+        float,
+        typer.Option(help="Factor of the rate from layer to layer, down from the classifier, e.g. 0.75; 1: none."),
+    ] = 1.0,
     head: Annotated[str, typer.Option(help="File of the projection head, where the target holds none.")] = "",
     data: EvaluationData = "",
     test: TestFolder = "",
@@ -147,7 +157,10 @@ def few_labels(
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
-    settings = {"epochs": epochs, "batch_size": batch_size}
+    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer}
+    changes = {key: value for key, value in settings.items() if value}
+    changes |= {} if weight_decay is None else {"weight_decay": weight_decay}
+    changes |= {} if layer_decay == 1 else {"layer_decay": layer_decay}
 
     def one(number: int) -> dict[str, Any]:
         return evaluate(
@@ -157,7 +170,7 @@ def few_labels(
             share=share,
             list_file=labels,
             protocol_name=protocol,
-            changes={key: value for key, value in settings.items() if value},
+            changes=changes,
             rates=_numbers(rates),
             seed=number,
             head_file=head,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,12 +32,14 @@ from simclr_plus.distributed import (
     sum_over_processes,
     world_size,
 )
+from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import NotFiniteError, RecipeError
+from simclr_plus.evaluators.layer_decay import layer_factors
 from simclr_plus.evaluators.pace import Pace
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.lars import LARS, parameter_groups
 from simclr_plus.schedules import warmup_cosine
-from simclr_plus.weights.checkpoints import checkpoint_tensors
+from simclr_plus.weights.checkpoints import checkpoint_tensors, restore_optimizer
 from simclr_plus.weights.tensor_files import write_tensors
 
 MOMENTUM = 0.9
@@ -115,15 +118,19 @@ class State:
     key: str
 
 
-def build_optimizer(model: Classifier, name: str, *, weight_decay: float = 0.0) -> Optimizer:
-    """ "nesterov" or "lars"; batch norms and offsets do not decay, and LARS does not adapt the linear layer's rate."""
+def build_optimizer(model: Classifier, name: str, *, weight_decay: float = 0.0, layer_decay: float = 1.0) -> Optimizer:
+    """ "nesterov", "lars" or "adamw"; norms, offsets, tokens and positions do not decay, and LARS does not adapt the
+    linear layer's rate. layer_decay: see layer_decay.py; 1: all layers have one rate.
+    """
+    exempt = model.encoder.exempt if isinstance(model.encoder, Encoder) else frozenset[str]()
     body = [
         group
-        for part in (model.encoder, model.head)
+        for part, names in ((model.encoder, exempt), (model.head, ()))
         if part is not None
-        for group in parameter_groups(part, weight_decay)
+        for group in parameter_groups(part, weight_decay, exempt_names=names)
     ]
     groups = [] if model.frozen else [group for group in body if group["params"]]
+    groups = _by_layers(groups, layer_factors(model.encoder, layer_decay))
     last = [
         {"params": [model.linear.weight], "weight_decay": weight_decay, "adapt": model.frozen},
         {"params": [model.linear.bias], "weight_decay": 0.0, "adapt": False},
@@ -132,7 +139,18 @@ def build_optimizer(model: Classifier, name: str, *, weight_decay: float = 0.0) 
         return LARS([*groups, *last], lr=0.0, momentum=MOMENTUM)
     if name == "nesterov":
         return torch.optim.SGD([*groups, *last], lr=0.0, momentum=MOMENTUM, nesterov=True)
-    raise RecipeError(f'optimizer {name!r} is unknown here; use "nesterov" or "lars"')
+    if name == "adamw":
+        return torch.optim.AdamW([*groups, *last], lr=0.0)
+    raise RecipeError(f'optimizer {name!r} is unknown here; use "nesterov", "lars" or "adamw"')
+
+
+def _by_layers(groups: list[dict[str, Any]], factors: dict[int, float]) -> list[dict[str, Any]]:
+    """The groups, split so that each has one factor of the learning rate."""
+    return [
+        {**group, "params": [p for p in group["params"] if factors.get(id(p), 1.0) == factor], "rate_factor": factor}
+        for group in groups
+        for factor in dict.fromkeys(factors.get(id(p), 1.0) for p in group["params"])
+    ]
 
 
 def train_classifier(
@@ -170,7 +188,8 @@ def train_classifier(
     saved = time.monotonic()
     for step, batch in enumerate(views.batches(done, steps.count), start=done):
         for group in optimizer.param_groups:
-            group["lr"] = warmup_cosine(step, peak=steps.peak, warmup_steps=0, total_steps=steps.count)
+            rate = warmup_cosine(step, peak=steps.peak, warmup_steps=0, total_steps=steps.count)
+            group["lr"] = rate * group.get("rate_factor", 1.0)
         scores = model(batch.views)
         loss = _loss(scores, batch.labels)
         optimizer.zero_grad(set_to_none=True)
@@ -239,10 +258,7 @@ def _restore(state: State, model: nn.Module, optimizer: Optimizer) -> int:
     if not step:
         return 0
     model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
-    for name, parameter in model.named_parameters():
-        buffer = tensors.get(f"optimizer.{name}.momentum_buffer")
-        if buffer is not None:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
+    restore_optimizer(model, optimizer, {k: v for k, v in tensors.items() if k.startswith("optimizer.")})
     return step
 
 

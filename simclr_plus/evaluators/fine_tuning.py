@@ -47,7 +47,7 @@ class Protocol:
 
     from_layer: 0 puts the classifier on h, k on the k-th layer of the projection head. norm_momentum: "kept", or
     "by_epoch": running statistics keep max(1 - 10/s, 0.9), s steps an epoch (paper, B.8). decay_over_rate: the decay
-    given is divided by the learning rate (B.8).
+    given is divided by the learning rate (B.8). layer_decay: factor of the rate from layer to layer, from the top down.
     """
 
     optimizer: str = "nesterov"
@@ -61,6 +61,11 @@ class Protocol:
     from_layer: int = 0
     norm_momentum: str = "kept"
     seed: int = 0
+    layer_decay: float = 1.0
+
+    def facts(self) -> dict[str, Any]:
+        """What tells it from others; that no layer decays is not said, as before there was such a thing."""
+        return {key: value for key, value in asdict(self).items() if (key, value) != ("layer_decay", 1.0)}
 
 
 def few_labels_protocol(name: str, share: float) -> Protocol:
@@ -73,6 +78,7 @@ def few_labels_protocol(name: str, share: float) -> Protocol:
     raise RecipeError(f'--protocol {name!r} is unknown; use "paper" or "simclr_v2"')
 
 
+ADAMW_RATE = 5e-4  # at 256 images: MAE's base rate of fine-tuning a ViT-B (He et al. 2022, Table 9)
 TRANSFER = Protocol(
     scaling="none", batch_size=256, steps=20_000, decay_over_rate=True, norm_momentum="by_epoch"
 )  # the rest of a cell is its rate and decay
@@ -119,7 +125,7 @@ def fine_tuned(
     _set_norm_momentum(model, protocol.norm_momentum, len(images) / size)
     peak = peak_learning_rate(protocol.rate, size, protocol.scaling)
     decay = protocol.weight_decay / peak if protocol.decay_over_rate else protocol.weight_decay
-    optimizer = build_optimizer(model, protocol.optimizer, weight_decay=decay)
+    optimizer = build_optimizer(model, protocol.optimizer, weight_decay=decay, layer_decay=protocol.layer_decay)
     steps = Steps(size, count, peak, protocol.seed)
     train_classifier(model, optimizer, images, subject.law, steps, device=device, state=state, say=say)
     return model
@@ -322,5 +328,5 @@ def _at_edge(value: float, values: list[float]) -> bool:
 
 
 def _key(cell: Protocol, subject: Subject, *parts: str) -> str:
-    parts_of_key = [asdict(cell), repr(subject.law), subject.digest, *parts]
+    parts_of_key = [cell.facts(), repr(subject.law), subject.digest, *parts]
     return hashlib.sha256(json.dumps(parts_of_key).encode()).hexdigest()[:24]

@@ -28,6 +28,8 @@ from simclr_plus.encoders.digest import encoder_digest
 from simclr_plus.errors import RecipeError
 from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.fine_tuning import (
+    ADAMW_RATE,
+    Protocol,
     evaluate_few_labels,
     evaluate_grid,
     few_labels_protocol,
@@ -182,12 +184,14 @@ def few_labels(
     labelled = train.subset(indices)
     require_several_classes(labelled)
     protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
+    if protocol.optimizer == "adamw" and "optimizer" in changes:
+        protocol = replace(protocol, rate=ADAMW_RATE)
     head = _head(target, head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
     changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes)
     settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
     labelled_set = LabelledSet(train.name, labelled, labelled, held_out)
-    facts = [repr(protocol), "" if head is None else encoder_digest(head)]
+    facts = [_named(protocol), "" if head is None else encoder_digest(head)]
     evaluation = _evaluation_of(target, kind, labelled_set, settings, changed, *facts)
     if rank() == 0:
         write_text_whole(target.run.results / "splits" / f"{evaluation.name}.txt", as_list(train, indices))
@@ -209,6 +213,11 @@ def few_labels(
     if kept is None:
         keeping.forget()
     return result
+
+
+def _named(protocol: Protocol) -> str:
+    """As Protocol's repr was before layers had rates of their own, so that what was measured keeps its key."""
+    return f"Protocol({', '.join(f'{key}={value!r}' for key, value in protocol.facts().items())})"
 
 
 def _few_labels_choices(list_file: str, protocol_name: str, share: float) -> list[str]:

@@ -118,11 +118,15 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Non
     steps too, and those of the parameter's shape to its type.
     """
     load_into(model, {k: v for k, v in checkpoint.tensors.items() if not k.startswith("optimizer.")}, checkpoint.path)
-    if optimizer is None:
-        return
+    if optimizer is not None:
+        restore_optimizer(model, optimizer, {k: v for k, v in checkpoint.tensors.items() if k.startswith("optimizer.")})
+
+
+def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give an optimizer the state that `checkpoint_tensors` names: `optimizer.<parameter>.<key>`."""
     parameters = dict(model.named_parameters())
-    for name, value in checkpoint.part("optimizer").items():
-        parameter_name, _, key = name.rpartition(".")
+    for name, value in tensors.items():
+        parameter_name, _, key = name.removeprefix("optimizer.").rpartition(".")
         parameter = parameters[parameter_name]
         if value.shape == parameter.shape:
             value = torch.empty_like(parameter).copy_(value)

@@ -199,7 +199,7 @@ class CutError(Exception):
     """What ends a training in its middle."""
 
 
-@pytest.mark.parametrize("name", ["nesterov", "lars"])
+@pytest.mark.parametrize("name", ["nesterov", "lars", "adamw"])
 def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     fashion: LabelledSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -1,0 +1,110 @@
+"""Layers further from the classifier learn more slowly in fine-tuning."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import timm
+import timm.optim
+import torch
+from torch import nn
+
+from simclr_plus.encoders import ResNet
+from simclr_plus.encoders.foreign import ForeignEncoder
+from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
+from simclr_plus.evaluators.classifier import Classifier, build_optimizer
+from simclr_plus.evaluators.fine_tuning import Protocol
+from simclr_plus.evaluators.layer_decay import layer_factors
+from simclr_plus.weights.encoder_files import save_encoder
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet", "test_resnet"])
+def test_factors_are_those_of_timm_for_a_network_with_its_classifier(name: str) -> None:
+    encoder = ForeignEncoder(f"timm:{name}", image_size=64)
+    factors = layer_factors(encoder, 0.5)
+    size = {"img_size": 64} if "vit" in name else {}
+    whole = timm.create_model(name, num_classes=7, **size)
+    names = {id(p): key for key, p in whole.named_parameters()}
+    groups = timm.optim.param_groups_layer_decay(whole, weight_decay=0.0, layer_decay=0.5)
+    theirs = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    ours = {key: factors[id(p)] for key, p in encoder.network.named_parameters()}
+    assert ours == {key: theirs[key] for key in ours}
+    assert len(set(ours.values())) > 3
+
+
+def test_blocks_of_our_resnets_are_layers() -> None:
+    encoder = ResNet(18, 0.125)
+    factors = layer_factors(encoder, 0.5)
+    of = {name: factors[id(p)] for name, p in encoder.named_parameters()}
+    assert of["layer4.1.conv2.weight"] == 0.5 and of["layer4.0.downsample.0.weight"] == 0.25
+    assert of["layer1.0.conv1.weight"] == 0.5**8 and of["conv1.weight"] == of["bn1.bias"] == 0.5**9
+
+
+@pytest.mark.parametrize("optimizer", ["nesterov", "lars", "adamw"])
+def test_the_optimizer_takes_them_and_leaves_the_classifier_its_rate(optimizer: str) -> None:
+    model = Classifier(ForeignEncoder("timm:test_vit", image_size=64), 3, size=64)
+    groups = build_optimizer(model, optimizer, weight_decay=0.1, layer_decay=0.5).param_groups
+    of = {id(p): group for group in groups for p in group["params"]}
+    assert len(of) == len(list(model.parameters()))
+    network = model.encoder.network
+    assert isinstance(network, nn.Module)
+    weights = dict(network.named_parameters())
+    factors = layer_factors(model.encoder, 0.5)
+    for parameter in weights.values():
+        assert of[id(parameter)]["rate_factor"] == factors[id(parameter)]
+    assert of[id(model.linear.weight)].get("rate_factor", 1.0) == 1.0
+    assert of[id(weights["pos_embed"])]["weight_decay"] == 0 == of[id(weights["cls_token"])]["weight_decay"]
+    assert of[id(weights["blocks.0.attn.qkv.weight"])]["weight_decay"] == 0.1
+
+
+def test_without_it_the_groups_are_what_they_were() -> None:
+    model = Classifier(ResNet(18, 0.125, stem="cifar"), 3, size=16)
+    groups = build_optimizer(model, "nesterov", weight_decay=0.1).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.0]
+    assert "layer_decay" not in Protocol().facts() and Protocol(layer_decay=0.5).facts()["layer_decay"] == 0.5
+
+
+@pytest.mark.parametrize(("decay", "words"), [(0.0, "more than 0"), (1.5, "at most 1"), (0.5, "does not say")])
+def test_what_cannot_be_is_refused(decay: float, words: str) -> None:
+    encoder = ForeignEncoder("torchvision:shufflenet_v2_x0_5", image_size=64)
+    with pytest.raises(RecipeError, match=words):
+        layer_factors(encoder, decay)
+    assert layer_factors(encoder, 1.0) == {}
+
+
+def test_it_says_that_it_needs_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    with pytest.raises(EnvironmentNotAbleError, match=r"simclr-plus\[timm\]"):
+        layer_factors(ResNet(18, 0.125), 0.5)
+
+
+@pytest.mark.slow
+def test_the_command_fine_tunes_with_adamw_and_layer_decay(
+    tmp_path: Path, simclr_plus: Callable[..., CompletedProcess[str]]
+) -> None:
+    torch.manual_seed(0)
+    encoder = ForeignEncoder("timm:test_vit", image_size=32)
+    save_encoder(encoder, tmp_path / "e.safetensors", {"image_size": "32"})
+    words = ["evaluate", "few-labels", "e.safetensors", "--data", "places", "--share", "0.05", "--epochs", "2"]
+    options = [
+        "--optimizer",
+        "adamw",
+        "--weight-decay",
+        "0.05",
+        "--layer-decay",
+        "0.75",
+        "--batch-size",
+        "64",
+        "--json",
+    ]
+    result = simclr_plus(*words, *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (outcome,) = json.loads(result.stdout)["results"]
+    settings = outcome["results"]["encoder"]
+    told = (settings["optimizer"], settings["rate"], settings["weight_decay"], settings["layer_decay"])
+    assert told == ("adamw", 5e-4, 0.05, 0.75)
