@@ -28,6 +28,8 @@ HOW: tuple[tuple[str, str | None], ...] = (
     (r"^simclr-plus tui", None),  # tests/tui
     (r"--nodes|--slurm|--part|--grid|--data all|simclrv2|moco_v2|IMAGENET/val", None),  # machines and data of others
     (r"compare A B|loss\|optimizer", None),  # words that stand for others
+    (r"my_networks|WEIGHTS", None),  # modules and weights of others
+    (r"^simclr-plus run .*(encoder\.name|continue)", "--dry-run"),  # networks of hours; weights in no cache here
     (r"^simclr-plus bench|--nproc gpu", None),  # tests/bench; GPUs
     (r"^simclr-plus (resume|stop) a", None),  # tests/launch
     (r"--dry-run$", ""),

@@ -19,6 +19,9 @@ from simclr_plus.recipe.recipe import Recipe, documented_keys
 from simclr_plus.results.published import stated_top1
 
 ASKED_FOR = {
+    "vit_s16",
+    "convnext_t",
+    "folder_continue",
     "amdim_r50",
     "cmc_r50",
     "colorization_r50",
