@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from simclr_plus.importers.pretrained import load_pretrained, with_normalisation
+from simclr_plus.importers import with_normalisation
+from simclr_plus.importers.pretrained import load_pretrained
 from simclr_plus.recipe.reading import load_recipe
 from simclr_plus.training.model import build_encoder
 from simclr_plus.weights.encoder_files import encoder_metadata, save_encoder
 
-RATES = ("0.0003", "0.001", "0.003")
+RATES = ("0.0003", "0.001", "0.003", "0.01")
 SEEDS = (0, 1, 2)
 STARTS = ("ImageNet weights", "noise")
 SETTINGS = [
@@ -42,7 +43,7 @@ def simclr_plus(*words: str) -> bytes:
 
 def knn(target: Path, *more: str) -> dict[str, float]:
     """Top-1 in percent of what is evaluated, kept beside it."""
-    file = target.with_suffix(".knn.json")
+    file = target.with_name(f"{target.name}.knn.json")
     if not file.exists():
         file.write_bytes(simclr_plus("evaluate", "knn", str(target), "--data", "places", "--json", *more))
     results: dict[str, Any] = json.loads(file.read_text())["results"]
