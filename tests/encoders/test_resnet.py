@@ -491,3 +491,15 @@ def test_in_evaluation_nothing_is_recomputed() -> None:
     assert len(calls) == 1
     encoder.train()(torch.rand(2, 3, 32, 32)).sum().backward()
     assert len(calls) == 3
+
+
+@pytest.mark.parametrize("side", [6, 7])
+def test_a_pooled_shortcut_counts_zeros_beyond_the_end_of_an_odd_side(side: int) -> None:
+    """The authors pad a row and a column of zeros at the end, then average whole squares (resnet.py, fixed_padding)."""
+    encoder = ResNet(50, 1 / 8, selective_kernels=True)
+    (pool,) = [m for m in encoder.layer2.modules() if getattr(m, "stride", 0) == 2 and not isinstance(m, nn.Conv2d)]
+    images = torch.rand(2, 3, side, side)
+    padded = torch.zeros(2, 3, side + 1, side + 1)
+    padded[..., :side, :side] = images
+    squares = padded[..., : (side + 1) // 2 * 2, : (side + 1) // 2 * 2].unfold(2, 2, 2).unfold(3, 2, 2)
+    assert torch.allclose(pool(images), squares.mean((-2, -1)), atol=1e-6)
