@@ -53,6 +53,17 @@ ENCODERS: dict[str, tuple[Callable[[], Encoder], int]] = {  # and the side of th
     "squeezenet": (lambda: ForeignEncoder("torchvision:squeezenet1_1", image_size=64), 64),
 }
 
+IN_LONG_RUNS = {
+    "selective kernels, odd sides",
+    "lightness",
+    "patches",
+    "ydbdr pair",
+    "vit",
+    "convnext",
+    "efficientnet",
+    "swin",
+}
+
 
 def lived_in(encoder: Encoder) -> Encoder:
     """Norms, scales and biases have values of their own: no branch is switched off."""
@@ -223,8 +234,9 @@ def test_a_network_that_the_exporter_cannot_follow_is_named_and_nothing_is_writt
     assert "\n" not in str(failed.value) and not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in IN_LONG_RUNS else pytest.mark.soak) for n in ENCODERS]
+)
 def test_graphs_of_all_kinds_of_encoders_give_their_features(tmp_path: Path, name: str) -> None:
     make, size = ENCODERS[name]
     save_encoder(lived_in(make()), tmp_path / "e.safetensors", {"image_size": str(size)})
