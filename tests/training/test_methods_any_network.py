@@ -233,7 +233,8 @@ def test_methods_set_no_keys_that_the_network_does_not_read() -> None:
     """Nor a mean where that of its weights holds; the lightness that colorization shows stays."""
     cpc = parse_recipe("", ["method.name=cpc", "encoder.name=timm:test_vit"])
     assert cpc.encoder.norm == "batch" and cpc.doubts() == [] and cpc.encoder.mean == (0.5, 0.5, 0.5)
-    assert any("encoder.norm" in doubt for doubt in parse_recipe(cpc.to_toml(), ["encoder.norm=layer"]).doubts())
+    typed = parse_recipe(cpc.to_toml(), ["encoder.norm=layer"])
+    assert any("encoder.norm" in doubt for doubt in typed.doubts({"encoder.norm"}))
     given = {
         name: parse_recipe("", [f"method.name={name}", "encoder.name=timm:test_vit", "encoder.pretrained=true"])
         for name in ("cpc", "jigsaw", "colorization")
