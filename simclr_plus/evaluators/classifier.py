@@ -32,6 +32,7 @@ from simclr_plus.distributed import (
     sum_over_processes,
     world_size,
 )
+from simclr_plus.encoders.dropout import seed_dropout
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import NotFiniteError, RecipeError
 from simclr_plus.evaluators.layer_decay import layer_factors
@@ -190,7 +191,7 @@ def train_classifier(
         for group in optimizer.param_groups:
             rate = warmup_cosine(step, peak=steps.peak, warmup_steps=0, total_steps=steps.count)
             group["lr"] = rate * group.get("rate_factor", 1.0)
-        scores = model(batch.views)
+        scores = _scores(model, batch.views, steps.seed, step)
         loss = _loss(scores, batch.labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -209,6 +210,14 @@ def train_classifier(
             saved = time.monotonic()
     model.eval()
     barrier()
+
+
+def _scores(model: Classifier, views: Tensor, seed: int, step: int) -> Tensor:
+    """What f drops while it is fine-tuned is a function of the step; the caller's generators stay as they are."""
+    with torch.random.fork_rng(devices=[views.device] if views.is_cuda else []):
+        seed_dropout(seed, step)
+        scores: Tensor = model(views)
+        return scores
 
 
 def _loss(scores: Tensor, labels: Tensor) -> Tensor:

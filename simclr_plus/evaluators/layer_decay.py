@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from simclr_plus.encoders.foreign import ForeignEncoder
+from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 
@@ -29,6 +30,8 @@ def layer_factors(encoder: nn.Module, decay: float) -> dict[int, float]:
         from timm.models import group_parameters
     except ModuleNotFoundError:
         raise EnvironmentNotAbleError("--layer-decay needs timm: pip install 'simclr-plus[timm]'") from None
+    while isinstance(encoder, PatchEncoder):
+        encoder = encoder.encoder
     network = encoder.network if isinstance(encoder, ForeignEncoder) else encoder
     matcher: Any = getattr(network, "group_matcher", None)
     if isinstance(encoder, ResNet):

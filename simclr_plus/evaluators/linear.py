@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from simclr_plus.augmentations.draws import epoch_order
 from simclr_plus.datasets.images import Images, held_out_indices, require_labels
-from simclr_plus.errors import SimclrPlusError
+from simclr_plus.errors import RecipeError, SimclrPlusError
 from simclr_plus.evaluators.classifier import Classifier, State, Steps, batch_within, build_optimizer, train_classifier
 from simclr_plus.evaluators.pace import Pace
 from simclr_plus.evaluators.span import spanning
@@ -52,6 +52,8 @@ def evaluate_linear(
     takes the trained classifier.
     """
     require_labels(train), require_labels(test)
+    if optimizer not in ("nesterov", "lars"):
+        raise RecipeError(f'optimizer {optimizer!r} is unknown here; use "nesterov" or "lars"')
     batch_size = batch_within(batch_size, len(train))
     model = Classifier(subject.encoder, len(train.classes), size=subject.law.size, frozen=True).to(device)
     steps = Steps(

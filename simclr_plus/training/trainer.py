@@ -12,6 +12,7 @@ from simclr_plus import distributed
 from simclr_plus.augmentations.finishing import finish_views
 from simclr_plus.datasets.batches import Batch, ViewBatches
 from simclr_plus.datasets.images import Images
+from simclr_plus.encoders.dropout import seed_dropout
 from simclr_plus.errors import SimclrPlusError, UnreadableImageError
 from simclr_plus.machine import torchrun
 from simclr_plus.recipe.recipe import Recipe
@@ -130,7 +131,7 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     second = None if batch.second is None else batch.second.to(number)
     batch = replace(batch, views=batch.views.to(number), second=second)
     inputs = t.model.prepare(batch)  # two views of an image, or turned, cut, shuffled ones
-    _seed_dropout(batch)
+    seed_dropout(batch.seed, batch.step)
     with autocast(t.recipe, t.device):
         outputs = through(model, inputs, t.recipe)  # h = f(x), z = g(h)
     result = t.model.loss(outputs, inputs)  # NT-Xent
@@ -147,12 +148,6 @@ def update(t: Training, model: nn.Module, batch: Batch, rate: float) -> Update:
     t.optimizer.step()  # LARS
     t.model.after_step(result, batch)
     return Update(result, probe, objective.detach())
-
-
-def _seed_dropout(batch: Batch) -> None:
-    """What a network by name draws in a step depends on seed, step and process, as all else: a resumed run draws it."""
-    place = batch.step * distributed.world_size() + distributed.rank()
-    torch.manual_seed((batch.seed + place * 2**20) % 2**63)
 
 
 def _leave(t: Training, reason: str, **values: Any) -> str:

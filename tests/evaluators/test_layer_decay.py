@@ -14,12 +14,18 @@ import timm.optim
 import torch
 from torch import nn
 
+from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.datasets import TRAIN, open_images
 from simclr_plus.encoders import ResNet
 from simclr_plus.encoders.foreign import ForeignEncoder
+from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 from simclr_plus.evaluators.classifier import Classifier, build_optimizer
 from simclr_plus.evaluators.fine_tuning import Protocol
 from simclr_plus.evaluators.layer_decay import layer_factors
+from simclr_plus.evaluators.linear import evaluate_linear
+from simclr_plus.evaluators.subjects import Subject
+from simclr_plus.recipe.keys import Data
 from simclr_plus.weights.encoder_files import save_encoder
 
 
@@ -35,6 +41,11 @@ def test_factors_are_those_of_timm_for_a_network_with_its_classifier(name: str) 
     ours = {key: factors[id(p)] for key, p in encoder.network.named_parameters()}
     assert ours == {key: theirs[key] for key in ours}
     assert len(set(ours.values())) > 3
+
+
+def test_the_network_of_a_patch_has_its_layers() -> None:
+    inside = ResNet(18, 0.125)
+    assert layer_factors(PatchEncoder(inside, 16, 8), 0.5) == layer_factors(inside, 0.5)
 
 
 def test_blocks_of_our_resnets_are_layers() -> None:
@@ -108,3 +119,10 @@ def test_the_command_fine_tunes_with_adamw_and_layer_decay(
     settings = outcome["results"]["encoder"]
     told = (settings["optimizer"], settings["rate"], settings["weight_decay"], settings["layer_decay"])
     assert told == ("adamw", 5e-4, 0.05, 0.75)
+
+
+def test_linear_evaluation_keeps_to_its_two_rules() -> None:
+    images = open_images(Data(), TRAIN).first(20)
+    subject = Subject("encoder", ResNet(18, 0.125, stem="cifar").eval(), simclr_law(16))
+    with pytest.raises(RecipeError, match="adamw"):
+        evaluate_linear(subject, images, images, device=torch.device("cpu"), optimizer="adamw")
