@@ -342,6 +342,7 @@ def test_adamw_is_decay_apart_from_the_gradient_as_in_its_paper(tiny: list[str])
         torch.testing.assert_close(p.detach(), other.detach(), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_adamw_with_frozen_patches_and_dropout_resumes_to_the_byte(tmp_path: Path, tiny: list[str]) -> None:
     options = "encoder.options={ drop_path_rate = 0.3, proj_drop_rate = 0.2, drop_rate = 0.1 }"
     keys = ["optimizer.name=adamw", "optimizer.learning_rate=0.001", "encoder.freeze_patch_embedding=true", options]

@@ -112,6 +112,7 @@ def test_a_network_by_name_is_measured_while_keys_are_taken(measuring: Measuring
     in_the_form(form, steps)
 
 
+@pytest.mark.slow
 def test_what_was_asked_before_a_change_is_given_up(measuring: Measuring) -> None:
     form = form_of(encoder__name=VIT)
 
