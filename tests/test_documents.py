@@ -29,7 +29,10 @@ HOW: tuple[tuple[str, str | None], ...] = (
     (r"--nodes|--slurm|--part|--grid|--data all|simclrv2|moco_v2|IMAGENET/val", None),  # machines and data of others
     (r"compare A B|loss\|optimizer", None),  # words that stand for others
     (r"my_networks|WEIGHTS", None),  # modules and weights of others
-    (r"^simclr-plus run .*(encoder\.name|continue)", "--dry-run"),  # networks of hours; weights in no cache here
+    (
+        r"^simclr-plus run .*(encoder\.name|continue)",
+        "training.batch_size=32 --dry-run",
+    ),  # networks of hours; weights in no cache here
     (r"^simclr-plus bench|--nproc gpu", None),  # tests/bench; GPUs
     (r"^simclr-plus (resume|stop) a", None),  # tests/launch
     (r"--dry-run$", ""),
