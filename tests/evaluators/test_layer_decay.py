@@ -31,11 +31,12 @@ from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.recipe.keys import Data
 from simclr_plus.weights.encoder_files import save_encoder
 
-
 # of the last three timm names a layer before the classifier that is in none of its layers: it learns as the classifier
+BESIDE_LAYERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("test_vit_relpos", "hardcorenas_a")]
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["test_vit", "test_convnext", "test_efficientnet", "test_resnet", "test_vit_relpos", "lcnet_050", "hardcorenas_a"],
+    "name", ["test_vit", "test_convnext", "test_efficientnet", "test_resnet", "lcnet_050", *BESIDE_LAYERS]
 )
 def test_factors_are_those_of_timm_for_a_network_with_its_classifier(name: str) -> None:
     encoder = ForeignEncoder(f"timm:{name}", image_size=64)
