@@ -50,6 +50,12 @@ Normalize = Annotated[
         '"imagenet", "none", or six numbers (mean, std).'
     ),
 ]
+WeightDecay = Annotated[
+    float | None, typer.Option(min=0, help="Weight decay; default: the protocol's. With AdamW 0.05 is usual.")
+]
+LayerDecay = Annotated[
+    float, typer.Option(help="Factor of the rate from layer to layer, down from the classifier, e.g. 0.75; 1: none.")
+]
 DATA = Path("data")
 
 
@@ -130,13 +136,8 @@ def few_labels(
     optimizer: Annotated[
         str, typer.Option(help='"nesterov", "lars" or "adamw" (rate 5e-4 at 256 images); default: the protocol\'s.')
     ] = "",
-    weight_decay: Annotated[
-        float | None, typer.Option(min=0, help="Weight decay; default: the protocol's. With AdamW 0.05 is usual.")
-    ] = None,
-    layer_decay: Annotated[
-        float,
-        typer.Option(help="Factor of the rate from layer to layer, down from the classifier, e.g. 0.75; 1: none."),
-    ] = 1.0,
+    weight_decay: WeightDecay = None,
+    layer_decay: LayerDecay = 1.0,
     head: Annotated[str, typer.Option(help="File of the projection head, where the target holds none.")] = "",
     data: EvaluationData = "",
     test: TestFolder = "",
@@ -157,10 +158,8 @@ def few_labels(
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
-    settings: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer}
-    changes = {key: value for key, value in settings.items() if value}
-    changes |= {} if weight_decay is None else {"weight_decay": weight_decay}
-    changes |= {} if layer_decay == 1 else {"layer_decay": layer_decay}
+    changes = {key: value for key, value in {"epochs": epochs, "batch_size": batch_size}.items() if value}
+    changes |= _update_rule(optimizer, weight_decay, layer_decay)
 
     def one(number: int) -> dict[str, Any]:
         return evaluate(
@@ -234,6 +233,13 @@ def finetune(
     part: Annotated[str, typer.Option(help="i/n: every n-th cell from the i-th (0 .. n-1), for job arrays.")] = "0/1",
     steps: Annotated[int, typer.Option(min=0, help="Steps of a cell; 0: 20,000, from random weights 40,000.")] = 0,
     batch_size: Annotated[int, typer.Option(min=0, help="Images a step; 0: 256.")] = 0,
+    optimizer: Annotated[
+        str, typer.Option(help='"nesterov", "lars" or "adamw" (rates 1e-5 to 1e-3); default: the paper\'s Nesterov.')
+    ] = "",
+    weight_decay: Annotated[
+        float | None, typer.Option(min=0, help="The only weight decay; default: the grid's, with AdamW 0 and 0.05.")
+    ] = None,
+    layer_decay: LayerDecay = 1.0,
     random_start: Annotated[bool, typer.Option("--random", help="The baseline: random weights.")] = False,
     image_size: ImageSize = 0,
     normalize: Normalize = "",
@@ -251,6 +257,7 @@ def finetune(
 
     best_device()  # together with the other processes, before a checkpoint is chosen
     opened, number, kept = open_target(target, runs, image_size, normalize), _part(part), KeptOutcomes()
+    changes = _update_rule(optimizer, weight_decay, layer_decay)
 
     def one(name: str) -> dict[str, Any] | None:
         return fine_tune(
@@ -264,6 +271,7 @@ def finetune(
             batch_size=batch_size,
             seed=seed,
             random_start=random_start,
+            changes=changes,
             skip_bad=skip_bad,
             say=say,
             kept=kept,
@@ -379,6 +387,18 @@ def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> lis
     if len(absent) == len(TWELVE):
         raise NotFoundError("none of the twelve data sets is there; name the folder that holds theirs with --root")
     return [result for result in results if result is not None]
+
+
+def _update_rule(optimizer: str, weight_decay: float | None, layer_decay: float) -> dict[str, Any]:
+    """What was asked for in place of a protocol's own."""
+    from simclr_plus.evaluators.classifier import OPTIMIZERS
+
+    if optimizer and optimizer not in OPTIMIZERS:
+        raise RecipeError(f"--optimizer {optimizer} is unknown here; use one of {', '.join(OPTIMIZERS)}")
+    if not 0 < layer_decay <= 1:
+        raise RecipeError(f"--layer-decay {layer_decay:g}: use more than 0, at most 1 (none), e.g. 0.75")
+    asked = {"optimizer": optimizer or None, "weight_decay": weight_decay, "layer_decay": layer_decay}
+    return {key: value for key, value in asked.items() if value is not None and (key, value) != ("layer_decay", 1)}
 
 
 def _numbers(text: str) -> list[float]:

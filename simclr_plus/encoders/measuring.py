@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from simclr_plus.encoders.activations import kept_for_backward
 from simclr_plus.encoders.libraries import PATCH_EMBEDDINGS, library_of
 from simclr_plus.errors import ImageSizeError, RecipeError, SimclrPlusError
-from simclr_plus.global_batch_norm import convert_global_batch_norm
+from simclr_plus.global_batch_norm import GlobalBatchNorm, convert_global_batch_norm
 
 IMAGES = 2
 STAGES = 4  # maps that methods may ask for
@@ -294,11 +294,18 @@ def _norms(network: nn.Module, images: Tensor) -> Norms:
 
 
 def _require_known_norms(name: str, network: nn.Module) -> None:
-    """RecipeError for a batch norm that does more than one of PyTorch or timm: it cannot be one over processes."""
+    """RecipeError for a norm over the batch that cannot be one over processes."""
     try:
         convert_global_batch_norm(network)
     except ValueError as error:
         raise RecipeError(f"{name} cannot be trained: {error}") from None
+    for key, layer in network.named_modules():
+        kind, statistics = type(layer).__name__, layer._buffers.get("running_var")
+        if statistics is not None and not isinstance(layer, GlobalBatchNorm) and "Frozen" not in kind:
+            raise RecipeError(
+                f"{name} cannot be trained: {kind} ({key}) keeps statistics of the batch, and they cannot become those "
+                "of all processes; take another norm (encoder.options)"
+            )
 
 
 @contextmanager

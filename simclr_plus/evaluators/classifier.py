@@ -44,6 +44,7 @@ from simclr_plus.weights.checkpoints import checkpoint_tensors, restore_optimize
 from simclr_plus.weights.tensor_files import write_tensors
 
 MOMENTUM = 0.9
+OPTIMIZERS = ("nesterov", "lars", "adamw")
 SAVE_SECONDS = 120.0  # between two saved states
 
 
@@ -142,7 +143,7 @@ def build_optimizer(model: Classifier, name: str, *, weight_decay: float = 0.0, 
         return torch.optim.SGD([*groups, *last], lr=0.0, momentum=MOMENTUM, nesterov=True)
     if name == "adamw":
         return torch.optim.AdamW([*groups, *last], lr=0.0)
-    raise RecipeError(f'optimizer {name!r} is unknown here; use "nesterov", "lars" or "adamw"')
+    raise RecipeError(f"optimizer {name!r} is unknown here; use one of {', '.join(OPTIMIZERS)}")
 
 
 def _by_layers(groups: list[dict[str, Any]], factors: dict[int, float]) -> list[dict[str, Any]]:

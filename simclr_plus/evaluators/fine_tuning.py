@@ -79,20 +79,30 @@ def few_labels_protocol(name: str, share: float) -> Protocol:
 
 
 ADAMW_RATE = 5e-4  # at 256 images: MAE's base rate of fine-tuning a ViT-B (He et al. 2022, Table 9)
+ADAMW_DECAY = 0.05  # of the same
 TRANSFER = Protocol(
     scaling="none", batch_size=256, steps=20_000, decay_over_rate=True, norm_momentum="by_epoch"
 )  # the rest of a cell is its rate and decay
 
 
-def grid(name: str, *, random_start: bool = False) -> list[Protocol]:
-    """The cells of "paper": 7 rates x 8 decays, other ranges and 40,000 steps from random weights; "small": 3 x 2."""
+def grid(name: str, *, random_start: bool = False, adamw: bool = False) -> list[Protocol]:
+    """The cells of "paper": 7 rates x 8 decays, other ranges and 40,000 steps from random weights; "small": 3 x 2.
+
+    With AdamW: 7 rates around MAE's for 256 images, ten times higher from random weights, x 2 decays; "small": 3 x 1.
+    """
     if name not in ("paper", "small"):
-        raise RecipeError(f'--grid {name!r} is unknown; use "paper" (56 cells) or "small" (6)')
-    rates = np.logspace(-3, 0, 7) if random_start else np.logspace(-4, -1, 7)
-    decays = np.logspace(-5, -1.5, 8) if random_start else np.array([0.0, *np.logspace(-6, -3, 7)])
+        raise RecipeError(f'--grid {name!r} is unknown; use "paper" (56 cells, with AdamW 14) or "small" (6; 3)')
+    if adamw:
+        rates = np.logspace(-4, -2, 7) if random_start else np.logspace(-5, -3, 7)
+        decays, fewer = np.array([0.0, ADAMW_DECAY]), [1]
+    else:
+        rates = np.logspace(-3, 0, 7) if random_start else np.logspace(-4, -1, 7)
+        decays = np.logspace(-5, -1.5, 8) if random_start else np.array([0.0, *np.logspace(-6, -3, 7)])
+        fewer = [0, 5]
     if name == "small":
-        rates, decays = rates[[2, 4, 6]], decays[[0, 5]]
+        rates, decays = rates[[2, 4, 6]], decays[fewer]
     base = replace(TRANSFER, steps=40_000) if random_start else TRANSFER
+    base = replace(base, optimizer="adamw", decay_over_rate=False) if adamw else base
     return [replace(base, rate=float(r), weight_decay=float(d)) for r in rates for d in decays]
 
 

@@ -5,6 +5,7 @@ The layers are those that timm names for its networks (`group_matcher`); our Res
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.encoders.resnet import ResNet
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 
+_CLASSIFIER = "simclr_plus_classifier"  # a name that no layer of a network claims
 _OF_RESNETS = {"stem": r"^(?:conv1|bn1)\b", "blocks": [(r"^layer(\d+)\.(\d+)", None)]}
 
 
@@ -44,17 +46,20 @@ def layer_factors(encoder: nn.Module, decay: float) -> dict[int, float]:
             f"--layer-decay {decay:g}: {title} does not say what its layers are (timm's networks do, by group_matcher, "
             "and our ResNets); leave it out"
         )
-    layer_of: dict[str, int] = group_parameters(network, groups, reverse=True)
-    heads = _heads(network)  # a norm there has the classifier's rate, as in timm
-    count = 1 + max(layer for name, layer in layer_of.items() if name.partition(".")[0] not in heads)
-    return {
-        id(p): 1.0 if name.partition(".")[0] in heads else decay ** (count - layer_of[name])
-        for name, p in network.named_parameters()
-    }
+    layer_of: dict[str, int] = group_parameters(_WithClassifier(network), groups, reverse=True)
+    top = layer_of[_CLASSIFIER]
+    if min(layer_of.values()) == top:
+        raise RecipeError(f"--layer-decay {decay:g}: {type(network).__name__} is one layer to timm; leave it out")
+    return {id(p): decay ** (top - layer_of[name]) for name, p in network.named_parameters()}
 
 
-def _heads(network: nn.Module) -> set[str]:
-    """Names of the parts of a network of timm that hold its classifier, which is not there any more."""
-    config: Any = getattr(network, "pretrained_cfg", None) or {}
-    names = config.get("classifier") or ()
-    return {name.partition(".")[0] for name in ((names,) if isinstance(names, str) else names)}
+class _WithClassifier:
+    """A network as timm reads it that has its classifier on top: what no layer claims, as a last norm, is with it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """The network's, and the classifier's."""
+        yield from self.network.named_parameters()
+        yield _CLASSIFIER, None

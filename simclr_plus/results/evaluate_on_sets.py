@@ -8,7 +8,7 @@ results/splits/...                                  which images a seeded choice
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ from simclr_plus.runs.result_folders import key_of, name_for, write_note
 from simclr_plus.runs.result_names import plain, result_name
 
 Say = Callable[[str], None]
+NONE: Mapping[str, Any] = {}
 
 
 def transfer(
@@ -116,20 +117,24 @@ def fine_tune(
     seed: int,
     random_start: bool,
     say: Say,
+    changes: Mapping[str, Any] = NONE,
     skip_bad: bool = False,
     kept: KeptOutcomes | None = None,
 ) -> dict[str, Any] | None:  # the options of the command, by their names
     """The grid of rates and decays; None while other parts are still missing."""
     opened, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
     subject = target.subjects(baselines=True)[1] if random_start else target.subject
-    protocols = [
-        replace(cell, seed=seed, steps=steps or cell.steps, batch_size=batch_size or cell.batch_size)
-        for cell in grid(cells, random_start=random_start)
-    ]
+    listed = grid(cells, random_start=random_start, adamw=changes.get("optimizer") == "adamw")
+    own: dict[str, Any] = {
+        "seed": seed,
+        "steps": steps or listed[0].steps,
+        "batch_size": batch_size or listed[0].batch_size,
+    }
+    protocols = list(dict.fromkeys(replace(cell, **own, **changes) for cell in listed))  # one decay leaves one a rate
     folder = target.run.results / "cells" / result_name(target.stem, opened.name, changed={})
-    settings = {"grid": cells, "seed": seed, "steps": protocols[0].steps, "batch_size": protocols[0].batch_size}
+    settings = {"grid": cells, **own, **changes}
     other_grid = "" if cells == "paper" else cells
-    changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed)
+    changed = _changed(target, test=test, grid=other_grid, steps=steps, batch_size=batch_size, seed=seed) | {**changes}
     evaluation = _evaluation_of(
         target, "fine_tuned_random" if random_start else "fine_tuned", opened, settings, changed
     )
@@ -188,7 +193,7 @@ def few_labels(
         protocol = replace(protocol, rate=ADAMW_RATE)
     head = _head(target, head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
-    changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes)
+    changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes) | changes
     settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
     labelled_set = LabelledSet(train.name, labelled, labelled, held_out)
     facts = [_named(protocol), "" if head is None else encoder_digest(head)]

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers.split_batchnorm import SplitBatchNorm2d
 from torch import Tensor, nn
 from torchvision import models
+from torchvision.ops import FrozenBatchNorm2d
 
 from simclr_plus.encoders.architecture import Architecture
 from simclr_plus.encoders.foreign import ForeignEncoder
@@ -281,3 +283,35 @@ def test_names_and_options_that_reach_beyond_the_network_are_refused(name: str, 
 def test_options_are_what_a_file_keeps_of_them() -> None:
     architecture = ForeignArchitecture(SWIN, {"depths": (1, 1), "embed_dim": 16}, 32)
     assert architecture.options == json.loads(json.dumps(architecture.as_dict()))["options"]
+
+
+class Normed(nn.Module):
+    """A network of one's own with a norm of a library."""
+
+    def __init__(self, norm: str) -> None:
+        super().__init__()
+        kinds = {"split": SplitBatchNorm2d, "frozen": FrozenBatchNorm2d, "instance": nn.InstanceNorm2d}
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = kinds[norm](4, **({"track_running_stats": True} if norm == "instance" else {}))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = self.norm(self.conv(x)).relu().mean(dim=(2, 3))
+        return h
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind"),
+    [
+        ("timm:test_efficientnet", {"norm_layer": "evonormb0"}, "EvoNorm2dB0"),
+        (f"python:{__name__}:Normed", {"norm": "split"}, "SplitBatchNorm2d"),
+        (f"python:{__name__}:Normed", {"norm": "instance"}, "InstanceNorm2d"),
+    ],
+)
+def test_norms_of_batches_that_cannot_become_global_are_refused(name: str, options: dict[str, Any], kind: str) -> None:
+    with pytest.raises(RecipeError, match=f"{name}.*{kind}"):
+        measured(name, 32, **options)
+
+
+def test_norms_that_take_nothing_from_a_batch_are_not() -> None:
+    assert measured(f"python:{__name__}:Normed", 32, norm="frozen").norms.count == 0
+    assert measured("timm:test_efficientnet", 32, norm_layer="groupnorm1").norms.count == 0

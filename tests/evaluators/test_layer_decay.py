@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
 
+import numpy as np
 import pytest
 import timm
 import timm.optim
@@ -16,20 +18,26 @@ from torch import nn
 
 from simclr_plus.augmentations.law import simclr_law
 from simclr_plus.datasets import TRAIN, open_images
+from simclr_plus.datasets.transfer_sets import LabelledSet
 from simclr_plus.encoders import ResNet
 from simclr_plus.encoders.foreign import ForeignEncoder
 from simclr_plus.encoders.patches import PatchEncoder
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
-from simclr_plus.evaluators.classifier import Classifier, build_optimizer
-from simclr_plus.evaluators.fine_tuning import Protocol
+from simclr_plus.evaluators.classifier import Classifier, Steps, build_optimizer, train_classifier
+from simclr_plus.evaluators.fine_tuning import Protocol, evaluate_grid, grid
 from simclr_plus.evaluators.layer_decay import layer_factors
 from simclr_plus.evaluators.linear import evaluate_linear
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.recipe.keys import Data
 from simclr_plus.weights.encoder_files import save_encoder
 
+# of the last three timm names a layer before the classifier that is in none of its layers: it learns as the classifier
+BESIDE_LAYERS = [pytest.param(name, marks=pytest.mark.slow) for name in ("test_vit_relpos", "hardcorenas_a")]
 
-@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet", "test_resnet"])
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "test_convnext", "test_efficientnet", "test_resnet", "lcnet_050", *BESIDE_LAYERS]
+)
 def test_factors_are_those_of_timm_for_a_network_with_its_classifier(name: str) -> None:
     encoder = ForeignEncoder(f"timm:{name}", image_size=64)
     factors = layer_factors(encoder, 0.5)
@@ -78,6 +86,66 @@ def test_without_it_the_groups_are_what_they_were() -> None:
     groups = build_optimizer(model, "nesterov", weight_decay=0.1).param_groups
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.0]
     assert "layer_decay" not in Protocol().facts() and Protocol(layer_decay=0.5).facts()["layer_decay"] == 0.5
+
+
+def test_the_first_step_of_adamw_moves_each_layer_by_its_share_of_the_rate() -> None:
+    """It is the rate times the gradient's sign, and the decay (Loshchilov and Hutter 2019)."""
+    torch.manual_seed(0)
+    model, rate, decay = Classifier(ForeignEncoder("timm:test_vit", image_size=16), 10, size=16), 1e-3, 0.05
+    nn.init.normal_(model.linear.weight)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = build_optimizer(model, "adamw", weight_decay=decay, layer_decay=0.5)
+    images = open_images(Data(), TRAIN).first(40)
+    train_classifier(model, optimizer, images, simclr_law(16), Steps(40, 1, rate), device=torch.device("cpu"))
+    depth = len(model.encoder.network.blocks)  # type: ignore[union-attr, arg-type]
+    shares = {"linear.weight": 1.0, "encoder.network.patch_embed.proj.weight": 0.5 ** (depth + 1)}
+    shares |= {f"encoder.network.blocks.{i}.mlp.fc1.weight": 0.5 ** (depth - i) for i in range(depth)}
+    for name, share in shares.items():
+        moved = model.get_parameter(name).detach() - before[name] * (1 - rate * share * decay)
+        assert float(moved.abs().max()) == pytest.approx(rate * share, rel=1e-3), name
+
+
+def test_the_grid_of_adamw_has_rates_of_its_own_and_other_layers_are_other_cells(tmp_path: Path) -> None:
+    cells = grid("paper", adamw=True)
+    assert len({(c.rate, c.weight_decay) for c in cells}) == 14 and {c.weight_decay for c in cells} == {0.0, 0.05}
+    assert not any(c.decay_over_rate for c in cells) and {c.optimizer for c in cells} == {"adamw"}
+    assert (min(c.rate for c in cells), max(c.rate for c in cells)) == (pytest.approx(1e-5), pytest.approx(1e-3))
+    assert [c.weight_decay for c in grid("small", adamw=True)] == [0.05] * 3
+    images = open_images(Data(), TRAIN)
+    parts = [images.subset(np.arange(start, start + 40)) for start in (0, 40, 80)]
+    data = LabelledSet("fashion", *parts)
+    subject = Subject("encoder", ForeignEncoder("timm:test_vit", image_size=16).eval(), simclr_law(16))
+    for layer_decay in (1.0, 0.5, 0.5):
+        cell = replace(grid("small", adamw=True)[0], steps=2, batch_size=20, layer_decay=layer_decay)
+        outcome = evaluate_grid(subject, data, [cell], tmp_path, device=torch.device("cpu"))
+        assert outcome is not None and outcome.numbers["layer_decay"] == layer_decay
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+@pytest.mark.slow
+def test_finetune_takes_an_update_rule_in_place_of_its_own(
+    tmp_path: Path, photos: Path, simclr_plus: Callable[..., CompletedProcess[str]]
+) -> None:
+    save_encoder(ResNet(18, 0.125, stem="cifar"), tmp_path / "e.safetensors", {"image_size": "16"})
+    words = ["evaluate", "finetune", "e.safetensors", "--data", photos, "--grid", "small", "--steps", "2"]
+    words += ["--batch-size", "8", "--json"]
+    found = {}
+    for name, options in {
+        "own": [],
+        "other": ["--optimizer", "adamw", "--weight-decay", "0", "--layer-decay", "0.5"],
+        "decay": ["--weight-decay", "0.001"],
+    }.items():
+        done = simclr_plus(*words, *options, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        (found[name],) = json.loads(done.stdout)["results"]
+    assert len({result["key"] for result in found.values()}) == len({result["file"] for result in found.values()}) == 3
+    assert [found[name]["results"]["encoder"]["cells"] for name in found] == [6, 3, 3]
+    numbers = found["other"]["results"]["encoder"]
+    assert (numbers["optimizer"], numbers["weight_decay"], numbers["layer_decay"]) == ("adamw", 0, 0.5)
+    assert found["own"]["settings"] == {"grid": "small", "seed": 0, "steps": 2, "batch_size": 8}
+    for wrong in (["--optimizer", "adam"], ["--layer-decay", "1.5"]):
+        refused = simclr_plus(*words, *wrong, cwd=tmp_path)
+        assert refused.returncode not in (0, 1) and wrong[0] in refused.stderr
 
 
 @pytest.mark.parametrize(("decay", "words"), [(0.0, "more than 0"), (1.5, "at most 1"), (0.5, "does not say")])

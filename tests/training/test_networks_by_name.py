@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from launching import in_processes
+from places import TESTS
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from simclr_plus import distributed
+from simclr_plus.augmentations.law import simclr_law
+from simclr_plus.datasets import TRAIN, open_images
+from simclr_plus.encoders.dropout import seed_dropout
 from simclr_plus.encoders.foreign import ForeignEncoder
+from simclr_plus.features.extraction import features_of
 from simclr_plus.global_batch_norm import GlobalBatchNorm, convert_global_batch_norm
 from simclr_plus.recipe import load_recipe
+from simclr_plus.recipe.keys import Data
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_encoder
 from simclr_plus.training.trainer import train
@@ -59,6 +68,50 @@ def test_a_run_that_goes_on_ends_with_the_bytes_of_an_unbroken_one(tmp_path: Pat
     assert len(later) >= 3
     for file in later:
         assert (resumed.checkpoints / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+@pytest.mark.slow
+def test_two_processes_that_drop_go_on_as_in_an_unbroken_run(tmp_path: Path) -> None:
+    changes = ["encoder.name=timm:test_vit", DROPPING, "optimizer.name=adamw"]
+    unbroken, resumed = (run_of(tmp_path, called, *changes) for called in ("unbroken", "resumed"))
+    in_processes(TESTS / "train_in_turn.py", unbroken.path)
+    first, *later = unbroken.checkpoint_files()
+    resumed.checkpoints.mkdir(exist_ok=True)
+    shutil.copy(first, resumed.checkpoints)
+    in_processes(TESTS / "train_in_turn.py", resumed.path)
+    assert resumed.events()[0]["processes"] == 2 and len(later) >= 3
+    for file in later:
+        assert (resumed.checkpoints / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_each_process_drops_other_units_in_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same images are in every row here: what differs is what is dropped."""
+    encoder = ForeignEncoder("timm:test_vit", {"drop_path_rate": 0.3, "proj_drop_rate": 0.2}, 32).train()
+    images, features = torch.rand(1, 3, 32, 32).expand(4, 3, 32, 32), {}
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for step, rank in itertools.product((0, 1, 2), (0, 1)):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            for _ in range(2):
+                seed_dropout(0, step)
+                h = encoder(images)
+                assert torch.equal(features.setdefault((step, rank), h), h)
+    rows = torch.cat([*features.values()])
+    assert len(rows.unique(dim=0)) == len(rows) == 24
+
+
+def test_features_of_a_network_in_training_are_those_without_dropout() -> None:
+    """As the monitor's kNN takes them, between two steps."""
+    images, law = open_images(Data(), TRAIN).first(8), simclr_law(32)
+    encoder = ForeignEncoder("timm:test_convnext", {"drop_path_rate": 0.5, "drop_rate": 0.5}, 32).train()
+    for block in encoder.modules():
+        if hasattr(block, "gamma"):
+            nn.init.ones_(block.gamma)  # branches of a new network are small beside their shortcut
+    taken = [features_of(encoder, images, law, device=torch.device("cpu"))[0] for _ in range(2)]
+    assert torch.equal(*taken) and encoder.training
+    x = torch.rand(8, 3, 32, 32)
+    with torch.no_grad():
+        assert not torch.equal(encoder(x), encoder(x))
 
 
 def test_what_is_dropped_differs_from_step_to_step_and_with_the_seed(tmp_path: Path) -> None:
