@@ -102,7 +102,7 @@ def trained(network: Trained, of_one: dict[str, Run]) -> Run:
     return of_one[str(network)]
 
 
-@pytest.mark.parametrize("network", rest_slow(NETWORKS, 2), ids=str)
+@pytest.mark.parametrize("network", rest_slow(NETWORKS, 1), ids=str)
 def test_it_trains_and_resumes_bit_for_bit(tmp_path: Path, of_one: dict[str, Run], network: Trained) -> None:
     unbroken = trained(network, of_one)
     files = unbroken.checkpoint_files()
@@ -130,7 +130,7 @@ def test_two_processes_train_what_one_does(of_one: dict[str, Run], of_two: dict[
         assert finding.equal, f"{finding.kind}: {finding.difference:.1e} at {finding.where}"
 
 
-@pytest.mark.parametrize("network", rest_slow(NETWORKS, 2), ids=str)
+@pytest.mark.parametrize("network", rest_slow(NETWORKS, 1), ids=str)
 def test_its_weights_are_the_librarys_own_and_are_evaluated(
     tmp_path: Path, of_one: dict[str, Run], network: Trained
 ) -> None:

@@ -41,7 +41,7 @@ def lived_in(depth: int) -> ResNet:
     return encoder.eval()
 
 
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [18, pytest.param(50, marks=pytest.mark.slow)])
 def test_our_file_gives_our_features_in_torchvision_and_timm(tmp_path: Path, depth: int) -> None:
     import timm
     import torchvision
