@@ -392,11 +392,11 @@ def _of_each(data: str, evaluate: Callable[[str], dict[str, Any] | None]) -> lis
 def _update_rule(optimizer: str, weight_decay: float | None, layer_decay: float) -> dict[str, Any]:
     """What was asked for in place of a protocol's own."""
     from simclr_plus.evaluators.classifier import OPTIMIZERS
+    from simclr_plus.evaluators.layer_decay import require_layer_decay
 
     if optimizer and optimizer not in OPTIMIZERS:
         raise RecipeError(f"--optimizer {optimizer} is unknown here; use one of {', '.join(OPTIMIZERS)}")
-    if not 0 < layer_decay <= 1:
-        raise RecipeError(f"--layer-decay {layer_decay:g}: use more than 0, at most 1 (none), e.g. 0.75")
+    require_layer_decay(layer_decay)
     asked = {"optimizer": optimizer or None, "weight_decay": weight_decay, "layer_decay": layer_decay}
     return {key: value for key, value in asked.items() if value is not None and (key, value) != ("layer_decay", 1)}
 

@@ -79,7 +79,6 @@ def run(
     if not recipe:
         _list_recipes_and_exit(as_json)
     from simclr_plus.importers import about_normalisation, with_normalisation
-    from simclr_plus.launch.batch_scripts import batch_script
     from simclr_plus.recipe.reading import load_recipe, typed_keys
     from simclr_plus.runs.folder import Run, check_run_name, create_numbered_run, create_run, default_name, join_run
 
@@ -102,21 +101,21 @@ def run(
         memory=memory,
         sbatch=sbatch,
     )
+    doubts = loaded.doubts(typed_keys(overrides or []))
     if dry_run:
         loaded, notes = _to_plan(loaded)
-        notes = [*loaded.doubts(typed_keys(overrides or [])), *notes]
-        _show_plan(loaded, _plan(loaded, _world(order)), Run(runs / name), order, allocation, as_json, notes)
+        plan = _plan(loaded, _world(order))
+        _show_plan(loaded, plan, Run(runs / name), order, allocation, as_json, [*doubts, *notes])
         return
     loaded, notes = with_normalisation(loaded), about_normalisation(loaded)
-    if allocation is not None:
-        batch_script(Run(runs / name), allocation)  # what SLURM cannot take is said before a folder is made
-    plan = _plan_to_train(loaded, _world(order)) if allocation is None else _plan(loaded, _world(order))
-    if allocation is not None and loaded.encoder.download:
-        _fetch_weights(loaded)
+    if allocation is None:
+        plan = _plan_to_train(loaded, _world(order))
+    else:
+        plan = _plan_to_submit(loaded, Run(runs / name), order, allocation)
     new = create(loaded, runs, name)
     say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-    for doubt in (*loaded.doubts(typed_keys(overrides or [])), *notes):
-        say(f"note: {doubt}")
+    for note in (*doubts, *notes):
+        say(f"note: {note}")
     _start(new, order, allocation, detached=detach, as_json=as_json)
 
 
@@ -386,12 +385,18 @@ def _to_plan(recipe: Recipe) -> tuple[Recipe, list[str]]:
     return recipe, notes
 
 
-def _fetch_weights(recipe: Recipe) -> None:
-    """Before a job is submitted: its machine may have no way to the internet."""
+def _plan_to_submit(recipe: Recipe, run: Run, order: Order, allocation: Allocation) -> Plan:
+    """The plan of a job. What SLURM cannot take is said before a folder is made; weights are fetched here, since the
+    job's machine may have no way to the internet.
+    """
     from simclr_plus.importers.pretrained import weights_file
+    from simclr_plus.launch.batch_scripts import batch_script
 
-    if recipe.encoder.pretrained:
+    batch_script(run, allocation)
+    plan = _plan(recipe, _world(order))
+    if recipe.encoder.download and recipe.encoder.pretrained:
         weights_file(recipe)
+    return plan
 
 
 def _show_plan(

@@ -7,11 +7,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from simclr_plus.encoders.architecture import Architecture
+from simclr_plus.encoders.foreign_architecture import ForeignArchitecture
+
 
 class Encoder(nn.Module):
     """Images [B, 3, H, W] in [0, 1] -> h [B, feature_dim]."""
 
     feature_dim: int
+    architecture: (
+        Architecture | ForeignArchitecture
+    )  # networks of several parts have none, and tell title, spec, normalizes
     checkpoint_activations = False  # keep the input of each block only
 
     def forward(self, images: Tensor) -> Tensor:
@@ -51,17 +57,17 @@ class Encoder(nn.Module):
     @property
     def title(self) -> str:
         """What people call it."""
-        raise NotImplementedError
+        return self.architecture.title
 
     @property
     def spec(self) -> dict[str, Any]:
         """All that builds the same network again, for JSON; `family` says which class, where it is no ResNet."""
-        raise NotImplementedError
+        return self.architecture.as_dict()
 
     @property
     def normalizes(self) -> bool:
         """Whether the network itself subtracts a mean from images in [0, 1] and divides by a deviation."""
-        return False
+        return self.architecture.normalizes
 
     @property
     def exempt(self) -> frozenset[str]:

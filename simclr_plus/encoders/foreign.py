@@ -30,6 +30,8 @@ class ForeignEncoder(Encoder):
     for a name, options or a normalisation that say nothing.
     """
 
+    architecture: ForeignArchitecture
+
     def __init__(
         self,
         name: str,
@@ -44,7 +46,7 @@ class ForeignEncoder(Encoder):
         self.architecture = ForeignArchitecture(name, options or {}, image_size, tuple(mean), tuple(std), input)
         self.feature_dim = self.architecture.feature_dim
         self.library, rest = library_of(name)
-        self.fixed_size = bool(self.library.size_option(rest, self.architecture.options))
+        self.fixed_size = self.architecture.figures.fixed_size
         self.normalize = InputLaw(self.architecture) if self.architecture.normalizes else nn.Identity()
         self.network = self.library.create(rest, self.architecture.options, image_size)
         self._checkpoints = False
@@ -84,21 +86,6 @@ class ForeignEncoder(Encoder):
     def after_maps(self) -> list[nn.Parameter]:
         """Norms and layers behind the last map, as measured."""
         return [self.network.get_parameter(key) for key, _ in self.architecture.figures.after_maps]
-
-    @property
-    def title(self) -> str:
-        """Its name and options."""
-        return self.architecture.title
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """Name, options, image size, normalisation."""
-        return self.architecture.as_dict()
-
-    @property
-    def normalizes(self) -> bool:
-        """Where its weights were trained so."""
-        return self.architecture.normalizes
 
     @property
     def named_weights(self) -> nn.Module:

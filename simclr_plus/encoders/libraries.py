@@ -19,7 +19,6 @@ from torch import nn
 
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError
 
-Three = tuple[float, float, float]
 CLASSIFIERS = ("fc", "classifier", "heads", "head")  # torchvision's names of what comes after the features
 PATCH_EMBEDDINGS = ("patch_embed", "patch_embedding", "conv_proj")  # parts of names
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,8 @@ class ResNet(Encoder):
     input: "rgb", "standardized" (each image to mean 0 and deviation 1) or "lightness" (L of CIELAB, three times).
     norm: "batch", "layer" (over channels and places of an image) or "none". in_channels: of the images.
     """
+
+    architecture: Architecture
 
     def __init__(
         self,
@@ -94,21 +96,6 @@ class ResNet(Encoder):
         for name in ("layer1", "layer2", "layer3", "layer4"):
             x = maps[name] = self._through(getattr(self, name), x)
         return x.mean(dim=(2, 3)), maps
-
-    @property
-    def title(self) -> str:
-        """Depth, width, stem."""
-        return self.architecture.title
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        """The architecture's numbers."""
-        return self.architecture.as_dict()
-
-    @property
-    def normalizes(self) -> bool:
-        """Where its weights were trained so."""
-        return self.architecture.normalizes
 
     @property
     def exempt(self) -> frozenset[str]:

@@ -268,7 +268,7 @@ def _restore(state: State, model: nn.Module, optimizer: Optimizer) -> int:
     if not step:
         return 0
     model.load_state_dict({k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
-    restore_optimizer(model, optimizer, {k: v for k, v in tensors.items() if k.startswith("optimizer.")})
+    restore_optimizer(model, optimizer, tensors)
     return step
 
 

@@ -24,8 +24,7 @@ def layer_factors(encoder: nn.Module, decay: float) -> dict[int, float]:
 
     The classifier on top has 1, the last layer `decay`. RecipeError for an encoder whose layers nobody names.
     """
-    if not 0 < decay <= 1:
-        raise RecipeError(f"--layer-decay {decay:g}: use more than 0, at most 1 (none), e.g. 0.75")
+    require_layer_decay(decay)
     if decay == 1:
         return {}
     try:
@@ -51,6 +50,12 @@ def layer_factors(encoder: nn.Module, decay: float) -> dict[int, float]:
     if min(layer_of.values()) == top:
         raise RecipeError(f"--layer-decay {decay:g}: {type(network).__name__} is one layer to timm; leave it out")
     return {id(p): decay ** (top - layer_of[name]) for name, p in network.named_parameters()}
+
+
+def require_layer_decay(decay: float) -> None:
+    """Raises RecipeError for what is no factor of a rate."""
+    if not 0 < decay <= 1:
+        raise RecipeError(f"--layer-decay {decay:g}: use more than 0, at most 1 (none), e.g. 0.75")
 
 
 class _WithClassifier:

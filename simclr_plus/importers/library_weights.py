@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 import torch
 
 from simclr_plus.encoders.libraries import Timm, Torchvision, library_of
+from simclr_plus.encoders.measuring import first_line
 from simclr_plus.errors import EnvironmentNotAbleError, NotFoundError, RecipeError
 from simclr_plus.machine.printing import say
 
@@ -68,10 +69,9 @@ class LibraryWeights:
         try:
             return self._from_hub() if self.repository else self._from_url()
         except Exception as error:  # whatever a network and its libraries raise
-            why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
             raise NotFoundError(
-                f"the weights of {self.name} could not be fetched from {self.origin} ({why}): {self._places()}; "
-                f"{remedy}"
+                f"the weights of {self.name} could not be fetched from {self.origin} ({first_line(error)}): "
+                f"{self._places()}; {remedy}"
             ) from None
 
     @property

@@ -263,9 +263,9 @@ def _do(keys: list[str]) -> str:
 
 def _meets_the_bug_of_4_channels(recipe: Recipe) -> bool:
     """Seen with PyTorch 2.14.1, float32: 3 to 65 % of the weight's gradient, at random; right from 8 channels on."""
-    if (
-        not recipe.encoder.is_resnet or recipe.encoder.selective_kernels
-    ):  # its shortcuts pool, then convolve without strides
+    if not recipe.encoder.is_resnet:
+        return False
+    if recipe.encoder.selective_kernels:  # its shortcuts pool, then convolve without strides
         return False
     shapes = recipe.method.resnet(recipe).convolutions(recipe.augmentation.image_size)
     return any(c.kernel == 1 and c.side_out < c.side_in and c.width_in == 4 for c in shapes)

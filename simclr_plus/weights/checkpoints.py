@@ -119,13 +119,15 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Non
     """
     load_into(model, {k: v for k, v in checkpoint.tensors.items() if not k.startswith("optimizer.")}, checkpoint.path)
     if optimizer is not None:
-        restore_optimizer(model, optimizer, {k: v for k, v in checkpoint.tensors.items() if k.startswith("optimizer.")})
+        restore_optimizer(model, optimizer, checkpoint.tensors)
 
 
 def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Give an optimizer the state that `checkpoint_tensors` names: `optimizer.<parameter>.<key>`."""
     parameters = dict(model.named_parameters())
     for name, value in tensors.items():
+        if not name.startswith("optimizer."):
+            continue
         parameter_name, _, key = name.removeprefix("optimizer.").rpartition(".")
         parameter = parameters[parameter_name]
         if value.shape == parameter.shape:

@@ -30,7 +30,8 @@ def save_encoder(encoder: nn.Module, path: str | Path, metadata: dict[str, Any] 
     `metadata` adds values to the header (strings as they are, others as JSON).
     """
     if not isinstance(encoder, Encoder):
-        raise CheckpointError(f"save_encoder takes an encoder of SimCLR+ (ResNet), got {type(encoder).__name__}")
+        kind = type(encoder).__name__
+        raise CheckpointError(f"save_encoder takes an encoder of SimCLR+ (ResNet, ForeignEncoder), got {kind}")
     header = encoder_header(encoder, ENCODER_FORMAT, metadata or {})
     write_tensors(Path(path), dict(encoder.named_weights.state_dict()), header)
 
