@@ -1,38 +1,23 @@
-"""The paper's studies as plans and as pages: what would be run, and what is said of what was found."""
+"""The paper's studies as plans: what would be run."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-import signal
-import subprocess
-import sys
 from collections import Counter
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from parameters import rest_slow
-from scipy.stats import spearmanr
-from scipy.stats import t as scipy_t
 
 from simclr_plus.augmentations.draws import FLIP, draw_views
 from simclr_plus.augmentations.further_operations import draws_of
 from simclr_plus.errors import NotFoundError, RecipeError
-from simclr_plus.launch.batch_scripts import Allocation, array_script
 from simclr_plus.recipe import Recipe, load_recipe
 from simclr_plus.recipe.plan import make_plan
 from simclr_plus.studies.catalogue import STUDIES, find_study
-from simclr_plus.studies.findings import Findings, Found
 from simclr_plus.studies.measures import MEASURES
-from simclr_plus.studies.page import Claim, higher
-from simclr_plus.studies.paper import augmentations, losses, supervised_augmentation, temperature
-from simclr_plus.studies.report import Setting, write_report
-from simclr_plus.studies.running import cell as study_cell
 from simclr_plus.studies.running import cost
 from simclr_plus.studies.running.cells import plan_study, record
 from simclr_plus.studies.running.setting import setting_of
@@ -242,291 +227,9 @@ def test_a_folder_keeps_to_its_recipe_and_takes_more_seeds(tmp_path: Path) -> No
         record(plan_study(tmp_path, study, "small", 1, other), 1)
 
 
-def findings(rows: list[tuple[dict[str, Any], int, dict[str, float]]], test_images: int = 2000) -> Findings:
-    return Findings([Found(place, seed, numbers) for place, seed, numbers in rows], "small", test_images)
-
-
-def test_means_and_deviations_are_over_seeds() -> None:
-    f = findings([({"a": 1}, seed, {"top1": value}) for seed, value in enumerate((0.5, 0.6, 0.7))])
-    found = f.spread("top1", a=1)
-    assert found is not None and found.n == 3
-    assert (found.mean, found.deviation) == (pytest.approx(0.6), pytest.approx(np.std([0.5, 0.6, 0.7], ddof=1)))
-    assert found.bar == pytest.approx(10) and math.isnan(
-        findings([({"a": 1}, 0, {"top1": 0.5})]).spread("top1", a=1).bar
-    )
-    assert f.text("top1", a=1) == "60.0 ± 10.0" and f.text("top1", a=2) == "–" and math.isnan(f.value("top1", a=2))
-
-
-def test_a_difference_is_paired_by_seed_and_its_interval_is_students() -> None:
-    a, b = {"x": "a"}, {"x": "b"}
-    noisy = [0.70, 0.50, 0.60, 0.40]
-    steps = np.array([0.02, 0.021, 0.022, 0.023])
-    f = findings(
-        [(a, s, {"top1": v + step}) for s, (v, step) in enumerate(zip(noisy, steps, strict=True))]
-        + [(b, s, {"top1": v}) for s, v in enumerate(noisy)]
-        + [(b, 9, {"top1": 0.99})],  # a seed that only one place has
-        test_images=10**9,
-    )
-    found = f.difference(a, b)
-    interval = scipy_t.interval(0.95, 3, loc=steps.mean(), scale=steps.std(ddof=1) / 2)
-    assert found is not None and found.n == 4 and found.value == pytest.approx(steps.mean())
-    assert found.half == pytest.approx((interval[1] - interval[0]) / 2, rel=2e-3)
-    assert higher(f, "a is better", a, b).verdict == "seen" and higher(f, "b is better", b, a).verdict == "not seen"
-    assert higher(f, "c is better", {"x": "c"}, a).verdict == "not measured"
-
-
-def test_seeds_that_agree_by_chance_are_not_surer_than_their_test_images() -> None:
-    def claim(images: int) -> str:
-        rows = [({"x": x}, seed, {"top1": top1}) for x, top1 in (("a", 0.62), ("b", 0.60)) for seed in range(2)]
-        return higher(findings(rows, images), "a is better", {"x": "a"}, {"x": "b"}).verdict
-
-    assert claim(2000) == "undecided" and claim(10**6) == "seen"
-
-
-def test_with_one_seed_the_test_images_decide_how_sure_a_difference_is() -> None:
-    def claim(images: int, figure: str = "top1") -> str:
-        f = findings([({"x": "a"}, 0, {figure: 0.62}), ({"x": "b"}, 0, {figure: 0.60})], images)
-        return higher(f, "a is better", {"x": "a"}, {"x": "b"}, figure=figure).verdict
-
-    # 2 points; two standard errors are 3.1 points with 2,000 images and 0.4 with 100,000
-    assert claim(2000) == "undecided" and claim(100_000) == "seen"
-    assert claim(100_000, "contrastive_accuracy") == "undecided"  # of training batches: one seed tells nothing
-
-
-def test_cells_that_only_one_side_has_do_not_tip_a_difference() -> None:
-    """Accuracy depends on the dimension alone, and the linear head was measured at small ones only."""
-    rows = [({"head": "nonlinear", "dimension": d}, 0, {"top1": d / 1000}) for d in (100, 200, 300, 400)]
-    rows += [({"head": "linear", "dimension": d}, 0, {"top1": d / 1000}) for d in (100, 200)]
-    found = findings(rows).difference({"head": "nonlinear"}, {"head": "linear"})
-    assert found is not None and found.value == pytest.approx(0, abs=1e-12)
-
-
-def test_a_change_of_a_lead_is_a_sum_with_signs() -> None:
-    values = {("large", 1): 0.60, ("small", 1): 0.50, ("large", 9): 0.70, ("small", 9): 0.68}
-    f = findings([({"batch": b, "epochs": e}, 0, {"top1": v}) for (b, e), v in values.items()], 10_000)
-    signs = ((1, "large", 1), (-1, "small", 1), (-1, "large", 9), (1, "small", 9))
-    found = f.sum_of([(sign, {"batch": b, "epochs": e}, "top1") for sign, b, e in signs])
-    variance = sum(v * (1 - v) for v in values.values()) / 10_000
-    assert found is not None and found.value == pytest.approx(0.08) and found.half == pytest.approx(2 * variance**0.5)
-
-
-def test_the_setting_of_a_loss_is_chosen_on_validation_images_never_on_test_images() -> None:
-    def row(searched: float, validation: float, test: float) -> tuple[dict[str, Any], int, dict[str, float]]:
-        numbers = {"validation_top1": validation, "top1": test}
-        return {"loss": "NT-Xent", "searched": searched, "rate": 1.0}, 0, numbers
-
-    f = findings([row(0.1, 0.70, 0.50), row(0.5, 0.60, 0.90)])
-    assert losses.chosen(f, "NT-Xent")["searched"] == 0.1
-    assert losses.chosen(findings([row(0.1, 0.7, 0.9), row(0.5, 0.6, 0.1)]), "NT-Xent")["searched"] == 0.1
-
-
-def from_table(values: Any) -> Findings:
-    names = augmentations.OPERATIONS
-    return findings(
-        [
-            ({"first": a, "second": b}, 0, {"top1": values[i][j] / 100})
-            for i, a in enumerate(names)
-            for j, b in enumerate(names)
-        ]
-    )
-
-
-def test_the_papers_own_figures_confirm_the_claims_of_figure_5_and_a_shuffled_table_does_not() -> None:
-    claims = augmentations.page(replace(from_table(augmentations.PAPER), test_images=50_000)).claims
-    # 56.3 against 46.2 and 40.0
-    assert [claim.verdict for claim in claims] == ["seen"] * 3 and "correlation 1.00" in claims[2].evidence
-    shuffled = np.random.default_rng(1).permutation(np.array(augmentations.PAPER).ravel()).reshape(7, 7)
-    other = augmentations.page(replace(from_table(shuffled), test_images=50_000)).claims
-    expected = spearmanr(np.array(augmentations.PAPER).ravel(), shuffled.ravel()).statistic
-    assert float(other[2].evidence.split()[2]) == pytest.approx(expected, abs=0.02)  # ties apart
-    assert other[0].verdict == "not seen" and other[2].verdict == "undecided"
-
-
-def test_the_papers_table_with_its_operations_swapped_has_not_the_papers_order() -> None:
-    """Its rows and columns still hang together, which a test that takes cells for independent would follow."""
-    table, seen = np.array(augmentations.PAPER), 0
-    for draw in range(20):
-        order = np.random.default_rng(draw).permutation(7)
-        seen += augmentations.page(from_table(table[np.ix_(order, order)])).claims[2].verdict == "seen"
-    assert seen <= 2
-
-
-def test_the_papers_own_figures_confirm_the_claims_of_table_b3_by_width() -> None:
-    study = find_study("supervised-augmentation")
-    rows = [
-        ({"width": float(w), "epochs": float(e), "policy": policy}, 0, {"top1": value / 100})
-        for (w, e), values in supervised_augmentation.TABLE.items()
-        for policy, value in zip(supervised_augmentation.POLICIES, values, strict=True)
-    ]
-    claims = study.page(replace(findings(rows), test_images=50_000)).claims
-    # 76.5 to 75.6; 76.4 to 75.8; 78.3 to 77.9, within the error of 50,000 images; 76.5 to 75.8
-    assert [claim.verdict for claim in claims] == ["seen", "seen", "undecided", "seen"]
-    one_length = study.page(findings([row for row in rows if row[0]["epochs"] == 90])).claims
-    assert len(one_length) == 1 and "1x, 90 epochs" in one_length[0].sentence
-
-
-def test_a_part_of_a_grid_with_one_value_of_an_axis_judges_nothing_by_that_axis() -> None:
-    study = find_study("batch-and-epochs")
-    rows = [({"rule": rule, "batch": 64, "epochs": 6.0}, 0, {"top1": 0.5}) for rule in ("linear", "sqrt")]
-    verdicts = [claim.verdict for claim in study.page(findings(rows)).claims]
-    assert verdicts == ["not measured", "not measured", "undecided", "not measured"]
-
-
-def test_h_against_chance_is_decided_by_one_seed() -> None:
-    f = findings([({"task": "rotation"}, 0, {"from_h": 0.676, "from_z": 0.256, "chance": 0.25})])
-    assert higher(f, "", {"task": "rotation"}, {"task": "rotation"}, figure="from_h", other="chance").verdict == "seen"
-
-
-def test_a_temperature_that_is_best_by_both_accuracies_must_lead_beyond_doubt() -> None:
-    def verdict(lead: float) -> str:
-        rows = [
-            ({"l2": "yes" if n else "no", "temperature": t}, 0, {"top1": best, "contrastive_accuracy": best})
-            for n, t in temperature.PAPER
-            for best in (0.5 + lead * ((n, t) == (True, 0.1)),)
-        ]
-        return temperature.page(findings(rows)).claims[0].verdict
-
-    assert (verdict(0.2), verdict(0.01)) == ("not seen", "undecided")
-
-
-@pytest.mark.parametrize(("draws", "most"), [(5, 3), pytest.param(20, 12, marks=pytest.mark.slow)])
-def test_noise_alone_confirms_few_claims(draws: int, most: int) -> None:
-    """Nothing differs, and each accuracy has the error of 2,000 test images: verdicts must not follow the noise."""
-    seen = dict.fromkeys(("augmentations", "temperature", "color-strength"), 0)
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        for name in seen:
-            cells = find_study(name).cells(load_recipe("study"), "small", 1)
-            rows = [
-                (dict(c.place), 0, {"top1": rng.normal(0.6, 0.011), "contrastive_accuracy": rng.normal(0.2, 0.01)})
-                for c in cells
-            ]
-            seen[name] += sum(claim.verdict == "seen" for claim in find_study(name).page(findings(rows)).claims)
-    # draws of 3 or 4 claims; 5 % of either side, more where the best of several is compared
-    assert all(count <= most for count in seen.values()), seen
-
-
-def test_the_papers_own_figures_confirm_the_claims_of_table_5() -> None:
-    rows = [
-        (
-            {"l2": "yes" if n else "no", "temperature": t},
-            s,
-            {
-                "contrastive_entropy": e,
-                "contrastive_accuracy": c / 100 + wobble,
-                "top1": a / 100 + wobble,
-            },
-        )
-        for (n, t), (e, c, a) in temperature.PAPER.items()
-        for s, wobble in enumerate((-0.001, 0.0, 0.001))
-    ]
-    page = temperature.page(replace(findings(rows), test_images=50_000))
-    assert [claim.verdict for claim in page.claims] == ["seen"] * 4
-
-
-def made_up(name: str, scale: str = "small", *, seeds: int = 2) -> Findings:
-    """Figures for every cell of a study, from a generator."""
-    shipped, changes = find_study(name).bases[scale]
-    recipe = load_recipe(shipped, list(changes))
-    rng = np.random.default_rng(0)
-    figures = ["top1", "top1_z", "validation_top1", "contrastive_accuracy", "contrastive_entropy", "from_h", "from_z"]
-    figures += ["chance", "top1_1pct", "top1_10pct", "top1_100pct", "top1_knn", "top1_start", "top1_knn_start", "task"]
-    figures += ["task_chance", "epochs", "pixels", "seconds"]
-    cells = find_study(name).cells(recipe, scale, seeds)
-    return findings([(dict(c.place), c.seed, {f: float(rng.uniform(0.2, 0.9)) for f in figures}) for c in cells])
-
-
-@pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("share", rest_slow([0.4, 1.0, 0.0]))
-def test_a_report_is_written_of_a_whole_study_of_a_part_and_of_nothing(name: str, share: float, tmp_path: Path) -> None:
-    whole = made_up(name)
-    part = Findings(whole.rows[: round(share * len(whole.rows))], "small", 2000)
-    study = find_study(name)
-    files = write_report(
-        tmp_path, study, part, Setting((("scale", "small"),), ("a cell: failed",) if share < 1 else ())
-    )
-    assert {file.name for file in files} >= {"report.html", "report.md", "results.csv", "results.json"}
-    page = study.page(part)
-    text = (tmp_path / "report.md").read_text()
-    assert all(claim.sentence in text for claim in page.claims)
-    assert all(
-        (tmp_path / "plots" / f"{p.name}.{kind}").stat().st_size > 1000
-        for p in page.pictures
-        for kind in ("png", "svg")
-    )
-    html = (tmp_path / "report.html").read_text()
-    assert html.count("data:image/png;base64,") == len(page.pictures) and "nan" not in text.lower().split()
-    lines = (tmp_path / "results.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(part.rows)
-    saved = json.loads((tmp_path / "results.json").read_text())
-    assert len(saved["cells"]) == len(part.rows) and saved["study"] == name
-    if share == 1:
-        assert "not measured" not in {claim.verdict for claim in page.claims}
-        assert page.claims and all(isinstance(claim, Claim) and claim.evidence for claim in page.claims)
-    if share == 0:
-        assert {claim.verdict for claim in page.claims} <= {"not measured"}
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_no_claim_of_a_whole_study_at_the_papers_scale_is_left_unmeasured(name: str) -> None:
-    claims = find_study(name).page(made_up(name, "paper", seeds=1)).claims
-    assert claims and "not measured" not in {claim.verdict for claim in claims}
-
-
-def test_a_claim_that_is_the_other_way_round_is_not_seen() -> None:
-    rising = [
-        ({"head": head, "dimension": 128}, seed, {"top1": value + 0.001 * seed, "top1_z": value + 0.1 + 0.002 * seed})
-        for head, value in (("none", 0.9), ("linear", 0.8), ("nonlinear", 0.7))
-        for seed in range(3)
-    ]
-    page = find_study("projection-head").page(findings(rising))
-    assert [claim.verdict for claim in page.claims] == ["not seen"] * 4
-    assert all(isinstance(claim, Claim) and "points" in claim.evidence for claim in page.claims)
-
-
 def test_cells_come_seed_by_seed_so_that_a_stopped_study_has_whole_grids() -> None:
     seeds = [cell.seed for cell in cells_of("temperature", "small")]
     assert seeds == sorted(seeds) and all(b - a in (0, 1) for a, b in pairwise(seeds))
-
-
-def test_an_array_task_passes_the_warning_of_its_time_limit_on_to_a_cell_that_hears_it(tmp_path: Path) -> None:
-    """A shell starts its background with SIGINT ignored: the cell's process must not keep that."""
-    cell = tmp_path / "cell.py"
-    cell.write_text(
-        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nprint('up', flush=True)\n"
-        "try: time.sleep(60)\nexcept KeyboardInterrupt: sys.exit(130)\n"
-    )
-    (tmp_path / "scontrol").write_text(f'#!/bin/bash\necho "$@" > {tmp_path}/requeued\n')
-    (tmp_path / "scontrol").chmod(0o755)
-    script = array_script("x", tmp_path, [sys.executable, str(cell)], [0], Allocation())
-    variables = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_JOB_ID": "7"}
-    task = subprocess.Popen(["bash", "-c", script], env=variables, stdout=subprocess.PIPE, text=True)
-    assert task.stdout is not None and task.stdout.readline() == "up\n"
-    task.send_signal(signal.SIGUSR2)
-    assert task.wait(timeout=120) == 130 and (tmp_path / "requeued").read_text() == "requeue 7_0\n"
-    task.stdout.close()
-
-
-def test_a_cells_process_hears_an_interrupt_that_its_parent_ignored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["study_cell", str(tmp_path), "0"])
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        with pytest.raises(SystemExit) as left:
-            study_cell.main()
-        assert left.value.code == 3 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def test_an_array_script_is_valid_bash_and_names_its_cells(tmp_path: Path) -> None:
-    given = Allocation(gpus=2, cpus=8, time="60", partition="gpu", extra=("--qos=high",))
-    command = ["python", "-m", "simclr_plus.studies.running.cell", str(tmp_path / "a 'b'")]
-    script = array_script("study-x", tmp_path, command, [0, 3, 4], given, at_once=2)
-    for line in ("--array=0,3,4%2", "--gpus-per-node=2", "--time=60", "--partition=gpu", "--qos=high", "--requeue"):
-        assert f"#SBATCH {line}\n" in script
-    assert subprocess.run(["bash", "-n"], input=script, text=True, check=True).returncode == 0
 
 
 def test_the_clip_art_set_is_the_same_for_everyone_and_holds_a_fifth_out(tmp_path: Path) -> None:

@@ -1,59 +1,38 @@
-"""What charts say is so: averages, axes, figures, names, levels, the time left; and screens that are left at once."""
+"""What charts say is so: axes, figures, names, levels, evaluations at their steps."""
 
 from __future__ import annotations
 
 import io
-import json
 import math
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
+from driving import SIZES, drive, line, screen_text, until
+from made_up_curves import LIGHT, STEPS, decay
 from parameters import rest_slow
 from rich.console import Console
 from simclr_plus.tui.app import SimclrPlusApp
-from simclr_plus.tui.charts.average import NEIGHBOURHOOD, REACH, centred
+from simclr_plus.tui.charts.average import REACH
 from simclr_plus.tui.charts.line_chart import Curve, LineChart, View, shared
 from simclr_plus.tui.charts.raster import Window, halves
 from simclr_plus.tui.charts.ticks import axis_labels, powers, rounded, short, ticks
 from simclr_plus.tui.reading.alarms import alarms, thresholds
 from simclr_plus.tui.reading.feed import Feed, KnnBasis
 from simclr_plus.tui.screens.compare import CompareScreen
-from simclr_plus.tui.screens.plots import PLOTS, SMOOTHINGS, changes_that_matter, curves_of, end_of, levels_of, wilson
+from simclr_plus.tui.screens.plots import PLOTS, changes_that_matter, curves_of, end_of, levels_of, wilson
 from simclr_plus.tui.screens.run import RunScreen
-from simclr_plus.tui.widgets.rows import Rows
-from textual.geometry import Region
 from textual.pilot import Pilot
-from textual.widgets import RichLog, Static
 
-from simclr_plus.machine.words import duration
 from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.plan import make_schedule
 from simclr_plus.runs.folder import Run, create_run
-from simclr_plus.runs.heartbeat import HeartbeatWriter, heartbeat_file
-from simclr_plus.runs.overview import glance
-from simclr_plus.runs.progress import TrainingProgress, figures
+from simclr_plus.runs.progress import TrainingProgress
 from simclr_plus.runs.states import this_host, write_status
-from simclr_plus.runs.time_left import lines_of_a_start, seconds_left
 
-STEPS = 1719
 PLOT = {plot.key: plot for plot in PLOTS}
-LIGHT, STRONG = SMOOTHINGS["light"] * STEPS, SMOOTHINGS["strong"] * STEPS
-
-
-def decay(x: Any) -> Any:
-    return 0.5 + 5 * np.exp(-np.asarray(x) / 110)
-
-
-def noisy(lines: int, *, seed: int = 0) -> tuple[Any, Any]:
-    """A curve that falls as a loss does, of so many lines over the whole axis."""
-    x = np.round(np.linspace(10, STEPS, lines))
-    return x, decay(x) + 0.1 * np.random.default_rng(seed).normal(size=lines)
 
 
 def a_noisy_run(
@@ -75,95 +54,6 @@ def read(run: Run) -> Feed:
     while feed.look():
         pass
     return feed
-
-
-# the average
-
-
-@pytest.mark.parametrize("width", [LIGHT, STRONG])
-@pytest.mark.parametrize("lines", [172, 600, 5000, 40_000])
-def test_as_many_values_lie_above_the_average_as_below_in_every_third(lines: int, width: float) -> None:
-    x, y = noisy(lines)
-    at, average = centred(x, y, width)
-    above = y > np.interp(x, at, average)
-    for third in np.array_split(above, 3):
-        assert 0.4 <= third.mean() <= 0.6
-
-
-@pytest.mark.parametrize("width", [LIGHT, STRONG])
-@pytest.mark.parametrize("lines", [2, 3, 5, 30, 172, 5000, 40_000])
-def test_the_average_lies_within_the_values_around_it(lines: int, width: float) -> None:
-    x, y = noisy(lines)
-    for at, value in zip(*centred(x, y, width), strict=True):
-        near = y[np.abs(x - at) <= NEIGHBOURHOOD * width]
-        assert near.min() <= value <= near.max()
-
-
-@pytest.mark.parametrize("lines", [30, 172, 5000])
-def test_the_average_of_a_run_does_not_change_where_it_grows_on(lines: int) -> None:
-    x, y = noisy(lines)
-    for part in (lines // 3, lines // 2):
-        whole = np.interp(x, *centred(x, y, LIGHT))
-        at, average = centred(x[:part], y[:part], LIGHT)
-        settled = at < x[part - 1] - 2 * REACH * LIGHT
-        assert settled.any()
-        np.testing.assert_allclose(average[settled], np.interp(at, x, whole)[settled], atol=2e-3)
-
-
-def test_the_average_of_a_straight_line_is_that_line_to_its_ends() -> None:
-    x = np.arange(10.0, 1720.0, 10)
-    at, average = centred(x, 3 - 0.001 * x, LIGHT)
-    np.testing.assert_allclose(average, 3 - 0.001 * at, atol=1e-4)
-
-
-def test_the_average_is_near_the_fit_that_a_plain_loop_makes() -> None:
-    x, y = noisy(400)
-
-    def fit(values: Any) -> Any:
-        found = []
-        for here_ in x:
-            w = np.exp(-(((x - here_) / LIGHT) ** 2) / 2) * (np.abs(x - here_) <= REACH * LIGHT)
-            root = np.sqrt(w)
-            line_ = np.linalg.lstsq(np.stack([root, root * (x - here_)], 1), root * values, rcond=None)[0]
-            found.append(line_[0])
-        return np.array(found)
-
-    first = fit(y)
-    _, average = centred(x, y, LIGHT)
-    assert np.abs(average - (first + fit(y - first))).max() < 0.02
-
-
-def test_missing_values_are_gaps_in_the_average_and_weigh_nothing() -> None:
-    x, y = noisy(172)
-    holes = y.copy()
-    holes[[5, 80, 81, 171]] = np.nan, np.inf, -np.inf, np.nan
-    at, average = centred(x, holes, LIGHT)
-    assert np.array_equal(np.isnan(average), ~np.isfinite(holes)) and np.array_equal(at, x)
-    assert np.nanmax(np.abs(average - decay(x))) < 0.4
-    nothing = np.full(172, np.nan)
-    assert np.isnan(centred(x, nothing, LIGHT)[1]).all()
-
-
-@pytest.mark.parametrize("y", [[1e300, -1e300, 1e300, 1e300], [0.0] * 4, [-1e-310, 1e-310, 0, 1]])
-def test_numbers_of_any_size_are_averaged_without_a_warning(y: list[float]) -> None:
-    x = np.array([0.0, 0.0, 1.0, 1e9])
-    for width in (0.0, 1e-9, 1.0, 1e12):
-        _, average = centred(x, np.array(y), width)
-        assert np.isfinite(average).all() and min(y) <= average.min() and average.max() <= max(y)
-
-
-def test_a_million_values_are_averaged_as_quickly_as_they_are_sorted_thrice() -> None:
-    x, y = noisy(1_000_000)
-
-    def best(what: Any) -> float:
-        times = []
-        for _ in range(4):
-            begin = time.process_time()
-            what()
-            times.append(time.process_time() - begin)
-        return min(times)
-
-    assert best(lambda: centred(x, y, LIGHT)) < 3 * best(lambda: np.sort(y))
 
 
 def test_a_run_and_its_first_part_are_the_same_line_in_the_comparison(tmp_path: Path) -> None:
@@ -253,9 +143,6 @@ def test_of_lines_that_coincide_none_is_hidden() -> None:
     assert (shared([np.zeros((1, 3), dtype=bool)]) == -1).all()
 
 
-# axes
-
-
 def drawn(chart: LineChart) -> Window:
     assert chart.window is not None
     return chart.window
@@ -342,9 +229,6 @@ def test_an_alarm_sounds_where_the_chart_says() -> None:
     assert limits == {"feature_std": pytest.approx(0.15), "effective_rank": pytest.approx(15)}
 
 
-# figures and their names
-
-
 def test_the_monitors_knn_is_named_with_what_it_is_and_with_its_interval(tmp_path: Path) -> None:
     knn = {"bank": 3000, "queries": 500, "neighbours": 20}
     run = a_noisy_run(tmp_path, "small", upto=600, knn=knn)
@@ -415,118 +299,6 @@ def test_a_figure_is_written_as_its_axis_is() -> None:
     assert chart._written(2.6e-9, 5e-9) == "2.6e-09"
 
 
-# a run without figures, yet or for ever
-
-
-def test_a_run_that_failed_before_its_first_figures_shows_cause_remedy_and_log(tmp_path: Path) -> None:
-    run = create_run(load_recipe("demo"), tmp_path, "one")
-    cause = "the loss is not finite at step 3 (learning rate 0.003): training stopped; no checkpoint was saved before. "
-    remedy = "Lower optimizer.learning_rate, lengthen training.warmup_epochs, or set optimizer.gradient_clip"
-    write_status(run, {"state": "failed", "why": cause + remedy, "processes": 1, **this_host()})
-    run.logs.mkdir()
-    (run.logs / "rank_0.log").write_text("".join(f"said {i}\n" for i in range(30)))
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        app.open_run(run)
-        await until(pilot, lambda: "said 29" in screen_text(app))
-        words = " ".join(screen_text(app).split())
-        assert cause.strip() in words and remedy in words
-        await until(pilot, lambda: sum(f"said {i}" in screen_text(app) for i in range(30)) >= 10)
-        assert not app.screen.query_one("#charts").display
-
-    drive(SimclrPlusApp(tmp_path), steps, (80, 24))
-
-
-def test_a_log_that_was_read_before_it_had_a_place_is_not_empty(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Lines that are broken to a width below nought are empty, and the file does not change any more."""
-    run, real, asked = create_run(load_recipe("demo"), tmp_path, "one"), RichLog.scrollable_content_region, [0]
-    run.logs.mkdir()
-    (run.logs / "rank_0.log").write_text("the last words\n")
-
-    def late(log: RichLog) -> Region:
-        asked[0] += 1
-        return Region(0, 0, -2, 0) if asked[0] < 4 else real.fget(log)
-
-    monkeypatch.setattr(RichLog, "scrollable_content_region", property(late))
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        app.open_run(run)
-        await until(pilot, lambda: "the last words" in screen_text(app))
-
-    drive(SimclrPlusApp(tmp_path), steps)
-
-
-def test_the_first_minute_is_told_in_phases_until_there_are_figures(tmp_path: Path) -> None:
-    run = create_run(load_recipe("demo"), tmp_path, "one")
-    write_status(run, {"state": "running", "processes": 1, **this_host()})
-    lock = run.try_lock()
-    assert lock is not None
-    heartbeat = HeartbeatWriter(heartbeat_file(run.logs, 0), 60)
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        app.open_run(run)
-        await until(pilot, lambda: isinstance(app.screen, RunScreen))
-        screen = app.screen
-        for step, doing, expected in (
-            (0, "preparing", "now   images are listed"),
-            (0, "step", "now   the first step"),
-            (7, "step", "at step 7 now"),
-        ):
-            heartbeat.beat(step, doing)
-            screen.look()  # type: ignore[attr-defined]
-            await until(pilot, lambda expected=expected: expected in screen_text(app))
-            assert not screen.query_one("#charts").display
-        run.log_metrics(line(10, time=time.time()))
-        screen.look()  # type: ignore[attr-defined]
-        await until(pilot, lambda: bool(screen.query_one("#charts").display))
-        assert not screen.query_one("#instead", Static).display
-
-    drive(SimclrPlusApp(tmp_path), steps)
-    lock.release()
-
-
-# the time left, and the progress on a terminal
-
-
-def test_the_log_and_the_lists_tell_the_same_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = create_run(load_recipe("demo"), tmp_path, "one")
-    run.log_event("start", steps=1000)
-    progress = TrainingProgress("one", 0, 1000)
-    for i, seconds in enumerate(np.cumsum([5, *[2.0] * 10, 9, *[2.0] * 20])):
-        values = line(10 * (i + 1), time=1.7e9 + float(seconds), images_per_second=1e6)
-        run.log_metrics(values)
-        progress._last_line = -1e9
-        progress.show(values)
-    left = glance(run)["seconds_left"]
-    assert left == pytest.approx((1000 - 320) * (10 * 2 + 9 + 20 * 2) / 310, abs=1)
-    assert capsys.readouterr().out.splitlines()[-1].endswith(f"{duration(left)} left")
-    run.log_event("resume", from_step=320, steps=1000)
-    run.log_metrics(line(330, time=1.8e9, images_per_second=64.0))
-    assert glance(run)["seconds_left"] == pytest.approx((1000 - 330) * 128 / 64, abs=1)  # not by the night between
-
-
-@pytest.mark.parametrize("nasty", [None, "x", math.nan, math.inf, -1, [], 10**400])
-def test_no_figure_of_a_file_stops_the_reckoning_of_the_time_left(nasty: Any) -> None:
-    for key in ("step", "time", "images", "images_per_second"):
-        lines = [line(10), line(20), {**line(30), key: nasty}]
-        left = seconds_left(lines, 100)
-        assert left is None or math.isfinite(left)
-        lines_of_a_start(reversed(lines), nasty)
-    assert seconds_left([line(10)], nasty) is None or nasty == -1
-    assert seconds_left([], 100) is None
-
-
-def test_null_figures_are_dashes_in_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    values = dict.fromkeys(line(0)) | {"step": 30, "knn_accuracy": None}
-    progress = TrainingProgress("one", 0, 30)
-    progress.show(values)
-    progress.show({"step": None})
-    progress.show(json.loads('{"step": 30, "loss": NaN, "epoch": "x"}'))
-    assert "loss -" in capsys.readouterr().out and "kNN -" in figures(values)
-
-
 def test_a_name_with_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -540,75 +312,6 @@ def test_a_name_with_brackets_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch)
         console = Console(file=io.StringIO(), width=200)
         console.print(progress._bar.get_renderable())
     assert "[red]one[/x]" in console.file.getvalue() and "loss -" in console.file.getvalue()  # type: ignore[attr-defined]
-
-
-# leaving at once
-
-
-@pytest.mark.parametrize("screen_type", [RunScreen, CompareScreen])
-def test_a_screen_that_is_being_taken_apart_draws_nothing_and_raises_nothing(
-    tmp_path: Path, screen_type: type[Any]
-) -> None:
-    runs = [a_run(tmp_path, name, lines=5) for name in ("one", "two")]
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        for wait in (0.0, 0.3):
-            screen = screen_type(runs[0] if screen_type is RunScreen else runs)
-            await app.push_screen(screen)
-            await pilot.pause(wait)
-            gone = app.pop_screen()
-            for _ in range(2):  # what timers, threads and messages may still ask for: before and after it is gone
-                screen.look(), screen.show(), screen.draw(), screen.on_live_screen_has_read()
-                screen._redraw(None)
-                if screen_type is RunScreen:
-                    screen.on_resize(), screen._arrange(), screen._show_log(anew=True)
-                await gone
-                await pilot.pause()
-
-    drive(SimclrPlusApp(tmp_path), steps)
-
-
-BUSY = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(10_000))"
-
-
-@pytest.mark.parametrize("rounds", [10, pytest.param(200, marks=pytest.mark.slow)])
-def test_a_run_is_opened_and_left_at_once_again_and_again(tmp_path: Path, rounds: int) -> None:
-    a_run(tmp_path, "one", lines=10)
-    a_run(tmp_path, "two", lines=10)
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(1 if rounds > 20 else 0)]
-    opened = []
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
-        generator = np.random.default_rng(0)
-        for i in range(rounds):
-            run = Run(tmp_path / "one")
-            screen = RunScreen(run) if i % 2 else CompareScreen([run, Run(tmp_path / "two")])
-            app.push_screen(screen)
-            await pilot.pause(float(generator.choice([0, 0, 0.005, 0.02])))
-            app.pop_screen()
-            opened.append(screen)
-        await pilot.pause(0.2)
-        assert len(app.screen_stack) == 2
-
-    try:
-        drive(SimclrPlusApp(tmp_path), steps)
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
-    assert len(opened) == rounds
-
-
-def test_the_app_is_left_while_a_run_is_being_opened(tmp_path: Path) -> None:
-    run, lock = a_live_run(tmp_path, "one")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        app.open_run(run)
-        app.exit()
-
-    drive(SimclrPlusApp(tmp_path), steps)
-    lock.release()
 
 
 def test_the_end_of_an_axis_is_the_plans_on_every_axis(tmp_path: Path) -> None:

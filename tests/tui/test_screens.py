@@ -3,48 +3,35 @@
 from __future__ import annotations
 
 import io
-import itertools
-import json
-import math
 import os
-import shutil
 import socket
-import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from driven_screens import Started, footer_keys
 from driving import SIZES, a_live_run, a_run, drive, line, screen_text, until
 from parameters import rest_slow
-from rich.color import ColorType
 from safetensors.numpy import save_file
-from simclr_plus.tui.app import THEMES, SimclrPlusApp
+from simclr_plus.tui.app import SimclrPlusApp
 from simclr_plus.tui.charts.line_chart import LineChart
 from simclr_plus.tui.screens.checkpoints import CheckpointsScreen
 from simclr_plus.tui.screens.compare import CompareScreen
-from simclr_plus.tui.screens.form import FormScreen
-from simclr_plus.tui.screens.recipes import RecipesScreen
 from simclr_plus.tui.screens.run import RunScreen
 from simclr_plus.tui.served import serve_in_browser
-from simclr_plus.tui.widgets.dialogs import Help, Tell
-from simclr_plus.tui.widgets.key_bar import KeyBar
+from simclr_plus.tui.widgets.dialogs import Help
 from simclr_plus.tui.widgets.rows import Rows
 from textual.binding import Binding
 from textual.pilot import Pilot
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from simclr_plus.cli import first_steps
 from simclr_plus.errors import EnvironmentNotAbleError, RecipeError
 from simclr_plus.recipe import load_recipe
 from simclr_plus.runs.folder import Run, create_run
-
-
-def footer_keys(app: Any) -> set[str]:
-    return {child.description for child in app.screen.query_one(Footer).query("FooterKey")}
 
 
 @pytest.mark.parametrize("size", rest_slow(SIZES))
@@ -125,115 +112,6 @@ def test_a_run_that_learns_labels_may_lower_its_rank(tmp_path: Path) -> None:
         assert seen == {"labels": (False, False), "views": (True, True)}
 
     drive(SimclrPlusApp(tmp_path), steps, (200, 60))
-
-
-# starting and changing: what the screens leave behind
-
-
-class Started:
-    """Stands in for the commands: keeps their words and runs a small program that ends as it is told."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, program: str = "") -> None:
-        self.words: list[list[str]] = []
-
-        def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-            self.words.append(list(words))
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as file:
-                process = subprocess.Popen([sys.executable, "-c", program], stdout=file, stderr=file)
-            process.wait()
-            return process
-
-        monkeypatch.setattr("simclr_plus.tui.starting.commands.start", start)
-
-
-async def open_form(app: SimclrPlusApp, pilot: Pilot[None]) -> FormScreen:
-    await until(pilot, lambda: "Welcome" in screen_text(app))
-    await pilot.press("d")
-    await until(pilot, lambda: isinstance(app.screen, FormScreen) and app.screen.query_one(Rows).row_count > 20)
-    assert isinstance(app.screen, FormScreen)
-    return app.screen
-
-
-def test_a_form_is_changed_checked_saved_and_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    started = Started(monkeypatch)
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        form = await open_form(app, pilot)
-        await pilot.press("slash", *"lr=0.1", "enter")
-        await until(
-            pilot, lambda: "did you mean optimizer.learning_rate?" in screen_text(app) and form.form.overrides == {}
-        )
-        await pilot.press("escape", "slash", *"training.epochs=x")
-        assert "training.epochs" in str(form.query_one("#editor-problem", Static).render())
-        await pilot.press("backspace", "3", "enter")
-        assert form.form.overrides == {"training.epochs": "3"}
-        await pilot.press("slash", *"start.name=mine", "enter", "slash", *"optimizer name", "enter", "space")
-        assert form.chosen() is not None and form.form.overrides["optimizer.name"] == "adamw"
-        await pilot.press("backspace")
-        assert "optimizer.name" not in form.form.overrides
-        await pilot.press("w")
-        await until(pilot, lambda: "Save the edited recipe" in screen_text(app))
-        await pilot.press("enter")
-        await until(pilot, (tmp_path / "my_places.toml").exists)
-        assert load_recipe(tmp_path / "my_places.toml") == load_recipe("places", ["training.epochs=3"])
-        create_run(load_recipe("demo"), tmp_path / "runs", "mine2")
-        await pilot.press("ctrl+l")
-        await until(pilot, lambda: isinstance(app.screen, RunScreen))
-        assert app.screen.run_folder.name == "mine"
-
-    drive(SimclrPlusApp(Path("runs")), steps)
-    assert started.words == [["run", "places", "training.epochs=3", "--name", "mine", "-d"]]
-
-
-def test_a_command_that_fails_says_why_in_its_own_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Started(monkeypatch, "import sys; sys.exit('no such device anywhere')")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await open_form(app, pilot)
-        await pilot.press("ctrl+l")
-        await until(pilot, lambda: "no such device anywhere" in screen_text(app))
-        await pilot.press("escape")
-        await until(pilot, lambda: isinstance(app.screen, FormScreen))
-
-    drive(SimclrPlusApp(Path("runs")), steps)
-
-
-def test_a_recipe_that_cannot_be_planned_is_not_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started = Started(monkeypatch)
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await open_form(app, pilot)
-        await pilot.press("slash", *"start.processes=3", "enter", "ctrl+l")
-        await until(pilot, lambda: "does not divide by 3 processes" in screen_text(app))
-        assert isinstance(app.screen, Tell)
-
-    drive(SimclrPlusApp(tmp_path / "runs"), steps)
-    assert started.words == []
-
-
-def test_recipes_are_searched_and_ones_own_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.toml").write_text(load_recipe("demo").to_toml())
-    (tmp_path / "wrong.toml").write_text("[training]\nepochz = 3\n")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: "Welcome" in screen_text(app))
-        await pilot.press("n")
-        await until(pilot, lambda: isinstance(app.screen, RecipesScreen) and app.screen.query_one(Rows).row_count > 5)
-        screen = app.screen
-        assert isinstance(screen, RecipesScreen) and screen.chosen() == "mine.toml"
-        await pilot.press("down")
-        await until(pilot, lambda: "did you mean training.epochs" in screen_text(app))
-        await pilot.press("slash", *"imagenet 4x", "enter")
-        assert [str(key.value) for key in screen.query_one(Rows).rows] == ["r50_4x"]
-        await until(pilot, lambda: "76.5 %" in screen_text(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, FormScreen))
-
-    drive(SimclrPlusApp(Path("runs")), steps)
 
 
 def test_runs_are_sorted_filtered_and_laid_over_each_other(tmp_path: Path) -> None:
@@ -354,44 +232,6 @@ def test_help_is_made_from_the_keys_of_the_screen(tmp_path: Path) -> None:
     drive(SimclrPlusApp(tmp_path), steps, (80, 24))
 
 
-@pytest.mark.parametrize("width", rest_slow([40, 200, 80, 120]))
-def test_no_key_is_cut_off_and_help_and_quit_are_always_there(tmp_path: Path, width: int) -> None:
-    run = a_run(tmp_path, "one")
-    run.checkpoints.mkdir()
-    a_run(tmp_path, "two")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
-        for keys in (["enter"], ["escape", "k"], ["escape", "space", "space", "c"], ["escape", "n"], ["enter"]):
-            before = app.screen
-            if width == 200:  # there is room for all
-                await until(pilot, lambda: footer_keys(app) >= set(keys_of(app)))
-            assert (await whole_keys(app, pilot))[-2:] == ["Help", "Quit"], type(app.screen)
-            await pilot.press(*keys)
-            await until(pilot, lambda before=before: app.screen is not before)
-
-    drive(SimclrPlusApp(tmp_path), steps, (width, 24))
-
-
-def keys_of(app: Any) -> list[str]:
-    bindings = [active.binding for active in app.screen.active_bindings.values()]
-    return list(dict.fromkeys(b.description for b in bindings if b.show))
-
-
-async def whole_keys(app: Any, pilot: Pilot[None]) -> list[str]:
-    """The words of the last line, each of which must stand there whole and within the screen."""
-    bar = app.screen.query_one(KeyBar)
-    await until(pilot, lambda: any(key.description == "Quit" and key.region.width for key in bar.query("FooterKey")))
-    keys = list(bar.query("FooterKey"))
-    last_line = screen_text(app).splitlines()[-1]
-    assert all(f"{key.key_display} {key.description}" in last_line for key in keys), last_line
-    assert (
-        all(a.region.right <= b.region.x for a, b in itertools.pairwise(keys))
-        and keys[-1].region.right <= app.size.width
-    )
-    return [key.description for key in keys if not key.has_class("-command-palette")]
-
-
 def test_a_run_without_a_contrastive_task_shows_what_it_has(tmp_path: Path) -> None:
     run = create_run(load_recipe("demo", ["loss.name=cross_entropy"]), tmp_path, "supervised")
     run.log_event("start", steps=400, processes=1)
@@ -452,80 +292,6 @@ def test_escape_leaves_the_search_in_the_log_before_the_run(tmp_path: Path) -> N
     drive(SimclrPlusApp(tmp_path), steps)
 
 
-def test_a_chart_has_the_background_of_its_theme(tmp_path: Path) -> None:
-    a_run(tmp_path, "one")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
-        await pilot.press("enter")
-        chart = app.screen.query_one("#chart-loss", LineChart)
-        await until(pilot, lambda: len(chart.curves) == 2 and chart.drawings > 0)
-        for _ in range(2):
-            expected = chart.rich_style.bgcolor
-            assert expected is not None
-            grounds = {s.style and s.style.bgcolor for y in range(8) for s in chart.render_line(y)}
-            assert expected in grounds and grounds <= {expected, chart._band_color(0)}
-            await pilot.press("t")
-
-    drive(SimclrPlusApp(tmp_path), steps)
-
-
-def test_without_colours_every_screen_is_drawn_in_gray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_COLOR", "1")
-    a_run(tmp_path, "one")
-    create_run(load_recipe("demo"), tmp_path, "waiting")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
-        for keys in (
-            ["enter"],
-            ["escape", "down", "enter"],
-            ["escape", "k"],
-            ["escape", "n"],
-            ["enter"],
-            ["question_mark"],
-        ):
-            before = app.screen
-            await pilot.press(*keys)
-            await until(pilot, lambda before=before: app.screen is not before)
-            await pilot.pause(0.1)
-            for strip in app.screen._compositor.render_strips():
-                for color in (c for _, style, _ in strip if style for c in (style.color, style.bgcolor) if c):
-                    assert color.triplet is None or len(set(color.triplet)) == 1
-
-    drive(SimclrPlusApp(tmp_path), steps, (80, 24))
-
-
-@pytest.mark.parametrize("size", rest_slow([(80, 24), (40, 12)]))
-def test_a_terminal_without_unicode_gets_ascii_alone(tmp_path: Path, size: tuple[int, int]) -> None:
-    a_run(tmp_path, "older")
-    run = a_run(tmp_path, "newer")
-    run.log_event("resume", from_step=200)
-    run.log_metrics(line(210, knn_accuracy=0.5))
-    run.log_system("here", {"time": time.time(), "cpu": 0.5, "memory_used": 2**30, "memory_total": 2**33})
-    run.logs.mkdir()
-    (run.logs / "rank_0.log").write_text("naïve 文 →\n", encoding="utf-8")
-    seen: list[str] = []
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 2)
-        for keys in (
-            *(["e"], ["escape", "enter"], ["question_mark"], ["escape", "escape", "k"], ["escape"]),
-            *(["space", "space", "c"], ["escape", "n"], ["enter"], ["ctrl+p"]),
-        ):
-            before = app.screen
-            await pilot.press(*keys)
-            await until(pilot, lambda before=before: app.screen is not before)
-            await pilot.pause(0.3)
-            seen.append(screen_text(app))
-
-    drive(SimclrPlusApp(tmp_path, ascii_only=True), steps, size)
-    found = {character for text in seen for character in text if not character.isascii()}
-    assert found == set()
-    assert any("+--" in text for text in seen) and any("Change" in text for text in seen)
-    assert any("naive ?? ?" in text for text in seen) or size[1] < 24
-
-
 def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> None:
     a_run(tmp_path, "one", lines=50)
 
@@ -550,52 +316,6 @@ def test_charts_are_zoomed_pointed_at_and_put_on_other_axes(tmp_path: Path) -> N
         await until(pilot, lambda: app.screen.query_one("#chart-accuracy", LineChart).crosshair is not None)
 
     drive(SimclrPlusApp(tmp_path), steps)
-
-
-@pytest.mark.parametrize("theme", rest_slow(["16", "light", "dark"]))
-def test_every_theme_draws_and_the_16_colours_stay_sixteen(tmp_path: Path, theme: str) -> None:
-    a_run(tmp_path, "one")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
-        await pilot.press("enter")
-        chart = app.screen.query_one("#chart-loss", LineChart)
-        await until(pilot, lambda: len(chart.curves) == 2)
-        color = chart.color(0).color
-        assert color is not None and (color.type == ColorType.STANDARD) == (theme == "16")
-        await pilot.press("t")
-        assert app.theme != THEMES[theme][0]
-
-    drive(SimclrPlusApp(tmp_path, theme=theme), steps)
-
-
-@pytest.mark.parametrize("size", rest_slow([(1, 1), (20, 5), (40, 10)]))
-def test_a_tiny_terminal_is_survived(tmp_path: Path, size: tuple[int, int]) -> None:
-    a_run(tmp_path, "one")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, RunScreen))
-        await pilot.pause(0.1)
-        await pilot.press("escape", "n")
-        await until(pilot, lambda: isinstance(app.screen, RecipesScreen))
-
-    drive(SimclrPlusApp(tmp_path), steps, size)
-
-
-def test_without_braille_nothing_is_drawn_but_ascii(tmp_path: Path) -> None:
-    a_run(tmp_path, "one")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
-        await pilot.press("enter")
-        await until(pilot, lambda: len(app.screen.query_one("#chart-loss", LineChart).curves) == 2)
-        chart = app.screen.query_one("#chart-loss", LineChart)
-        text = "".join(chart.render_line(y).text for y in range(chart.size.height))
-        assert text.isascii() and "'" in text
-
-    drive(SimclrPlusApp(tmp_path, ascii_only=True), steps)
 
 
 def test_serving_needs_its_package_and_a_free_port_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -625,91 +345,9 @@ def test_serving_needs_its_package_and_a_free_port_of_this_machine(monkeypatch: 
     assert command.endswith("-m simclr_plus.cli tui 'my runs' --readonly") and given["host"] == "127.0.0.1"
 
 
-def test_a_run_that_is_damaged_or_deleted_while_it_is_watched_says_so(tmp_path: Path) -> None:
-    run = a_run(tmp_path, "one")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
-        await pilot.press("enter")
-        await until(pilot, lambda: len(app.screen.query_one("#chart-loss", LineChart).curves) == 2)
-        with run.metrics_file.open("a") as file:
-            file.write("rubbish\n[]\n")
-        app.screen.look()
-        await until(pilot, lambda: "2 lines of metrics.jsonl are no JSON" in screen_text(app))
-        shutil.rmtree(run.path)
-        app.screen.look()
-        await until(pilot, lambda: "! gone:" in screen_text(app))
-        await pilot.press("s", "k", "l", "escape", "escape")
-        await until(pilot, lambda: "Welcome" in screen_text(app))
-
-    drive(SimclrPlusApp(tmp_path), steps)
-
-
-def test_a_run_whose_recipe_cannot_be_read_is_listed_and_opens(tmp_path: Path) -> None:
-    run = a_run(tmp_path, "one")
-    run.recipe_file.write_text("[training]\nepochz = 1\n")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: "unreadable" in screen_text(app))
-        await pilot.press("enter")
-        await until(pilot, lambda: "did you mean training.epochs" in screen_text(app))
-        assert len(app.screen.query_one("#chart-loss", LineChart).curves) == 2
-
-    drive(SimclrPlusApp(tmp_path), steps, (200, 60))
-
-
-def test_a_run_in_trouble_sounds_its_alarm(tmp_path: Path) -> None:
-    run, lock = a_live_run(tmp_path, "one")
-    for step in range(20, 100, 10):
-        run.log_metrics(line(step, loss=math.nan))
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        await until(pilot, lambda: app.screen.query_one(Rows).row_count == 1)
-        await pilot.press("enter")
-        await until(pilot, lambda: "! the loss is not finite since step 20" in screen_text(app))
-
-    drive(SimclrPlusApp(tmp_path), steps, (80, 24))
-    lock.release()
-
-
 def test_without_a_terminal_the_verb_says_what_to_type_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
     with pytest.raises(EnvironmentNotAbleError, match="simclr-plus ps --json"):
         first_steps.tui(tmp_path, False, "", False, False, 8000)
     with pytest.raises(RecipeError, match="--theme 'pink'"):
         first_steps.tui(tmp_path, False, "pink", False, False, 8000)
-
-
-NASTY = [[[{}]], "1e999", 10**40, "text", [], {}, None, True, -1, 1e308]
-
-
-@pytest.mark.parametrize("value", rest_slow(NASTY, 2), ids=repr)
-def test_whatever_stands_in_the_files_of_a_run_the_screens_live(tmp_path: Path, value: Any) -> None:
-    run = a_run(tmp_path, "one", lines=5)
-    for name, text in (
-        ("metrics.jsonl", json.dumps({**dict.fromkeys(line(0), value), "step": 60})),
-        ("metrics.jsonl", json.dumps({"step": value})),
-        ("events.jsonl", json.dumps({"event": "start", "steps": value, "processes": value, "host": value})),
-        ("system.here.jsonl", json.dumps({"time": time.time(), "cpu": value, "memory_used": value, "gpus": [value]})),
-    ):
-        with (run.path / name).open("a") as file:
-            file.write(text + "\n")
-    status = {"state": "running", "slurm": value, "host": value, "updated": value, "processes": value, "why": value}
-    run.status_file.write_text(json.dumps(status))
-    run.results.mkdir()
-    (run.results / "knn.json").write_text(json.dumps({"results": {"encoder": value}, "step": value, "data": value}))
-    a_run(tmp_path, "two")
-
-    async def steps(app: SimclrPlusApp, pilot: Pilot[None]) -> None:
-        table = app.screen.query_one(Rows)
-        await until(pilot, lambda: table.row_count == 2)
-        app.screen.query_one(Rows).move_cursor(row=[key.value for key in table.rows].index("one"))
-        await pilot.press("enter")
-        await until(pilot, lambda: isinstance(app.screen, RunScreen) and app.screen.feed.lines > 0)
-        await pilot.press("x", "x", "y", "left", "k")
-        await until(pilot, lambda: isinstance(app.screen, CheckpointsScreen))
-        await pilot.press("escape", "escape", "up", "space", "space", "c")
-        await until(pilot, lambda: isinstance(app.screen, CompareScreen))
-        await until(pilot, lambda: len(app.screen.query_one(LineChart).curves) > 0)
-
-    drive(SimclrPlusApp(tmp_path), steps)
