@@ -46,11 +46,13 @@ def _evaluations(run: Run, labels: int, say: Callable[[str], None]) -> list[dict
     from simclr_plus.evaluators.knn import evaluate_knn
     from simclr_plus.evaluators.linear import evaluate_linear_fast
     from simclr_plus.results.evaluate import evaluate_target
+    from simclr_plus.results.targets import open_target
 
     count = labels * len(open_images(run.recipe().data, TRAIN).classes)
-    shared: dict[str, Any] = {"labels": count, "baselines": True, "runs": run.path.parent, "say": say}
-    knn, _ = evaluate_target(str(run.path), "knn", evaluate_knn, {}, **shared)
-    linear, _ = evaluate_target(str(run.path), "linear_fast", evaluate_linear_fast, {"epochs": LINEAR_EPOCHS}, **shared)
+    shared: dict[str, Any] = {"labels": count, "baselines": True, "say": say}
+    target = open_target(str(run.path), run.path.parent)
+    knn, _ = evaluate_target(target, "knn", evaluate_knn, {}, **shared)
+    linear, _ = evaluate_target(target, "linear_fast", evaluate_linear_fast, {"epochs": LINEAR_EPOCHS}, **shared)
     return [knn, linear]
 
 

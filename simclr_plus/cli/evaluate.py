@@ -18,22 +18,27 @@ from typing import Annotated, Any
 
 import typer
 
-from simclr_plus.cli.options import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
+from simclr_plus.cli.options import (
+    RUNS,
+    AnyTarget,
+    AsJson,
+    ImageSize,
+    Normalize,
+    RunsFolder,
+    SkipBad,
+    offering_skip_bad,
+)
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
 
 app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 
-AnyTarget = Annotated[
-    str, typer.Argument(help="A run, a checkpoint, an encoder file, torchvision:NAME[@FILE] or timm:NAME.")
-]
 DataName = Annotated[
     str, typer.Option(help='One of the twelve, "all" of them, torchvision:CLASS, a known set, or a labelled folder.')
 ]
 Root = Annotated[Path, typer.Option(help="Folder that holds the data sets' own folders.")]
 TestFolder = Annotated[str, typer.Option(help="Labelled folder to test on, when --data is a folder.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of held-out images, labels, order and crops.")]
-ImageSize = Annotated[int, typer.Option(min=0, help="Side of the images shown; 0: that of the training.")]
 Baselines = Annotated[bool, typer.Option("--baselines", help="The same network with random weights too.")]
 Nproc = Annotated[str, typer.Option("--nproc", help='Processes that share the work: a number, or "gpu".')]
 EvaluationData = Annotated[str, typer.Option(help="Data set name or labelled folder; the recipe's if left out.")]
@@ -42,13 +47,6 @@ On = Annotated[str, typer.Option(help='"h": the features of the encoder; "z": th
 WithBaselines = Annotated[bool, typer.Option("--baselines", help="Raw pixels and a random encoder too.")]
 PixelsSide = Annotated[
     int, typer.Option("--raw-pixels", min=0, help="Side to which the baseline's pixels are averaged; 0: as they are.")
-]
-Normalize = Annotated[
-    str,
-    typer.Option(
-        help="torchvision:NAME@FILE: how its images were normalised, where FILE does not say: "
-        '"imagenet", "none", or six numbers (mean, std).'
-    ),
 ]
 WeightDecay = Annotated[
     float | None, typer.Option(min=0, help="Weight decay; default: the protocol's. With AdamW 0.05 is usual.")
@@ -61,7 +59,7 @@ DATA = Path("data")
 
 @app.command()
 def knn(
-    target: Target,
+    target: AnyTarget,
     k: Annotated[int, typer.Option(min=1, help="Neighbours.")] = 20,
     on: On = "h",
     data: EvaluationData = "",
@@ -69,6 +67,8 @@ def knn(
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
     pixels: PixelsSide = 32,
+    image_size: ImageSize = 0,
+    normalize: Normalize = "",
     skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
@@ -78,12 +78,13 @@ def knn(
 
     options: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
     options |= {"baselines": baselines, "pixels_side": pixels}
-    _evaluate(target, "knn", evaluate_knn, {"k": k}, options, runs, as_json)
+    shown = {"image_size": image_size, "normalize": normalize}
+    _evaluate(target, shown, runs, "knn", evaluate_knn, {"k": k}, options, as_json)
 
 
 @app.command()
 def linear(
-    target: Target,
+    target: AnyTarget,
     fast: Annotated[bool, typer.Option("--fast", help="Train on cached features, without augmentation.")] = False,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 90,
     batch_size: Annotated[int, typer.Option(min=2, help="Images a step; the paper takes 4096.")] = 256,
@@ -102,6 +103,8 @@ def linear(
     labels: LabelCount = 0,
     baselines: WithBaselines = False,
     pixels: PixelsSide = 32,
+    image_size: ImageSize = 0,
+    normalize: Normalize = "",
     skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
     as_json: AsJson = False,
@@ -120,7 +123,8 @@ def linear(
     name = "linear_fast" if fast else "linear"
     options: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
     options |= {"baselines": baselines, "pixels_side": pixels}
-    _evaluate(target, name, evaluator, settings, options, runs, as_json)
+    shown = {"image_size": image_size, "normalize": normalize}
+    _evaluate(target, shown, runs, name, evaluator, settings, options, as_json)
 
 
 @app.command("few-labels")
@@ -341,17 +345,22 @@ def in_processes(nproc: str) -> None:
 
 def _evaluate(
     target: str,
+    shown: dict[str, Any],
+    runs: Path,
     name: str,
     evaluator: Any,
     settings: dict[str, Any],
     options: dict[str, Any],
-    runs: Path,
     as_json: bool,
 ) -> None:
+    """shown: how images are shown to the target, where it does not say."""
     from simclr_plus.results.evaluate import evaluate_target
+    from simclr_plus.results.targets import best_device, open_target
 
+    best_device()  # together with the other processes, before a checkpoint is chosen
+    opened = open_target(target, runs, **shown)
     with offering_skip_bad(options["skip_bad"]):
-        result, path = evaluate_target(target, name, evaluator, settings, runs=runs, say=say, **options)
+        result, path = evaluate_target(opened, name, evaluator, settings, say=say, **options)
     if as_json:
         print_json(result | {"file": str(path)})
     else:

@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 RecipeName = Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value, as many as you like.")]
 Target = Annotated[str, typer.Argument(help="A run, a checkpoint, or an encoder file.")]
+AnyTarget = Annotated[
+    str, typer.Argument(help="A run, a checkpoint, an encoder file, torchvision:NAME[@FILE] or timm:NAME.")
+]
+ImageSize = Annotated[int, typer.Option(min=0, help="Side of the images shown; 0: that of the training.")]
+Normalize = Annotated[
+    str,
+    typer.Option(
+        help="torchvision:NAME@FILE: how its images were normalised, where FILE does not say: "
+        '"imagenet", "none", or six numbers (mean, std).'
+    ),
+]
 RunName = Annotated[str, typer.Argument(help="A run: name, unique prefix, path, or latest.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

@@ -8,7 +8,17 @@ from typing import Annotated, Any
 
 import typer
 
-from simclr_plus.cli.options import RUNS, AsJson, RunsFolder, SkipBad, Target, offering_skip_bad
+from simclr_plus.cli.options import (
+    RUNS,
+    AnyTarget,
+    AsJson,
+    ImageSize,
+    Normalize,
+    RunsFolder,
+    SkipBad,
+    Target,
+    offering_skip_bad,
+)
 from simclr_plus.errors import RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
 
@@ -216,11 +226,13 @@ def _show_verified(result: dict[str, Any]) -> None:
 
 @app.command()
 def embed(
-    target: Target,
+    target: AnyTarget,
     folder: Annotated[Path, typer.Argument(help="Images, labelled or not.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="safetensors file to write.")] = Path(
         "features.safetensors"
     ),
+    image_size: ImageSize = 0,
+    normalize: Normalize = "",
     skip_bad: SkipBad = False,
     runs: RunsFolder = RUNS,
 ) -> None:
@@ -229,14 +241,24 @@ def embed(
 
     from simclr_plus.datasets.images import open_folder
     from simclr_plus.features.embed import embed as embed_images
-    from simclr_plus.results.targets import best_device, told_left_out, weights_of
-    from simclr_plus.weights.export import recipe_of
+    from simclr_plus.recipe.keys import Data
+    from simclr_plus.results.targets import best_device, open_target, told_left_out
 
-    source, _ = weights_of(target, runs)
-    images = replace(open_folder(folder, recipe_of(source).data), skip_bad=skip_bad)
     device = best_device()
+    opened = open_target(target, runs, image_size, normalize)
+    images = replace(open_folder(folder, opened.data or Data()), skip_bad=skip_bad)
     with offering_skip_bad(skip_bad):
-        features = embed_images(source, images, folder, output, law=recipe_of(source).law, device=device)
+        features = embed_images(
+            opened.subject.encoder,
+            images,
+            folder,
+            output,
+            weights=opened.weights,
+            law=opened.subject.law,
+            device=device,
+        )
     told_left_out([images], device, say)
+    for choice in opened.choices:
+        say(f"note: {choice}")
     say(f"{len(features):,} images, {features.shape[1]} features each")
     print(output)

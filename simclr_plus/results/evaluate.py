@@ -1,4 +1,4 @@
-"""From what a user names to what an evaluator takes: weights, labelled images, a result file. Prints nothing."""
+"""kNN and linear evaluation of what a user names: labelled images, subjects, a result file. Prints nothing."""
 
 from __future__ import annotations
 
@@ -13,36 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_plus.datasets.images import (
-    Images,
-    require_several_classes,
-)
+from simclr_plus.datasets.images import Images, require_several_classes
 from simclr_plus.distributed import from_main, rank
 from simclr_plus.errors import RecipeError
 from simclr_plus.evaluators.classifier import State
 from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
 from simclr_plus.evaluators.pace import telling
-from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected, subjects
+from simclr_plus.evaluators.subjects import PIXELS_SIDE, Subject, projected
 from simclr_plus.features.cache import decoded_digest
-from simclr_plus.results.targets import (
-    best_device,
-    labelled_images,
-    projection_head_of,
-    require_one_evaluation,
-    told_left_out,
-    trained_on_these,
-    weights_of,
-)
-from simclr_plus.runs.result_folders import (
-    folder_of,
-    key_of,
-    name_for,
-    read_result,
-    write_note,
-)
+from simclr_plus.results.targets import Target, best_device, require_one_evaluation, told_left_out, trained_on_these
+from simclr_plus.runs.result_folders import key_of, name_for, read_result, write_note
 from simclr_plus.runs.result_names import changed_settings, plain, result_name
-from simclr_plus.weights.encoder_files import load_encoder
-from simclr_plus.weights.export import recipe_of
 from simclr_plus.weights.head_files import save_head
 from simclr_plus.weights.tensor_files import read_header
 
@@ -51,7 +32,7 @@ SELECTORS = {"h": "0", "z": "-1"}  # as verify and heads.py count what a classif
 
 
 def evaluate_target(
-    target: str,
+    target: Target,
     name: str,
     evaluator: Evaluator,
     settings: dict[str, Any],
@@ -63,51 +44,49 @@ def evaluate_target(
     baselines: bool = False,
     pixels_side: int = PIXELS_SIDE,
     skip_bad: bool = False,
-    runs: Path = Path("runs"),
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[dict[str, Any], Path]:  # thirteen parameters: the options of the commands, each with its default
-    """Evaluate and write the result into the folder of the encoder's run, or of the file; returns result and file.
+) -> tuple[dict[str, Any], Path]:  # twelve parameters: the options of the commands, each with its default
+    """Evaluate and write the result into the target's folder; returns result and file.
 
     on: "h", the encoder's features, or "z", those of the projection head. pixels_side: raw pixels are averaged to so
     many at most. A subject whose outcome an earlier command left, before it was cut off, is not computed again.
     """
     _check_features(on, baselines=baselines)
     device = best_device()
-    weights = from_main(weights_of(target, runs)[0])  # of a run one checkpoint for all processes
-    recipe, header = recipe_of(weights), read_header(weights)
-    if "recipe" not in header and not data:
-        raise RecipeError(f"{weights} does not say what it was trained on: name a data set or folder with --data")
-    train, held_out = labelled_images(recipe.data, data, test, skip_bad=skip_bad)
+    train, held_out = target.labelled_images(data, test, skip_bad=skip_bad)
     train = train.first(labels)
     require_several_classes(train)
-    native_size = 0 if train.pixels is None else train.pixels.shape[1]
-    sides = {"native_size": native_size, "pixels_side": pixels_side}
-    encoder = load_encoder(weights)
-    evaluated = subjects(encoder, recipe.law, baselines=baselines, **sides)
-    digest = evaluated[0].digest
-    require_one_evaluation(digest, train, held_out)
+    sides = {"native_size": 0 if train.pixels is None else train.pixels.shape[1], "pixels_side": pixels_side}
+    evaluated = target.subjects(baselines=baselines, **sides)
+    require_one_evaluation(target.digest, train, held_out)
     if on == "z":
-        evaluated = [projected(evaluated[0], projection_head_of(weights))]
+        evaluated = [projected(target.subject, target.projection_head())]
     options = {"on": on, "labels": labels, "test": test} | ({"raw_pixels": pixels_side} if baselines else {})
-    changed = _changed(evaluator, settings, options)
-    folder = folder_of(str(weights), weights, digest, runs)
+    changed = _changed(evaluator, settings, options) | target.asked
     digests = from_main([decoded_digest(part) for part in (train, held_out)] if rank() == 0 else [])
     evaluation = _Evaluation(name, evaluator, settings, train, held_out, device, digests, say)
-    other = "" if trained_on_these(recipe.data, data) else data
-    stem = result_name(name, weights.stem, other, changed=changed)
-    place = _Place(folder.results, from_main(name_for(folder, stem, evaluation.key_for(evaluated[0]))), weights, on)
+    other = data if target.data is None or not trained_on_these(target.data, data) else ""
+    stem = result_name(name, target.stem, other, changed=changed)
+    named = from_main(name_for(target.run, stem, evaluation.key_for(evaluated[0])))
+    place = _Place(target.run.results, named, target.weights, on)
     kept = KeptOutcomes()
     numbers = {
         subject.name: evaluation.kept_numbers(subject, place, kept, keeps_classifier=i == 0)
         for i, subject in enumerate(evaluated)
     }
-    about = {"encoder": encoder.title, "step": int(header["step"]) if "step" in header else None}
-    key = {"digest": digest, "key": evaluation.key_for(evaluated[0])}
-    result = _result(evaluation, place, key | about, changed, numbers)
-    path = folder.results / f"{place.name}.json"
+    about = {
+        "digest": target.digest,
+        "key": evaluation.key_for(evaluated[0]),
+        "encoder": target.title,
+        "step": target.step,
+        "image_size": target.subject.law.size,
+        "choices": list(target.choices),
+    }
+    result = _result(evaluation, place, about, changed, numbers)
+    path = target.run.results / f"{place.name}.json"
     if rank() == 0:
-        write_note(folder, str(weights), digest, encoder.title)
-        folder.write_result(place.name, with_earlier(path, result))
+        write_note(target.run, target.weights, target.digest, target.title)
+        target.run.write_result(place.name, with_earlier(path, result))
     kept.forget()
     return result, path
 
@@ -120,7 +99,7 @@ def _result(
     return {
         "schema": 1,
         "evaluator": evaluation.name,
-        "weights": str(place.weights),
+        "weights": place.weights,
         **encoder,
         **evaluation.as_dict(),
         "on": place.on,
@@ -145,7 +124,7 @@ class _Place:
 
     folder: Path
     name: str
-    weights: Path
+    weights: str
     on: str
 
     @property
@@ -237,7 +216,7 @@ def _keeper(place: _Place, name: str, train: Images, key: str) -> Callable[[nn.L
     def keep(linear: nn.Linear) -> None:
         about = {
             "trained_by": f"simclr-plus evaluate {name}",
-            "weights": str(place.weights),
+            "weights": place.weights,
             "selector": SELECTORS[place.on],
             "key": key,
         }

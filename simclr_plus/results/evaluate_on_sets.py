@@ -41,15 +41,11 @@ from simclr_plus.evaluators.pace import telling
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.evaluators.transfer import RELATIVE_TO, evaluate_transfer
 from simclr_plus.features.cache import decoded_digest
-from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.machine.whole_files import write_text_whole
-from simclr_plus.recipe.keys import Data
 from simclr_plus.results.evaluate import with_earlier
 from simclr_plus.results.predictions import earlier_predictions, write_predictions
 from simclr_plus.results.targets import (
     Target,
-    labelled_images,
-    projection_head_of,
     require_one_evaluation,
     told_left_out,
 )
@@ -83,7 +79,7 @@ def transfer(
     evaluation = _evaluation_of(target, f"transfer{mean}", opened, settings, changed)
     cache = target.run.path.parent / ".features"
     outcomes, keeping = {}, kept or KeptOutcomes()
-    for subject in target.subjects(baselines=baselines):
+    for subject in target.networks(baselines=baselines):
         say(f"transfer to {opened.name}: {subject.name}")
         compute = partial(_transferred, subject, opened, device, cache, relative_to, say)
         part, key = f"{evaluation.name}_{subject.name}", evaluation.key_for(subject)
@@ -123,7 +119,7 @@ def fine_tune(
 ) -> dict[str, Any] | None:  # the options of the command, by their names
     """The grid of rates and decays; None while other parts are still missing."""
     opened, device = _opened(target, data, root, test, seed, skip_bad, say), start("auto")
-    subject = target.subjects(baselines=True)[1] if random_start else target.subject
+    subject = target.networks(baselines=True)[1] if random_start else target.subject
     listed = grid(cells, random_start=random_start, adamw=changes.get("optimizer") == "adamw")
     own: dict[str, Any] = {
         "seed": seed,
@@ -179,9 +175,7 @@ def few_labels(
     kept: KeptOutcomes | None = None,
 ) -> dict[str, Any]:  # the options of the command, by their names
     """Fine-tuning on a share of the labels; the images that keep theirs are listed in results/splits."""
-    if target.data is None and not data:
-        raise RecipeError(f"{target.name} does not say what it was trained on: name a data set or folder with --data")
-    train, held_out = labelled_images(target.data or Data(), data, test, skip_bad=skip_bad)
+    train, held_out = target.labelled_images(data, test, skip_bad=skip_bad)
     device = start("auto")
     require_one_evaluation(target.digest, train, held_out)
     indices = listed_indices(train, Path(list_file)) if list_file else share_indices(train, share, seed)
@@ -191,7 +185,7 @@ def few_labels(
     protocol = replace(few_labels_protocol(protocol_name, share), seed=seed, **changes)
     if protocol.optimizer == "adamw" and "optimizer" in changes:
         protocol = replace(protocol, rate=ADAMW_RATE)
-    head = _head(target, head_file) if protocol.from_layer else None
+    head = target.projection_head(head_file) if protocol.from_layer else None
     kind = f"few_labels_{protocol_name}_{share * 100:.3g}pct_seed{seed}"
     changed = _changed(target, test=test, list=list_file, rates=list(rates), head=head_file, **changes) | changes
     settings = {"share": share, "list": list_file, "protocol": protocol_name, "seed": seed, "rates": list(rates)}
@@ -204,7 +198,7 @@ def few_labels(
         evaluate_few_labels, labelled=labelled, test=held_out, protocol=protocol, device=device, rates=rates, say=say
     )
     outcomes, keeping = {}, kept or KeptOutcomes()
-    for subject in target.subjects(baselines=baselines and protocol.from_layer == 0):
+    for subject in target.networks(baselines=baselines and protocol.from_layer == 0):
         say(f"{len(labelled):,} labels of {train.name}, {protocol_name}: {subject.name}")
         part, key = f"{evaluation.name}_{subject.name}", evaluation.key_for(subject)
         state = State(target.run.results / f".{plain(part, keep='_.')}.safetensors", key)
@@ -263,8 +257,7 @@ def _evaluation_of(
 
 def _changed(target: Target, **settings: Any) -> dict[str, Any]:
     """What was asked for beyond the protocol: options that are not empty."""
-    options = {"image_size": target.image_size, "normalize": target.normalize} | settings
-    return {key: value for key, value in options.items() if value}
+    return target.asked | {key: value for key, value in settings.items() if value}
 
 
 def _opened(target: Target, data: str, root: str, test: str, seed: int, skip_bad: bool, say: Say) -> LabelledSet:
@@ -295,7 +288,7 @@ def _written(
     result = {
         "schema": 1,
         "evaluator": evaluation.kind,
-        "weights": str(target.file or target.name),
+        "weights": target.weights,
         "digest": target.digest,
         "key": evaluation.key_for(target.subject),
         "encoder": target.title,
@@ -331,7 +324,7 @@ def _written(
         )
         if data.choices:
             _write_split(target.run.results / "splits" / f"{evaluation.name}.json", data)
-        write_note(target.run, str(target.file or target.name), target.digest, target.title)
+        write_note(target.run, target.weights, target.digest, target.title)
         target.run.write_result(evaluation.name, whole)
     return result | {"file": str(file)}
 
@@ -343,7 +336,7 @@ def _all_read(data: LabelledSet) -> bool:
 
 def _digests(target: Target, subjects: Iterable[str]) -> str:
     """Which network each subject is, as JSON."""
-    all_subjects = [target.subject] if set(subjects) == {"encoder"} else target.subjects(baselines=True)
+    all_subjects = [target.subject] if set(subjects) == {"encoder"} else target.networks(baselines=True)
     return json.dumps({subject.name: subject.digest for subject in all_subjects})
 
 
@@ -362,13 +355,6 @@ def _write_split(file: Path, data: LabelledSet) -> None:
         for name, images in parts.items()
     }
     write_text_whole(file, json.dumps({"choices": data.choices, **listed}, indent=0) + "\n")
-
-
-def _head(target: Target, head_file: str) -> SimCLRProjectionHead:
-    file = Path(head_file) if head_file else target.file
-    if file is None:
-        raise RecipeError(f"{target.name} has no projection head; give one with --head FILE")
-    return projection_head_of(file)
 
 
 def _on(subject: Subject, device: torch.device) -> Subject:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +15,7 @@ from simclr_plus.datasets.images import TEST, TRAIN, Images, data_named, open_fo
 from simclr_plus.distributed import from_main, require_agreement, start, world_size
 from simclr_plus.encoders.encoder import Encoder
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
-from simclr_plus.evaluators.subjects import RawPixels, Subject, subjects
+from simclr_plus.evaluators.subjects import PIXELS_SIDE, RawPixels, Subject, subjects
 from simclr_plus.features.extraction import left_out, listed
 from simclr_plus.heads import SimCLRProjectionHead
 from simclr_plus.recipe.keys import Data
@@ -122,13 +123,38 @@ class Target:
         """In the names of result files."""
         return self.file.stem if self.file else plain(self.name)
 
-    def subjects(self, *, baselines: bool) -> list[Subject]:
-        """The encoder, and on request the same network with random weights."""
-        if not baselines:
-            return [self.subject]
-        assert isinstance(self.subject.encoder, Encoder)
-        candidates = subjects(self.subject.encoder, self.subject.law, baselines=True)
-        return [subject for subject in candidates if not isinstance(subject.encoder, RawPixels)]
+    @property
+    def weights(self) -> str:
+        """The file, or the name of another library's network."""
+        return str(self.file or self.name)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What was asked for beyond what its file says, as options are named."""
+        options = {"image_size": self.image_size, "normalize": self.normalize}
+        return {key: value for key, value in options.items() if value}
+
+    def labelled_images(self, data: str, test: str, *, skip_bad: bool = False) -> tuple[Images, Images]:
+        """Training and test images: what is named, or else what the encoder was trained on; read as its images were."""
+        if self.data is None and not data:
+            raise RecipeError(f"{self.name} does not say what it was trained on: name a data set or folder with --data")
+        return labelled_images(self.data or Data(), data, test, skip_bad=skip_bad)
+
+    def subjects(self, *, baselines: bool, native_size: int = 0, pixels_side: int = PIXELS_SIDE) -> list[Subject]:
+        """The encoder, and on request raw pixels and the same network with random weights (evaluators/subjects.py)."""
+        encoder, law = self.subject.encoder, self.subject.law
+        assert isinstance(encoder, Encoder)
+        return subjects(encoder, law, baselines=baselines, native_size=native_size, pixels_side=pixels_side)
+
+    def networks(self, *, baselines: bool) -> list[Subject]:
+        """Those of the subjects that have layers: the encoder, and on request the one with random weights."""
+        return [each for each in self.subjects(baselines=baselines) if not isinstance(each.encoder, RawPixels)]
+
+    def projection_head(self, file: str = "") -> SimCLRProjectionHead:
+        """That of the target, or of a file in its place; else RecipeError or CheckpointError."""
+        if not file and self.file is None:
+            raise RecipeError(f"{self.name} has no projection head, and this needs one (few-labels takes --head FILE)")
+        return projection_head_of(Path(file) if file or self.file is None else self.file)
 
 
 def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:

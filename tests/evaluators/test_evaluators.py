@@ -25,7 +25,7 @@ from simclr_plus.recipe import load_recipe
 from simclr_plus.recipe.keys import Data
 from simclr_plus.results.evaluate import Evaluator, evaluate_target
 from simclr_plus.results.report import make_report
-from simclr_plus.results.targets import labelled_images
+from simclr_plus.results.targets import labelled_images, open_target
 from simclr_plus.results.verify import verify
 from simclr_plus.runs.folder import Run, create_run
 from simclr_plus.training.model import build_model
@@ -173,7 +173,7 @@ def test_each_subject_tells_how_much_time_is_left(
     file = tmp_path / "e.safetensors"
     save_encoder(ResNet(18, 0.125, stem="cifar"), file, {"image_size": "16"})
     few = fashion[0].first(80), fashion[1].first(40)
-    monkeypatch.setattr("simclr_plus.results.evaluate.labelled_images", lambda *_, **__: few)
+    monkeypatch.setattr("simclr_plus.results.targets.labelled_images", lambda *_, **__: few)
     for evaluator in (evaluate_knn, evaluate_linear_fast, evaluate_linear):
         said: list[str] = []
         settings = {} if evaluator is evaluate_knn else {"epochs": 1}
@@ -181,10 +181,9 @@ def test_each_subject_tells_how_much_time_is_left(
             "data": "embedded",
             "labels": 300,
             "baselines": True,
-            "runs": tmp_path,
             "say": said.append,
         }
-        evaluate_target(str(file), evaluator.__name__, evaluator, settings, **more)
+        evaluate_target(open_target(str(file), tmp_path), evaluator.__name__, evaluator, settings, **more)
         begins = [i for i, text in enumerate(said) if text.startswith(f"{evaluator.__name__}: ")]
         parts = [said[a:b] for a, b in zip(begins, [*begins[1:], None], strict=True)]
         assert len(parts) == 3 and all(any(text.endswith(" left") for text in part) for part in parts)
@@ -195,7 +194,7 @@ def test_an_encoder_file_is_evaluated_on_a_data_set_by_name(tmp_path: Path) -> N
         ResNet(18, 0.125, stem="cifar"), tmp_path / "e.safetensors", {"recipe": "[augmentation]\nimage_size=28"}
     )
     file, runs = str(tmp_path / "e.safetensors"), tmp_path / "runs"
-    result, path = evaluate_target(file, "knn", evaluate_knn, {"k": 5}, data="embedded", labels=300, runs=runs)
+    result, path = evaluate_target(open_target(file, runs), "knn", evaluate_knn, {"k": 5}, data="embedded", labels=300)
     assert (result["train_images"], result["test_images"]) == (300, 2000)
     assert 0.1 < result["results"]["encoder"]["top1"] < 0.9
     assert json.loads(path.read_text())["results"] == result["results"] and path.is_relative_to(runs)
@@ -230,10 +229,8 @@ def trained(tmp_path: Path, tiny: list[str]) -> Run:
 
 
 def test_results_on_h_and_on_z_lie_side_by_side(trained: Run) -> None:
-    found = {
-        on: evaluate_target("r", "knn", evaluate_knn, {"k": 5}, on=on, labels=300, runs=trained.path.parent)
-        for on in ("h", "z")
-    }
+    target = open_target("r", trained.path.parent)
+    found = {on: evaluate_target(target, "knn", evaluate_knn, {"k": 5}, on=on, labels=300) for on in ("h", "z")}
     files = {path.name for path in trained.results.glob("*.json")}
     assert {path.name for _, path in found.values() if path} == files and len(files) == 2
     scores = [next(iter(result["results"].items())) for result, _ in found.values()]
@@ -242,10 +239,11 @@ def test_results_on_h_and_on_z_lie_side_by_side(trained: Run) -> None:
 
 def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> None:
     asked: list[tuple[dict[str, int], dict[str, str]]] = [({"k": 20}, {}), ({"k": 5}, {}), ({"k": 20}, {"on": "z"})]
+    target = open_target("r", trained.path.parent)
     for settings, where in asked:
-        evaluate_target("r", "knn", evaluate_knn, settings, labels=300, runs=trained.path.parent, **where)
+        evaluate_target(target, "knn", evaluate_knn, settings, labels=300, **where)
     the_runs_own = {"data": "embedded"}  # named or not, the same images
-    evaluate_target("r", "knn", evaluate_knn, {"k": 5}, labels=300, runs=trained.path.parent, **the_runs_own)
+    evaluate_target(target, "knn", evaluate_knn, {"k": 5}, labels=300, **the_runs_own)
     step = "knn_step_00000001"
     assert sorted(path.name for path in trained.results.iterdir()) == [
         f"{step}_labels-300.json",
@@ -270,9 +268,8 @@ def test_results_of_other_settings_do_not_replace_each_other(trained: Run) -> No
 )
 def test_a_kept_classifier_is_verified_to_the_digit(trained: Run, on: str, evaluator: Evaluator) -> None:
     settings = {"epochs": 1, "batch_size": 100}
-    result, path = evaluate_target(
-        "r", "linear", evaluator, settings, on=on, labels=300, baselines=on == "h", runs=trained.path.parent
-    )
+    target = open_target("r", trained.path.parent)
+    result, path = evaluate_target(target, "linear", evaluator, settings, on=on, labels=300, baselines=on == "h")
     assert path is not None and result["classifier"] == path.with_suffix(".safetensors").name
     test = open_images(Data(), TEST)
     few = test.subset(np.flatnonzero(np.isin(np.asarray(test.labels), [3, 7])))
@@ -292,14 +289,15 @@ def test_a_kept_classifier_is_verified_to_the_digit(trained: Run, on: str, evalu
 
 
 def test_z_is_refused_where_there_is_no_head(trained: Run, tmp_path: Path) -> None:
-    file = str(tmp_path / "e.safetensors")
+    file = tmp_path / "e.safetensors"
     save_encoder(ResNet(18, 0.125, stem="cifar"), file)
+    target = open_target(str(file), tmp_path)
     with pytest.raises(CheckpointError, match="needs the projection head: name a run"):
-        evaluate_target(file, "knn", evaluate_knn, {}, on="z", data="embedded")
+        evaluate_target(target, "knn", evaluate_knn, {}, on="z", data="embedded")
     with pytest.raises(RecipeError, match="--on 'g' is unknown"):
-        evaluate_target(file, "knn", evaluate_knn, {}, on="g")
+        evaluate_target(target, "knn", evaluate_knn, {}, on="g")
     with pytest.raises(RecipeError, match="--baselines have no projection head"):
-        evaluate_target(file, "knn", evaluate_knn, {}, on="z", baselines=True)
+        evaluate_target(target, "knn", evaluate_knn, {}, on="z", baselines=True)
 
 
 def test_folders_with_other_classes_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.error
 from pathlib import Path
@@ -11,14 +12,23 @@ import pytest
 import timm
 import torch
 import torchvision
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from simclr_plus.cli import main
+from simclr_plus.datasets.images import open_folder
 from simclr_plus.encoders import ResNet
 from simclr_plus.errors import CheckpointError, NotFoundError, RecipeError
 from simclr_plus.evaluators.foreign_encoders import foreign_network
+from simclr_plus.evaluators.knn import evaluate_knn
+from simclr_plus.features.extraction import features_of
+from simclr_plus.results.evaluate import evaluate_target
 from simclr_plus.results.targets import open_target
 from simclr_plus.weights.encoder_files import save_encoder
+from simclr_plus.weights.export import export_timm
+from simclr_plus.weights.tensor_files import read_header
+
+CPU = torch.device("cpu")
 
 CACHED = "resnet18-f37072fd.pth"  # torchvision's name of its weights of resnet18
 IMAGENET = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -82,8 +92,6 @@ def test_code_planted_in_torchvisions_cache_is_not_run(
 
 
 def test_code_planted_in_a_folder_of_timms_is_not_run(tmp_path: Path) -> None:
-    from simclr_plus.weights.export import export_timm
-
     save_encoder(ResNet(18), tmp_path / "e.safetensors")
     export_timm(tmp_path / "e.safetensors", tmp_path / "timm")
     (tmp_path / "timm" / "model.safetensors").unlink()
@@ -174,12 +182,12 @@ def test_a_folder_that_timm_saved_is_opened_at_its_image_size(tmp_path: Path) ->
 def test_a_foreign_network_has_a_random_one_beside_it(tmp_path: Path) -> None:
     torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "w.pth")
     target = open_target(f"torchvision:squeezenet1_1@{tmp_path / 'w.pth'}", tmp_path, normalize="none")
-    encoder, random = target.subjects(baselines=True)
+    encoder, random = target.networks(baselines=True)
     assert (encoder.name, random.name) == ("encoder", "random encoder") and random.law == encoder.law
     assert {name: x.shape for name, x in random.encoder.state_dict().items()} == {
         name: x.shape for name, x in encoder.encoder.state_dict().items()
     }
-    again = target.subjects(baselines=True)[1]
+    again = target.networks(baselines=True)[1]
     assert again.digest == random.digest != encoder.digest
 
 
@@ -206,3 +214,62 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, resnet18: nn.Modul
     save_file(state, tmp_path / "diverged.safetensors")
     with pytest.raises(CheckpointError, match=r"not finite.*layer1\.0\.conv1\.weight"):
         foreign_network(f"torchvision:resnet18@{tmp_path / 'diverged.safetensors'}")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
+    monkeypatch.setattr("sys.argv", ["simclr-plus", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("verb", [["knn", "--k", 5], ["linear", "--fast"], ["linear", "--epochs", 1]])
+def test_a_network_by_name_is_evaluated_as_the_same_weights_in_a_file_of_ours(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: list[str]
+) -> None:
+    """Raw pixels are the same numbers; the encoder's features differ by rounding."""
+    torch.manual_seed(0)
+    ours, folder = tmp_path / "e.safetensors", tmp_path / "timm"
+    save_encoder(ResNet(18), ours, {"image_size": "48"})
+    export_timm(ours, folder)
+    monkeypatch.chdir(tmp_path)
+    results, given = [], ("--data", photos, "--baselines", "--image-size", 32, "--json")
+    for target in (ours, f"timm:local-dir:{folder}"):
+        run(monkeypatch, "evaluate", *verb, target, *given)
+        results.append(json.loads(capsys.readouterr().out))
+    file, name = results
+    assert name["weights"] == f"timm:local-dir:{folder}" and name["image_size"] == file["image_size"] == 32
+    assert name["results"]["raw pixels"] == file["results"]["raw pixels"]
+    encoders = [result["results"]["encoder"]["top1"] for result in results]
+    assert encoders[0] == pytest.approx(encoders[1], abs=1 / name["test_images"] + 1e-9)
+    assert Path(name["file"]).is_file() and Path(name["file"]).parents[1] != Path(file["file"]).parents[1]
+    compared = [Path(result["file"]).name for result in results]
+    assert all("image_size-32" in file_name for file_name in compared)
+
+
+def test_images_are_embedded_by_a_network_by_name(
+    tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(num_classes=3).state_dict(), tmp_path / "w.pth")
+    target, file = f"torchvision:squeezenet1_1@{tmp_path / 'w.pth'}", tmp_path / "f.safetensors"
+    run(monkeypatch, "embed", target, photos, "--image-size", 64, "--normalize", "none", "-o", file)
+    found, header = load_file(file), read_header(file)
+    assert header["encoder"] == target and len(json.loads(header["files"])) == len(found["features"]) == 48
+    opened = open_target(target, tmp_path, image_size=64, normalize="none")
+    expected, _ = features_of(opened.subject.encoder, open_folder(photos), opened.subject.law, device=CPU)
+    assert torch.equal(found["features"], expected) and expected.std() > 0
+    capsys.readouterr()
+    run(monkeypatch, "embed", target, photos, "--image-size", 64, "-o", tmp_path / "g.safetensors")
+    assert "--normalize none" in capsys.readouterr().err  # what was taken is said
+    assert not torch.equal(load_file(tmp_path / "g.safetensors")["features"], expected)
+
+
+def test_a_network_by_name_without_data_or_a_head_is_refused(tmp_path: Path, photos: Path, resnet18: nn.Module) -> None:
+    torch.save(resnet18.state_dict(), tmp_path / "w.pth")
+    target = open_target(f"torchvision:resnet18@{tmp_path / 'w.pth'}", tmp_path, image_size=32)
+    with pytest.raises(RecipeError, match=r"resnet18@.*does not say what it was trained on.*--data"):
+        evaluate_target(target, "knn", evaluate_knn, {})
+    with pytest.raises(RecipeError, match=r"resnet18@.*has no projection head"):
+        evaluate_target(target, "knn", evaluate_knn, {}, on="z", data=str(photos))
+    assert not list(tmp_path.glob("*/results"))

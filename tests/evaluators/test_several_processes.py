@@ -148,17 +148,18 @@ def features(folder: Path) -> dict[str, Any]:
 
 def chosen(folder: Path) -> dict[str, Any]:
     """A run whose newest checkpoint the last process does not see yet; and a folder of other images there."""
-    from simclr_plus.results import evaluate
+    from simclr_plus.results import targets
+    from simclr_plus.results.evaluate import evaluate_target
 
     real, last = Run.checkpoint_files, distributed.rank() == distributed.world_size() - 1
     Run.checkpoint_files = lambda self: real(self)[: 1 if last else None]  # type: ignore[method-assign]
-    evaluate.labelled_images = lambda *_, **__: (images(), images(12))
-    given: dict[str, Any] = {"data": "drawn", "runs": folder}
+    targets.labelled_images = lambda *_, **__: (images(), images(12))
     settings = {"epochs": 1, "batch_size": 6}
-    result, _ = evaluate.evaluate_target("r", "linear", evaluate_linear, settings, **given)
-    evaluate.labelled_images = lambda *_, **__: (images(), images(9 if last else 12))
+    target = targets.open_target("r", folder)
+    result, _ = evaluate_target(target, "linear", evaluate_linear, settings, data="drawn")
+    targets.labelled_images = lambda *_, **__: (images(), images(9 if last else 12))
     try:
-        evaluate.evaluate_target("r", "linear", evaluate_linear, settings, **given)
+        evaluate_target(targets.open_target("r", folder), "linear", evaluate_linear, settings, data="drawn")
     except SimclrPlusError as error:
         return {"step": result["step"], "results": result["results"], "refused": str(error)}
     return {}

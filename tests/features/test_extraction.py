@@ -82,7 +82,7 @@ def test_weights_that_are_no_numbers_give_no_accuracy_and_no_file(
     save_encoder(broken, encoder, {"image_size": "16"})
     for name, evaluator in (("knn", evaluate_knn), ("linear_fast", evaluate_linear_fast)):
         with pytest.raises(NotFiniteError):
-            evaluate_target(str(encoder), name, evaluator, {}, data=str(folder), runs=tmp_path / "runs")
+            evaluate_target(open_target(str(encoder), tmp_path / "runs"), name, evaluator, {}, data=str(folder))
     monkeypatch.setattr("sys.argv", ["simclr-plus", "embed", str(encoder), str(folder), "-o", str(tmp_path / "f")])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -149,7 +149,7 @@ def test_unreadable_images_are_left_out_on_request_and_named_in_the_result(
     written = next((tmp_path / "runs").rglob("transfer*.json"))
     assert sorted(json.loads(written.read_text())["left_out"]) == [str(path) for path in bad]
     assert any("05.png" in text and "11.png" in text for text in said)
-    knn, _ = evaluate_target(str(encoder), "knn", evaluate_knn, {}, data=str(folder), skip_bad=True, runs=tmp_path)
+    knn, _ = evaluate_target(target, "knn", evaluate_knn, {}, data=str(folder), skip_bad=True)
     assert sorted(knn["left_out"]) == [str(path) for path in bad] and knn["results"]["encoder"]["k"] == 20
 
 

@@ -67,7 +67,7 @@ def a_file(path: Path, seed: int, **header: Any) -> Path:
 
 
 def knn(target: Path | str, data: Path, runs: Path, k: int = 5, **more: Any) -> tuple[dict[str, Any], Path]:
-    return evaluate_target(str(target), "knn", evaluate_knn, {"k": k}, data=str(data), runs=runs, **more)
+    return evaluate_target(open_target(str(target), runs), "knn", evaluate_knn, {"k": k}, data=str(data), **more)
 
 
 def transferred(target: Path | str, data: Path, runs: Path, **more: Any) -> dict[str, Any]:
@@ -215,8 +215,8 @@ def test_what_one_subject_cost_outlives_a_kill_in_the_next(
     file, settings = a_file(tmp_path / "e.safetensors", 0), {} if evaluator is evaluate_knn else {"epochs": 2}
 
     def evaluated(runs: str) -> tuple[dict[str, Any], Path]:
-        given: dict[str, Any] = {"data": str(drawn), "baselines": True, "runs": tmp_path / runs}
-        return evaluate_target(str(file), evaluator.__name__, evaluator, settings, **given)
+        target = open_target(str(file), tmp_path / runs)
+        return evaluate_target(target, evaluator.__name__, evaluator, settings, data=str(drawn), baselines=True)
 
     whole, _ = evaluated("whole")
     with monkeypatch.context() as patch:
@@ -338,7 +338,8 @@ def test_a_runs_own_folder_is_the_same_however_it_is_written(
     run = a_run(tmp_path, [*tiny, "data.name=folder", f"data.root={drawn}"], "r")
     monkeypatch.chdir(drawn.parent)
     ways = ("", str(drawn), drawn.name, f"./{drawn.name}/")
-    files = {evaluate_target(str(run.path), "knn", evaluate_knn, {"k": 3}, data=data)[1] for data in ways}
+    target = open_target(str(run.path), run.path.parent)
+    files = {evaluate_target(target, "knn", evaluate_knn, {"k": 3}, data=data)[1] for data in ways}
     assert len(files) == 1
 
 

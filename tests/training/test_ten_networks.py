@@ -28,7 +28,7 @@ from simclr_plus.errors import RecipeError
 from simclr_plus.evaluators.knn import evaluate_knn
 from simclr_plus.evaluators.subjects import Subject
 from simclr_plus.results.evaluate import evaluate_target
-from simclr_plus.results.targets import labelled_images
+from simclr_plus.results.targets import labelled_images, open_target
 from simclr_plus.runs.folder import Run
 from simclr_plus.training.trainer import train
 from simclr_plus.weights.encoder_files import load_encoder
@@ -154,8 +154,8 @@ def test_its_weights_are_the_librarys_own_and_are_evaluated(
     else:
         with pytest.raises(RecipeError, match=name):
             export_timm(file, folder)
-    asked = {"data": "places", "labels": 600, "runs": tmp_path / "runs"}
-    result, _ = evaluate_target(str(file), "knn", evaluate_knn, {"k": 5}, **asked)
+    target = open_target(str(file), tmp_path / "runs")
+    result, _ = evaluate_target(target, "knn", evaluate_knn, {"k": 5}, data="places", labels=600)
     train_images, held_out = labelled_images(run.recipe().data, "", "")
     subject = Subject("theirs", theirs.eval(), run.recipe().law)
     again = evaluate_knn(subject, train_images.first(600), held_out, device=torch.device("cpu"), k=5)

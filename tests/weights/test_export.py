@@ -253,7 +253,8 @@ def test_what_is_read_or_of_another_kind_is_never_overwritten(
 
 
 def test_features_name_their_images_and_those_left_out_whatever_their_names_are(tmp_path: Path) -> None:
-    save_encoder(ResNet(18, 1 / 8, stem="cifar"), tmp_path / "e.safetensors")
+    weights = tmp_path / "e.safetensors"
+    save_encoder(ResNet(18, 1 / 8, stem="cifar"), weights)
     odd = os.fsdecode(b"caf\xe9")
     for name in (f"{odd}/1.png", f"{odd}/broken.png", "dog/2.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -262,7 +263,9 @@ def test_features_name_their_images_and_those_left_out_whatever_their_names_are(
     images = replace(open_folder(tmp_path / "set"), skip_bad=True)
     file = tmp_path / "new" / "folder" / "f.safetensors"
     law = simclr_law(16, blur_prob=0.0)
-    features = embed(tmp_path / "e.safetensors", images, tmp_path / "set", file, law=law, device=torch.device("cpu"))
+    features = embed(
+        load_encoder(weights), images, tmp_path / "set", file, weights=str(weights), law=law, device=torch.device("cpu")
+    )
     header = read_header(file)
     assert sorted(json.loads(header["files"])) == sorted([f"{odd}/1.png", "dog/2.png"])
     assert json.loads(header["left_out"]) == [f"{odd}/broken.png"]
