@@ -1,6 +1,7 @@
 # The README's two commands are `make demo` and `make test`; each sets up what it needs in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+KILLS := launch tui  # tests that kill processes and count seconds go beside each other, not beside trainings
 
 .PHONY: demo test test-all soak check format docs clean
 
@@ -12,7 +13,8 @@ test: check
 
 test-all: .venv/dev
 	$(BIN)/pytest -m slow -n 2 tests/training tests/parts
-	$(BIN)/pytest -m slow --ignore=tests/training --ignore=tests/parts
+	$(BIN)/pytest -m slow -n 2 --dist loadfile $(addprefix --ignore=tests/,training parts $(KILLS))
+	$(BIN)/pytest -m slow -n 2 --dist loadfile $(addprefix tests/,$(KILLS))
 
 soak: .venv/dev
 	$(BIN)/pytest -m soak

@@ -179,8 +179,9 @@ def results(folder: Path) -> dict[str, float]:
     return {file.parent.parent.name: file.stat().st_mtime for file in folder.glob("cells/*/results/cell.json")}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "kill", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
+)
 def test_a_study_killed_in_the_middle_repeats_no_cell_and_loses_none(kill: signal.Signals, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "study-temperature"
     longer = [word if word != "training.epochs=1" else "training.epochs=40" for word in SMOKE]
