@@ -1,6 +1,7 @@
 """The mutation check: every constant of the law in mutations.txt, when changed, fails the test named there.
 
-    python tests/mutations.py [WORD ...]    all of them, or those whose line holds a word; exit code 1 if one survives
+    python tests/mutations.py [WORD ...]      all of them, or those whose line holds a word; exit code 1 if one survives
+    python tests/mutations.py --share 2/3     every third, from the second on
 
 A forked process imports the package with one piece of one file changed and runs the tests; nothing on disk is touched.
 Compiled loops run as plain Python there, except those of the draws, which are compiled anew.
@@ -157,7 +158,11 @@ def _if_it_survived(trial: Trial) -> Iterator[Mutation]:
 
 
 def main(words: Sequence[str]) -> int:
-    chosen = [m for m in all_mutations() if not words or any(word in f"{m} {m.tests}" for word in words)]
+    if words[:1] == ["--share"]:
+        number, shares = map(int, words[1].split("/"))
+        chosen = all_mutations()[number - 1 :: shares]
+    else:
+        chosen = [m for m in all_mutations() if not words or any(word in f"{m} {m.tests}" for word in words)]
     alive = 0
     for mutation in survivors(chosen):
         alive += 1

@@ -14,6 +14,11 @@ def rest_slow(values: Sequence[Any], quick: int = 1) -> list[Any]:
     return [*values[:quick], *(pytest.param(value, marks=pytest.mark.slow) for value in values[quick:])]
 
 
+def slow_or_soak(values: Sequence[Any], longest: Sequence[Any]) -> list[Any]:
+    """The values, all marked slow but the longest, which `make soak` proves."""
+    return [pytest.param(v, marks=pytest.mark.soak if v in longest else pytest.mark.slow) for v in values]
+
+
 def pairs_quick(*values: Sequence[Any]) -> list[Any]:
     """All combinations; those that a covering of every pair of values does not need are marked slow."""
     left = {pair for combination in product(*map(_numbers, values)) for pair in combinations(enumerate(combination), 2)}

@@ -12,7 +12,7 @@ import atexit
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -365,6 +365,7 @@ def _evaluate(
         print_json(result | {"file": str(path)})
     else:
         show_result(name, result)
+        _say_choices(result["choices"])
         say(f"written to {path}")
 
 
@@ -424,6 +425,12 @@ def _part(text: str) -> tuple[int, int]:
     return int(number), int(of)
 
 
+def _say_choices(choices: Iterable[str]) -> None:
+    """What no file or paper says and was taken, each once."""
+    for choice in dict.fromkeys(choices):
+        say(f"our choice: {choice}")
+
+
 def _show(results: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json({"schema": 1, "results": results})
@@ -438,5 +445,4 @@ def _show(results: list[dict[str, Any]], as_json: bool) -> None:
     columns = ["data", "evaluator", "", *names.values()]
     if rows:
         print_table([columns[i] for i in filled], [[row[i] for i in filled] for row in rows])
-    for choice in dict.fromkeys(c for r in results for c in r["choices"]):
-        say(f"our choice: {choice}")
+    _say_choices(c for r in results for c in r["choices"])

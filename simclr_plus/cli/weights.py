@@ -259,6 +259,6 @@ def embed(
         )
     told_left_out([images], device, say)
     for choice in opened.choices:
-        say(f"note: {choice}")
+        say(f"our choice: {choice}")
     say(f"{len(features):,} images, {features.shape[1]} features each")
     print(output)

@@ -263,6 +263,8 @@ def test_images_are_embedded_by_a_network_by_name(
     run(monkeypatch, "embed", target, photos, "--image-size", 64, "-o", tmp_path / "g.safetensors")
     assert "--normalize none" in capsys.readouterr().err  # what was taken is said
     assert not torch.equal(load_file(tmp_path / "g.safetensors")["features"], expected)
+    run(monkeypatch, "evaluate", "knn", target, "--data", photos, "--image-size", 64, "--runs", tmp_path / "runs")
+    assert "--normalize none" in capsys.readouterr().err
 
 
 def test_a_network_by_name_without_data_or_a_head_is_refused(tmp_path: Path, photos: Path, resnet18: nn.Module) -> None:

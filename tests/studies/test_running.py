@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import slurm_cluster
 from launching import CLI, environment, processes_naming, wait_for
+from parameters import slow_or_soak
 from PIL import Image
 
 from simclr_plus.errors import RecipeError
@@ -80,8 +81,9 @@ def refusal(simclr_plus: Command, folder: Path, *arguments: str) -> subprocess.C
     return simclr_plus("study", *arguments, "--runs", folder / "runs", cwd=folder)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", slow_or_soak(list(STUDIES), ["comparison-epochs", "broader-augmentation", "color-strength"])
+)
 def test_every_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
     done = study(tmp_path, *arguments_of(name), "--json")
     assert done.returncode == 0, done.stderr

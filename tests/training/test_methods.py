@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from method_settings import LEARNING, LEARNS, TINY
+from parameters import slow_or_soak
 from safetensors import safe_open
 from sections_told import require_that_the_section_tells
 
@@ -75,8 +76,7 @@ def test_what_a_section_says_of_its_method_is_what_is_built(tiny: list[str], nam
     require_that_the_section_tells(load_recipe("demo", [*tiny, f"method.name={name}", *TINY[name]]))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in METHODS if name != "supervised"])
+@pytest.mark.parametrize("name", slow_or_soak([name for name in METHODS if name != "supervised"], ["bigan", "cmc"]))
 def test_on_real_images_the_task_is_learnt_and_features_beat_those_at_the_start(tmp_path: Path, name: str) -> None:
     """Shares that are logged are twice their chance, the loss is below its own, kNN on h is above that at the start."""
     run = create_run(load_recipe("demo", [f"method.name={name}", *LEARNING, *LEARNS[name]]), tmp_path, name)

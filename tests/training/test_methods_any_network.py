@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from any_network_settings import METHODS, NETWORKS, SEVERAL_SIZES, settings
+from parameters import slow_or_soak
 from sections_told import require_that_the_section_tells
 from torch import nn
 
@@ -324,23 +325,22 @@ def test_a_batch_norm_that_cannot_be_one_over_processes_is_refused(tiny: list[st
     assert "NormOfItsOwn" in said and "cannot be trained" in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "network"),
-    [
-        ("simclr", "transformer"),
-        ("moco", "batch_norm"),
-        ("dim", "batch_norm"),
-        ("amdim", "transformer"),
-        ("colorization", "batch_norm"),
-        ("colorization", "transformer"),
-        ("pirl", "batch_norm"),  # of a transformer, timm fits positions to patches in float32
-        ("cpc", "batch_norm"),
-    ],
-)
-def test_two_processes_train_what_one_does(tmp_path: Path, method: str, network: str) -> None:
+TWO_PROCESSES = [
+    ("simclr", "transformer"),
+    ("moco", "batch_norm"),
+    ("dim", "batch_norm"),
+    ("amdim", "transformer"),
+    ("colorization", "batch_norm"),
+    ("colorization", "transformer"),
+    ("pirl", "batch_norm"),  # of a transformer, timm fits positions to patches in float32
+    ("cpc", "batch_norm"),
+]
+
+
+@pytest.mark.parametrize("case", slow_or_soak(TWO_PROCESSES, [("moco", "batch_norm"), ("colorization", "transformer")]))
+def test_two_processes_train_what_one_does(tmp_path: Path, case: tuple[str, str]) -> None:
     """As test_methods has it of ResNets, which begin with branches of 0: without, rounding grows faster by steps."""
-    case = Case("sgd", steps=4, overrides=tuple(settings(method, network)), learning_rate=0.005, scale=1e-3)
-    findings, _ = prove(case, 2, tmp_path)
+    proof = Case("sgd", steps=4, overrides=tuple(settings(*case)), learning_rate=0.005, scale=1e-3)
+    findings, _ = prove(proof, 2, tmp_path)
     for finding in findings:
         assert finding.equal, f"{finding.kind}: {finding.difference:.1e} at {finding.where}"

@@ -291,7 +291,7 @@ def test_a_name_that_is_no_utf8_is_written_and_printed_as_it_is(
         load_encoder(os.fsdecode(target))  # safetensors opens no such name
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_one_real_step_of_the_widest_recipe_runs_and_its_encoder_reloads(tmp_path: Path) -> None:
     """r50_4x as shipped but for the size of batch, data and image: 375 M parameters, one training step, an export."""
     from simclr_plus.recipe import load_recipe
