@@ -74,6 +74,7 @@ def report(simclr_plus: Command, cwd: Path, *arguments: str) -> dict[str, object
     return found
 
 
+@pytest.mark.slow
 def test_bench_loss_finds_lightlys_gradients_in_half_the_memory(simclr_plus: Command, tmp_path: Path) -> None:
     found = report(simclr_plus, tmp_path, "loss", "-n", "2048", "--rounds", "1")
     assert found["ratios"]["gradient_difference"] < 1e-5
@@ -95,6 +96,7 @@ def test_bench_checkpoint_leaves_no_file_behind(simclr_plus: Command, tmp_path: 
     assert refused.returncode == 4 and "name another --folder" in refused.stderr
 
 
+@pytest.mark.slow
 def test_bench_data_takes_a_users_folder(simclr_plus: Command, tmp_path: Path, photos: Path) -> None:
     found = report(
         simclr_plus, tmp_path, "data", str(photos), "--size", "32", "--files", "8", "--rounds", "1", "--needed", "1e9"

@@ -180,6 +180,7 @@ def test_the_commands_that_messages_propose_work_for_a_run_whose_name_holds_a_bl
     assert planned.returncode == 0, planned.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_under_torchrun_saves_and_the_run_can_be_resumed(
     simclr_plus: Command, tmp_path: Path, tiny: list[str]
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from parameters import rest_slow
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -223,7 +224,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     assert ended.value.code == 0
 
 
-@pytest.mark.parametrize("verb", [["knn", "--k", 5], ["linear", "--fast"], ["linear", "--epochs", 1]])
+@pytest.mark.parametrize("verb", rest_slow([["knn", "--k", 5], ["linear", "--fast"], ["linear", "--epochs", 1]]))
 def test_a_network_by_name_is_evaluated_as_the_same_weights_in_a_file_of_ours(
     tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: list[str]
 ) -> None:

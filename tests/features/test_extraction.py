@@ -186,6 +186,7 @@ stop()
 """
 
 
+@pytest.mark.slow
 def test_all_processes_refuse_what_is_not_finite_on_one_and_know_what_each_could_not_read(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def failure(run: Run) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_a_detached_run_is_watched_stopped_and_resumed_to_the_same_bytes(
     tmp_path: Path, tiny: list[str], simclr_plus: Command
 ) -> None:
