@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,9 @@ from simclr_plus.cli.options import (
 )
 from simclr_plus.errors import NotFoundError, RecipeError
 from simclr_plus.machine.printing import print_json, print_table, say
+
+if TYPE_CHECKING:
+    from simclr_plus.results.targets import Target
 
 app = typer.Typer(help="Evaluate a frozen encoder on labelled images.", no_args_is_help=True)
 
@@ -78,8 +81,8 @@ def knn(
 
     options: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
     options |= {"baselines": baselines, "pixels_side": pixels}
-    shown = {"image_size": image_size, "normalize": normalize}
-    _evaluate(target, shown, runs, "knn", evaluate_knn, {"k": k}, options, as_json)
+    opened = _opened(target, runs, image_size, normalize)
+    _evaluate(opened, "knn", evaluate_knn, {"k": k}, options, as_json)
 
 
 @app.command()
@@ -123,8 +126,8 @@ def linear(
     name = "linear_fast" if fast else "linear"
     options: dict[str, Any] = {"on": on, "data": data, "test": test, "labels": labels, "skip_bad": skip_bad}
     options |= {"baselines": baselines, "pixels_side": pixels}
-    shown = {"image_size": image_size, "normalize": normalize}
-    _evaluate(target, shown, runs, name, evaluator, settings, options, as_json)
+    opened = _opened(target, runs, image_size, normalize)
+    _evaluate(opened, name, evaluator, settings, options, as_json)
 
 
 @app.command("few-labels")
@@ -158,10 +161,8 @@ def few_labels(
     in_processes(nproc)
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
     from simclr_plus.results.evaluate_on_sets import few_labels as evaluate
-    from simclr_plus.results.targets import best_device, open_target
 
-    best_device()  # together with the other processes, before a checkpoint is chosen
-    opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
+    opened, kept = _opened(target, runs, image_size, normalize), KeptOutcomes()
     changes = {key: value for key, value in {"epochs": epochs, "batch_size": batch_size}.items() if value}
     changes |= _update_rule(optimizer, weight_decay, layer_decay)
 
@@ -211,10 +212,8 @@ def transfer(
     in_processes(nproc)
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
     from simclr_plus.results.evaluate_on_sets import transfer as evaluate
-    from simclr_plus.results.targets import best_device, open_target
 
-    best_device()  # together with the other processes, before a checkpoint is chosen
-    opened, kept = open_target(target, runs, image_size, normalize), KeptOutcomes()
+    opened, kept = _opened(target, runs, image_size, normalize), KeptOutcomes()
     settings: dict[str, Any] = {"test": test, "relative_to": relative_to, "seed": seed, "baselines": baselines}
     settings["skip_bad"] = skip_bad
 
@@ -257,10 +256,8 @@ def finetune(
     in_processes(nproc)
     from simclr_plus.evaluators.kept_outcomes import KeptOutcomes
     from simclr_plus.results.evaluate_on_sets import fine_tune
-    from simclr_plus.results.targets import best_device, open_target
 
-    best_device()  # together with the other processes, before a checkpoint is chosen
-    opened, number, kept = open_target(target, runs, image_size, normalize), _part(part), KeptOutcomes()
+    opened, number, kept = _opened(target, runs, image_size, normalize), _part(part), KeptOutcomes()
     changes = _update_rule(optimizer, weight_decay, layer_decay)
 
     def one(name: str) -> dict[str, Any] | None:
@@ -343,22 +340,24 @@ def in_processes(nproc: str) -> None:
     raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
 
 
+def _opened(target: str, runs: Path, image_size: int, normalize: str) -> Target:
+    """What a user names; together with the other processes, which join before a checkpoint is chosen."""
+    from simclr_plus.results.targets import best_device, open_target
+
+    best_device()
+    return open_target(target, runs, image_size, normalize)
+
+
 def _evaluate(
-    target: str,
-    shown: dict[str, Any],
-    runs: Path,
+    opened: Target,
     name: str,
     evaluator: Any,
     settings: dict[str, Any],
     options: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """shown: how images are shown to the target, where it does not say."""
     from simclr_plus.results.evaluate import evaluate_target
-    from simclr_plus.results.targets import best_device, open_target
 
-    best_device()  # together with the other processes, before a checkpoint is chosen
-    opened = open_target(target, runs, **shown)
     with offering_skip_bad(options["skip_bad"]):
         result, path = evaluate_target(opened, name, evaluator, settings, say=say, **options)
     if as_json:

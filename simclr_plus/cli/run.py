@@ -86,9 +86,8 @@ def run(
     order = _order(nproc, nodes, rdzv, max_restarts, slurm=slurm, gpus=gpus)
     if order.rdzv and not name:
         raise RecipeError("several machines train one run: give it a --name, the same on each")
-    check_run_name(name or default_name(recipe))
     create = join_run if order.rdzv else create_run if name else create_numbered_run
-    name = name or default_name(recipe)
+    check_run_name(name := name or default_name(recipe))
     allocation = allocation_of(
         slurm,
         processes=order.processes,
@@ -113,10 +112,14 @@ def run(
     else:
         plan = _plan_to_submit(loaded, Run(runs / name), order, allocation)
     new = create(loaded, runs, name)
-    say(f"run {new.path}: {plan.total_steps} steps of {plan.global_batch} images")
-    for note in (*doubts, *notes):
-        say(f"note: {note}")
+    _say_created(new, plan, [*doubts, *notes])
     _start(new, order, allocation, detached=detach, as_json=as_json)
+
+
+def _say_created(run: Run, plan: Plan, notes: Sequence[str]) -> None:
+    say(f"run {run.path}: {plan.total_steps} steps of {plan.global_batch} images")
+    for note in notes:
+        say(f"note: {note}")
 
 
 def _list_recipes_and_exit(as_json: bool) -> NoReturn:

@@ -142,9 +142,12 @@ class Target:
 
     def subjects(self, *, baselines: bool, native_size: int = 0, pixels_side: int = PIXELS_SIDE) -> list[Subject]:
         """The encoder, and on request raw pixels and the same network with random weights (evaluators/subjects.py)."""
+        if not baselines:
+            return [self.subject]
         encoder, law = self.subject.encoder, self.subject.law
         assert isinstance(encoder, Encoder)
-        return subjects(encoder, law, baselines=baselines, native_size=native_size, pixels_side=pixels_side)
+        _, *compared = subjects(encoder, law, baselines=True, native_size=native_size, pixels_side=pixels_side)
+        return [self.subject, *compared]  # the one whose digest, seconds of a wide network, is known
 
     def networks(self, *, baselines: bool) -> list[Subject]:
         """Those of the subjects that have layers: the encoder, and on request the one with random weights."""
@@ -152,9 +155,10 @@ class Target:
 
     def projection_head(self, file: str = "") -> SimCLRProjectionHead:
         """That of the target, or of a file in its place; else RecipeError or CheckpointError."""
-        if not file and self.file is None:
+        source = Path(file) if file else self.file
+        if source is None:
             raise RecipeError(f"{self.name} has no projection head, and this needs one (few-labels takes --head FILE)")
-        return projection_head_of(Path(file) if file or self.file is None else self.file)
+        return projection_head_of(source)
 
 
 def open_target(target: str, runs: Path, image_size: int = 0, normalize: str = "") -> Target:

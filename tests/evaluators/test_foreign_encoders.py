@@ -244,8 +244,7 @@ def test_a_network_by_name_is_evaluated_as_the_same_weights_in_a_file_of_ours(
     encoders = [result["results"]["encoder"]["top1"] for result in results]
     assert encoders[0] == pytest.approx(encoders[1], abs=1 / name["test_images"] + 1e-9)
     assert Path(name["file"]).is_file() and Path(name["file"]).parents[1] != Path(file["file"]).parents[1]
-    compared = [Path(result["file"]).name for result in results]
-    assert all("image_size-32" in file_name for file_name in compared)
+    assert all("image_size-32" in Path(result["file"]).name for result in results)
 
 
 def test_images_are_embedded_by_a_network_by_name(
